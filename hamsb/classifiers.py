@@ -1,0 +1,70 @@
+"""Classifier heads: from speaker embeddings to similarities with the speakers."""
+
+import torch
+from torch import nn
+
+
+class HyperbolicClassifier(nn.Module):
+    """Speaker centers in a ball: embeddings to minus hyperbolic distances.
+
+    It stands where SpeechBrain's ``Classifier`` stands and, like that one,
+    returns something that grows with similarity: ``argmax``,
+    ``classification_error`` and ``EncoderClassifier.classify_batch`` work
+    unchanged. Scale and margin belong to the loss (``hamsb.losses``).
+
+    Embeddings and centers go through the ball's projection. Centers, and what
+    the ball learns, are parameters here, since SpeechBrain moves, optimizes
+    and checkpoints what stands in ``modules``. Centers start as N(0, 1) * 1e-3
+    (arXiv 2601.19709).
+
+    Arguments
+    ---------
+    input_size : int
+        D, the dimension of the embeddings.
+    out_neurons : int
+        C, the number of speakers.
+    ball : hamsb.ball.Ball
+        Where the distance is measured.
+
+    Example
+    -------
+    >>> from hamsb import ClippedUnitBall
+    >>> classifier = HyperbolicClassifier(192, 5, ClippedUnitBall(curvature=3.0))
+    >>> classifier(torch.randn(8, 1, 192)).shape
+    torch.Size([8, 1, 5])
+    """
+
+    def __init__(self, input_size, out_neurons, ball):
+        super().__init__()
+        for name, value in (("input_size", input_size), ("out_neurons", out_neurons)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1.")
+        self.ball = ball
+        self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * 1e-3)
+
+    def forward(self, x):
+        """Minus the distance of each embedding to each center.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Embeddings [B, 1, D] or [B, D], any floating dtype.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, 1, C], float32 or wider, <= 0, unscaled.
+        """
+        size = self.centers.shape[1]
+        if x.shape[-1] != size or x.dim() not in (2, 3) or x.shape[1:-1].numel() != 1:
+            raise ValueError(
+                f"embeddings of shape {list(x.shape)}: expected [B, 1, {size}] "
+                f"or [B, {size}]."
+            )
+        points = self.ball.project(x.reshape(-1, size))
+        centers = self.ball.project(self.centers)
+        return -self.ball.pairwise_distance(points, centers).unsqueeze(1)
+
+    def extra_repr(self):
+        out_neurons, input_size = self.centers.shape
+        return f"input_size={input_size}, out_neurons={out_neurons}"

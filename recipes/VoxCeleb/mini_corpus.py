@@ -1,0 +1,836 @@
+"""A synthetic speaker verification corpus in VoxCeleb layout, made in seconds.
+
+The recipes run on it when no VoxCeleb is at hand. eSpeak NG (Python package
+``espeakng-loader``, extra ``[mini]``) speaks random English sentences; numpy
+adds the room, the noise and the channel of a session. Nothing is downloaded.
+
+What a speaker is
+    A set of eSpeak voice parameters drawn once per speaker and written as an
+    eSpeak *voice variant* of the corpus' own: the fundamental frequency and
+    its span, the centre frequencies, strengths and bandwidths of the formants
+    (a common vocal tract factor times one deviation a formant), the strength
+    of voicing and of consonants, and breath noise. The variants that ship with
+    eSpeak are not used: of those, many differ only in an echo or an equaliser,
+    which is a channel and not a voice (``echo`` and ``tone`` are not used
+    here), or in the synthesiser (klatt, robosoft), or whisper. Every speaker,
+    training or test, therefore has a voice that no other speaker has; training
+    and test speakers are different draws from the same population.
+
+The hierarchy
+    voice family -> accent -> speaker -> session, in ``metadata.csv``. A
+    *family* (:data:`FAMILIES`) is a range of fundamental frequencies and a
+    vocal tract factor about which its speakers scatter; an *accent*
+    (:data:`ACCENTS`) is one of eSpeak's English voices, with its own phonemes,
+    and is nested in the family. Training and test speakers share families and
+    accents, as people do.
+
+What a session is
+    Fundamental frequency and rate about the speaker's, a noise and its
+    signal-to-noise ratio, a room (reverberation time, direct-to-reverberant
+    ratio, impulse response), a channel (a random equaliser and two cut-off
+    frequencies) and a level, all drawn per session and independent of the
+    speaker. So a channel says nothing about who speaks, and the pitch little.
+
+Determinism
+    Every random number comes from a generator keyed by (seed, part, speaker,
+    session, utterance); neither the number of workers nor the number of other
+    speakers changes an utterance. eSpeak itself carries state from one
+    utterance to the next in its pitch flutter, in its roughness and in the
+    trills of Scottish English; these are not used. The bytes are equal on one
+    machine with one set of library versions; elsewhere a sample may be
+    rounded to its neighbour.
+
+Run it as ``python mini_corpus.py FOLDER [--seed N]``; an option for each argument of
+:func:`make_mini_corpus`.
+
+Facts about voice variants and parameters: eSpeak NG, ``docs/voices.md`` and
+``src/include/espeak-ng/speak_lib.h``.
+"""
+
+import argparse
+import csv
+import ctypes
+import inspect
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import tempfile
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+from scipy.signal import fftconvolve, resample_poly
+from tqdm import tqdm
+
+#: Raise it with every change that alters the files; older corpora are rebuilt.
+FORMAT_VERSION = 1
+
+#: Sample rate of the corpus, Hz.
+SAMPLE_RATE = 16000
+
+#: Name of the file that is written last and marks a complete corpus.
+MARKER = "mini_corpus.json"
+
+#: Voice family -> (lowest, highest fundamental in Hz, vocal tract factor of
+#: the formants relative to eSpeak's default adult male).
+FAMILIES = {
+    "bass": (72.0, 98.0, 0.91),
+    "baritone": (88.0, 122.0, 0.97),
+    "tenor": (110.0, 150.0, 1.03),
+    "alto": (145.0, 190.0, 1.11),
+    "soprano": (180.0, 235.0, 1.19),
+    "child": (225.0, 295.0, 1.31),
+}
+
+#: Accents: names of eSpeak voices in its folder ``lang/gmw``.
+ACCENTS = (
+    "en-US",
+    "en-GB-x-rp",
+    "en-029",
+    "en-GB-x-gbclan",
+    "en-GB-x-gbcwmd",
+)
+
+NOISES = ("white", "pink", "brown", "hum")
+
+# Offsets that keep the random generators of the two parts apart.
+_PARTS = {"train": 0, "test": 1}
+_FIRST_ID = {"train": 10001, "test": 20001}
+
+# Control frequencies of a channel's equaliser, Hz.
+_EQ_HZ = np.geomspace(80.0, 7500.0, 9)
+
+_WORDS = {
+    "det": "the a my your our his her their this that every another".split(),
+    "adj": (
+        "old young green heavy quiet narrow yellow clever frozen gentle hollow"
+        " famous purple rusty shallow thirsty bitter wooden curious empty"
+        " foreign loud tiny vague smooth golden brave northern lazy public"
+    ).split(),
+    "noun": (
+        "teacher river garden doctor window engine village sailor thunder"
+        " pocket kitchen lawyer bridge mountain letter singer feather market"
+        " farmer castle uncle judge voyage picture island shepherd bottle"
+        " choir orange jacket theory zebra measure thief youth hour boy house"
+    ).split(),
+    "verb": (
+        "bought found carried noticed followed measured painted answered"
+        " opened watched borrowed described lifted collected finished hid"
+        " repaired protected changed visited understood joined enjoyed"
+        " washed refused imagined chose pushed"
+    ).split(),
+    "num": "two three four five six seven eight nine ten eleven forty".split(),
+    "adv": (
+        "yesterday slowly together again carefully abroad today sometimes"
+        " nowhere tomorrow quickly outside early indoors later twice"
+        " everywhere always finally perhaps usually suddenly"
+    ).split(),
+    "link": "and but because while although when so before".split(),
+}
+
+_CLAUSES = (
+    "det adj noun verb det noun adv",
+    "det noun verb num adj noun",
+    "num adj noun verb det adj noun",
+    "adv det noun verb det adj noun",
+    "det adj noun verb num noun adv",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What determines the contents of a corpus (see make_mini_corpus)."""
+
+    seed: int
+    train_speakers: int
+    test_speakers: int
+    sessions: int
+    utterances: int
+    duration: float
+    trials: int
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self):
+        smallest = {
+            "seed": 0,
+            "train_speakers": 2,
+            "test_speakers": 2,
+            "sessions": 2,
+            "utterances": 1,
+            "trials": 2,
+        }
+        for name, low in smallest.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ValueError(
+                    f"{name} must be a whole number >= {low}, got {value!r}"
+                )
+        if self.utterances > 9999 or self.sessions > 999:
+            raise ValueError(
+                "At most 999 sessions of 9999 utterances can be named, got "
+                f"sessions={self.sessions}, utterances={self.utterances}"
+            )
+        duration = self.duration
+        if type(duration) not in (int, float) or not 1 <= duration <= 30:
+            raise ValueError(
+                f"duration must lie between 1 and 30 seconds, got {duration!r}"
+            )
+
+
+# --------------------------------------------------------------------------
+# Draws: what a speaker, a session and an utterance are
+# --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One person: the parameters of an eSpeak voice variant.
+
+    ``f0_hz`` is the lower end of the intonation, ``span`` its upper end
+    relative to it; ``formants``, ``strengths`` and ``widths`` are factors of
+    eSpeak's formants 1 to 8 (centre frequency, height, bandwidth);
+    ``voicing``, ``consonants`` are percentages; ``breath`` the noise excitation of
+    formants 1 to 8 (0: none).
+    """
+
+    name: str
+    part: str
+    index: int
+    family: str
+    accent: str
+    f0_hz: float
+    span: float
+    tract: float
+    formants: tuple
+    strengths: tuple
+    widths: tuple
+    voicing: int
+    consonants: int
+    breath: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one recording day adds to a voice, drawn independent of it.
+
+    ``pitch`` is a factor of the speaker's fundamental, ``rate_wpm`` words a
+    minute, ``channel_db`` the equaliser's gains in dB at 80 to 7500 Hz.
+    """
+
+    name: str
+    index: int
+    pitch: float
+    rate_wpm: int
+    noise: str
+    snr_db: float
+    rt60_s: float
+    drr_db: float
+    low_cut_hz: float
+    high_cut_hz: float
+    channel_db: tuple
+    level_dbfs: float
+
+
+def _rng(seed, part, *key):
+    """The random generator of one thing in one part of one corpus."""
+    return np.random.default_rng([seed, _PARTS[part], *key])
+
+
+def _factors(rng, sigma, count):
+    """``count`` log-normal factors about 1 with ``sigma``, cut at 2 sigma."""
+    draws = np.clip(rng.standard_normal(count), -2.0, 2.0)
+    return tuple(round(float(x), 4) for x in np.exp(sigma * draws))
+
+
+def draw_speaker(seed, part, index):
+    """Draw speaker ``index`` of a part ("train" or "test").
+
+    The hierarchy's leaves are filled in turn: families first, then accents.
+    """
+    rng = _rng(seed, part, index)
+    family = list(FAMILIES)[index % len(FAMILIES)]
+    accent = ACCENTS[index // len(FAMILIES) % len(ACCENTS)]
+    low, high, tract = FAMILIES[family]
+    return Speaker(
+        name=f"id{_FIRST_ID[part] + index}",
+        part=part,
+        index=index,
+        family=family,
+        accent=accent,
+        f0_hz=round(float(rng.uniform(low, high)), 2),
+        span=round(float(rng.uniform(1.2, 1.7)), 3),
+        tract=round(tract * _factors(rng, 0.03, 1)[0], 4),
+        formants=_factors(rng, 0.06, 8),
+        strengths=_factors(rng, 0.25, 8),
+        widths=_factors(rng, 0.25, 8),
+        voicing=int(rng.integers(60, 141)),
+        consonants=int(rng.integers(60, 141)),
+        breath=int(rng.integers(0, 7)),
+    )
+
+
+def draw_session(seed, part, speaker, session):
+    """Draw session ``session`` of speaker number ``speaker`` of a part."""
+    rng = _rng(seed, part, speaker, session)
+    return Session(
+        name=f"s{session + 1:03d}",
+        index=session,
+        pitch=round(2.0 ** rng.uniform(-0.3, 0.3), 4),
+        rate_wpm=int(rng.integers(140, 211)),
+        noise=str(rng.choice(NOISES)),
+        snr_db=round(float(rng.uniform(8.0, 30.0)), 2),
+        rt60_s=round(float(rng.uniform(0.1, 0.6)), 3),
+        drr_db=round(float(rng.uniform(0.0, 15.0)), 2),
+        low_cut_hz=round(float(np.exp(rng.uniform(*np.log([50, 300])))), 1),
+        high_cut_hz=round(float(rng.uniform(3500.0, 8000.0)), 1),
+        channel_db=tuple(
+            round(float(g), 2) for g in 5.0 * rng.standard_normal(_EQ_HZ.size)
+        ),
+        level_dbfs=round(float(rng.uniform(-36.0, -20.0)), 2),
+    )
+
+
+def draw_text(rng, words):
+    """English of exactly ``words`` words; clauses from a combinatorial pool.
+
+    The last clause ends where the count is reached, as an excerpt does.
+    """
+    text = []
+    while len(text) < words:
+        if text:
+            text.append(str(rng.choice(_WORDS["link"])))
+        for slot in str(rng.choice(_CLAUSES)).split():
+            text.append(str(rng.choice(_WORDS[slot])))
+    return " ".join(text[:words]).capitalize() + "."
+
+
+def variant_text(speaker, pitch=1.0):
+    """The eSpeak voice variant file of a speaker in a session, as text."""
+    low = speaker.f0_hz * pitch
+    lines = [
+        "language variant",
+        f"name {speaker.name}",
+        f"pitch {low:.0f} {low * speaker.span:.0f}",
+        "flutter 0",
+        "roughness 0",
+        f"voicing {speaker.voicing}",
+        f"consonants {speaker.consonants} {speaker.consonants}",
+        f"formant 0 {100 * speaker.tract:.0f} 100 100",
+    ]
+    rows = zip(speaker.formants, speaker.strengths, speaker.widths)
+    for number, (centre, strength, width) in enumerate(rows, start=1):
+        lines.append(
+            f"formant {number} {100 * speaker.tract * centre:.0f}"
+            f" {100 * strength:.0f} {100 * width:.0f}"
+        )
+    if speaker.breath:
+        lines.append("breath " + " ".join(["0"] + [str(speaker.breath)] * 7))
+        lines.append("breathw 150 150 200 200 400 400 600 600")
+    return "\n".join(lines) + "\n"
+
+
+# --------------------------------------------------------------------------
+# eSpeak NG
+# --------------------------------------------------------------------------
+
+
+def _espeakng_loader():
+    """The module espeakng_loader, or an ImportError that says what to do."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise ImportError(
+            "The mini corpus is spoken by eSpeak NG, and the package "
+            "espeakng-loader is not installed. Run: "
+            'pip install "hamsb[mini]"'
+        ) from error
+    return espeakng_loader
+
+
+def copy_espeak_data(folder):
+    """Copy eSpeak's English data (about 1 MB) to ``folder/espeak-ng-data``.
+
+    A copy, because eSpeak reads voice variants from its data folder only and
+    the installed one is not ours to write into.
+    """
+    source = Path(_espeakng_loader().get_data_path())
+    target = Path(folder) / "espeak-ng-data"
+    (target / "voices" / "!v").mkdir(parents=True)
+    (target / "lang" / "gmw").mkdir(parents=True)
+    for name in ("en_dict", "intonations", "phondata", "phonindex", "phontab"):
+        shutil.copyfile(source / name, target / name)
+    for accent in ACCENTS:
+        path = Path("lang", "gmw", accent)
+        shutil.copyfile(source / path, target / path)
+    return target
+
+
+class Espeak:
+    """libespeak-ng by ctypes. Its state is the process's: one per process.
+
+    Arguments
+    ---------
+    folder : path
+        A folder that :func:`copy_espeak_data` filled.
+    """
+
+    _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth calls back
+    _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
+    _RATE = 1  # espeakRATE
+    _UTF8 = 1  # espeakCHARS_UTF8
+
+    def __init__(self, folder):
+        library = _espeakng_loader().get_library_path()
+        self._library = ctypes.CDLL(str(library))
+        self._variant = Path(folder, "espeak-ng-data", "voices", "!v")
+        self._variant /= f"w{os.getpid()}"
+        self._chunks = []
+        prototype = ctypes.CFUNCTYPE(
+            ctypes.c_int,
+            ctypes.POINTER(ctypes.c_short),
+            ctypes.c_int,
+            ctypes.c_void_p,
+        )
+        self._callback = prototype(self._keep)  # must outlive the library
+        self.sample_rate = self._library.espeak_Initialize(
+            self._SYNCHRONOUS, 0, os.fsencode(str(folder)), self._DONT_EXIT
+        )
+        if self.sample_rate <= 0:
+            raise RuntimeError(f"eSpeak NG did not start with data in {folder}")
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _keep(self, samples, count, _events):
+        if samples and count > 0:
+            chunk = np.ctypeslib.as_array(samples, shape=(count,))
+            self._chunks.append(chunk.copy())
+        return 0
+
+    def say(self, text, accent, variant, rate, seed=0):
+        """Speak ``text`` and return float64 samples [T] at ``sample_rate``.
+
+        Arguments
+        ---------
+        text : str
+        accent : str
+            One of :data:`ACCENTS`.
+        variant : str
+            Contents of a voice variant file, see :func:`variant_text`.
+        rate : int
+            Words a minute.
+        seed : int
+            Seed of eSpeak's random numbers (breath noise), below 2**31.
+        """
+        self._variant.write_text(variant, encoding="ascii")
+        voice = f"{accent}+{self._variant.name}".encode("ascii")
+        status = self._library.espeak_SetVoiceByName(voice)
+        if status != 0:
+            raise RuntimeError(f"eSpeak NG refuses voice {voice} ({status})")
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        self._library.espeak_SetParameter(self._RATE, int(rate), 0)
+        self._chunks.clear()
+        data = text.encode("utf-8")
+        status = self._library.espeak_Synth(
+            data, len(data) + 1, 0, 0, 0, self._UTF8, None, None
+        )
+        if status != 0 or not self._chunks:
+            raise RuntimeError(f"eSpeak NG said nothing to {text!r} ({status})")
+        return np.concatenate(self._chunks) / 32768.0
+
+
+# --------------------------------------------------------------------------
+# Signal: room, noise, channel
+# --------------------------------------------------------------------------
+
+
+def trim_silence(wave, threshold=0.003):
+    """Cut what lies before the first and after the last sample above
+    ``threshold`` (of full scale)."""
+    loud = np.flatnonzero(np.abs(wave) > threshold)
+    return wave[loud[0] : loud[-1] + 1] if loud.size else wave
+
+
+def room_response(rng, rt60_s, drr_db):
+    """A room's impulse response [T]: a direct sound of 1 and a noise tail.
+
+    The tail begins 3 ms later, decays by 60 dB in ``rt60_s`` seconds and has
+    an energy ``drr_db`` dB below the direct sound's.
+    """
+    time = np.arange(int(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = rng.standard_normal(time.size) * 10.0 ** (-3.0 * time / rt60_s)
+    tail[: int(0.003 * SAMPLE_RATE)] = 0.0
+    tail *= math.sqrt(10.0 ** (-drr_db / 10.0) / np.sum(tail**2))
+    tail[0] = 1.0
+    return tail
+
+
+def draw_noise(rng, kind, samples):
+    """Noise [samples] of unit power; ``kind`` is one of :data:`NOISES`.
+
+    White, pink and brown fall by 0, 3 and 6 dB an octave; hum is a mains hum
+    with harmonics over pink noise.
+    """
+    slope = {"white": 0.0, "pink": 0.5, "brown": 1.0, "hum": 0.5}[kind]
+    white = rng.standard_normal(next_fast_len(samples, real=True))
+    hertz = rfftfreq(white.size, 1.0 / SAMPLE_RATE)
+    spectrum = rfft(white) * np.maximum(hertz, 40.0) ** -slope
+    noise = irfft(spectrum, white.size)[:samples]
+    noise /= np.sqrt(np.mean(noise**2))
+    if kind == "hum":
+        order = np.arange(1, 13)[:, None]
+        cycle = np.arange(SAMPLE_RATE // 50) / (SAMPLE_RATE // 50)
+        phase = rng.uniform(0.0, 2.0 * np.pi, order.shape)
+        waves = 2.0 / order * np.sin(2.0 * np.pi * order * cycle + phase)
+        noise += np.resize(waves.sum(0), samples)
+        noise /= np.sqrt(np.mean(noise**2))
+    return noise
+
+
+def channel_gain(session, hertz):
+    """Magnitude response of a session's channel at ``hertz`` [F].
+
+    The equaliser is linear in dB over log frequency; both cut-offs fall by
+    24 dB an octave. No phase is added.
+    """
+    hertz = np.maximum(hertz, 1.0)
+    gain_db = np.interp(np.log(hertz), np.log(_EQ_HZ), session.channel_db)
+    low = 1.0 / np.sqrt(1.0 + (session.low_cut_hz / hertz) ** 8)
+    high = 1.0 / np.sqrt(1.0 + (hertz / session.high_cut_hz) ** 8)
+    return 10.0 ** (gain_db / 20.0) * low * high
+
+
+def record(speech, session, room, rng):
+    """What the session's microphone hears of clean ``speech`` [T].
+
+    Room, then noise, then channel, then level; peaks are held below full
+    scale. Returns float64 [T'] with a little more than the speech at both
+    ends.
+    """
+    ends = (rng.uniform(0.05, 0.2, 2) * SAMPLE_RATE).astype(int)
+    wave = fftconvolve(np.pad(speech, ends), room)[: speech.size + ends.sum()]
+    power = np.mean(speech**2) * 10.0 ** (-session.snr_db / 10.0)
+    wave += math.sqrt(power) * draw_noise(rng, session.noise, wave.size)
+    size = next_fast_len(wave.size + SAMPLE_RATE // 20, real=True)
+    hertz = rfftfreq(size, 1.0 / SAMPLE_RATE)
+    spectrum = rfft(wave, size) * channel_gain(session, hertz)
+    wave = irfft(spectrum, size)[: wave.size]
+    wave *= 10.0 ** (session.level_dbfs / 20.0) / np.sqrt(np.mean(wave**2))
+    return wave * min(1.0, 0.95 / np.max(np.abs(wave)))
+
+
+# --------------------------------------------------------------------------
+# Workers: one speaker a task
+# --------------------------------------------------------------------------
+
+_espeak = None  # the worker process's engine; eSpeak's state is global too
+
+
+def _start_worker(data_folder):
+    global _espeak
+    _espeak = Espeak(data_folder)
+
+
+def _make_speaker(task):
+    """Write all utterances of a speaker and return their metadata rows."""
+    options, part, index, folder = task
+    speaker = draw_speaker(options.seed, part, index)
+    rows = []
+    for number in range(options.sessions):
+        session = draw_session(options.seed, part, index, number)
+        room = room_response(
+            _rng(options.seed, part, index, number, 0),
+            session.rt60_s,
+            session.drr_db,
+        )
+        target = Path(folder, part, "wav", speaker.name, session.name)
+        target.mkdir(parents=True)
+        for utterance in range(options.utterances):
+            rng = _rng(options.seed, part, index, number, utterance + 1)
+            words = max(2, round(options.duration * session.rate_wpm / 60.0))
+            text = draw_text(rng, words)
+            wave = _espeak.say(
+                text,
+                speaker.accent,
+                variant_text(speaker, session.pitch),
+                session.rate_wpm,
+                seed=int(rng.integers(2**31)),
+            )
+            common = math.gcd(SAMPLE_RATE, _espeak.sample_rate)
+            wave = resample_poly(
+                trim_silence(wave),
+                SAMPLE_RATE // common,
+                _espeak.sample_rate // common,
+            )
+            wave = record(wave, session, room, rng)
+            name = f"{utterance + 1:05d}.wav"
+            soundfile.write(
+                target / name, wave, SAMPLE_RATE, subtype="PCM_16"
+            )
+            rows.append(
+                _metadata_row(
+                    speaker, session, name, text, wave.size / SAMPLE_RATE
+                )
+            )
+    return rows
+
+
+def _metadata_row(speaker, session, name, text, duration_s):
+    """One line of metadata.csv as a dictionary."""
+    voice, day = asdict(speaker), asdict(session)
+    row = {
+        "part": voice.pop("part"),
+        "path": f"{speaker.name}/{session.name}/{name}",
+        "speaker": voice.pop("name"),
+        "family": voice.pop("family"),
+        "accent": voice.pop("accent"),
+        "session": day.pop("name"),
+        "duration_s": round(duration_s, 4),
+        "text": text,
+    }
+    del voice["index"], day["index"]
+    for key, value in {**voice, **day}.items():
+        joined = isinstance(value, tuple)
+        row[key] = " ".join(map(str, value)) if joined else value
+    return row
+
+
+# --------------------------------------------------------------------------
+# Trials
+# --------------------------------------------------------------------------
+
+
+def draw_trials(rows, trials, seed):
+    """Draw verification trials among the utterances of the test part.
+
+    Half are targets, always of two different sessions. A third each of the
+    impostors shares family and accent, shares the family, is anyone. No pair
+    occurs twice, in either order; where there are too few pairs of a kind,
+    all of them are taken.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Metadata rows of the test part.
+    trials : int
+        Number of trials wanted.
+    seed : int
+
+    Returns
+    -------
+    list of (int, str, str)
+        Label (1: same speaker), enrolment path, test path.
+    """
+    rng = np.random.default_rng([seed, len(_PARTS)])
+    speaker, session, family, accent = (
+        np.unique([row[key] for row in rows], return_inverse=True)[1]
+        for key in ("speaker", "session", "family", "accent")
+    )
+    first, second = np.triu_indices(len(rows), k=1)
+    same = speaker[first] == speaker[second]
+    kin = family[first] == family[second]
+    close = kin & (accent[first] == accent[second])
+    kinds = (
+        (trials // 2, same & (session[first] != session[second])),
+        (trials // 6, ~same & close),
+        (trials // 6, ~same & kin & ~close),
+        (trials - trials // 2 - 2 * (trials // 6), ~same & ~kin),
+    )
+    chosen = []
+    for wanted, mask in kinds:
+        pairs = np.flatnonzero(mask)
+        chosen.append(rng.permutation(pairs)[:wanted])
+    chosen = rng.permutation(np.concatenate(chosen))
+    swap = rng.random(chosen.size) < 0.5
+    return [
+        (
+            int(same[pair]),
+            rows[second[pair] if turned else first[pair]]["path"],
+            rows[first[pair] if turned else second[pair]]["path"],
+        )
+        for pair, turned in zip(chosen, swap)
+    ]
+
+
+# --------------------------------------------------------------------------
+# The corpus
+# --------------------------------------------------------------------------
+
+
+def _write_corpus(folder, options, workers):
+    """Write a whole corpus into the existing empty ``folder``."""
+    tasks = [
+        (options, part, index, str(folder))
+        for part, count in (
+            ("train", options.train_speakers),
+            ("test", options.test_speakers),
+        )
+        for index in range(count)
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="espeak-") as data_folder:
+        copy_espeak_data(data_folder)
+        with ProcessPoolExecutor(
+            max_workers=min(workers, len(tasks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(data_folder,),
+        ) as pool:
+            results = pool.map(_make_speaker, tasks)
+            bar = tqdm(results, "mini corpus", len(tasks), unit="speaker")
+            for speaker_rows in bar:
+                rows.extend(speaker_rows)
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    test_rows = [row for row in rows if row["part"] == "test"]
+    with open(folder / "veri_test.txt", "w", encoding="utf-8") as f:
+        for trial in draw_trials(test_rows, options.trials, options.seed):
+            f.write("{} {} {}\n".format(*trial))
+    (folder / MARKER).write_text(
+        json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8"
+    )
+
+
+def _read_marker(folder):
+    """The options of the corpus in ``folder``; None where there is none."""
+    try:
+        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return {}  # a mini corpus with a damaged marker: to be rebuilt
+
+
+def make_mini_corpus(
+    folder,
+    seed=1234,
+    train_speakers=150,
+    test_speakers=60,
+    sessions=4,
+    utterances=4,
+    duration=2.5,
+    trials=6000,
+    workers=None,
+):
+    """Synthesise the mini corpus, or find it where it was made before.
+
+    Arguments
+    ---------
+    folder : str or path
+        Where the corpus goes. A mini corpus of other options found there is
+        replaced. It is built in a folder ``.<name>.partial-*`` beside it,
+        which only a killed process leaves behind.
+    seed : int
+        Seed of everything drawn, >= 0.
+    train_speakers, test_speakers : int
+        Numbers of speakers, each >= 2; no speaker is in both parts.
+    sessions : int
+        Sessions a speaker, >= 2.
+    utterances : int
+        Utterances a session, >= 1.
+    duration : float
+        Seconds of speech an utterance is written for, 1 to 30; real
+        durations scatter about it.
+    trials : int
+        Length of the trial list, >= 2 (see :func:`draw_trials`).
+    workers : int or None
+        Processes; None for one a CPU. The result does not depend on it.
+
+    Returns
+    -------
+    pathlib.Path
+        ``folder``, which then holds ``train/wav`` and ``test/wav``
+        (``<speaker>/<session>/<utterance>.wav``, 16 kHz, mono, 16 bit),
+        ``veri_test.txt`` (lines ``label enrolment test``, label 1 for the
+        same speaker, paths below ``test/wav``), ``metadata.csv`` (a line an
+        utterance) and, written last, ``mini_corpus.json``.
+
+    Raises
+    ------
+    ValueError
+        For options out of range, or if ``folder`` holds something other than
+        a mini corpus.
+    ImportError
+        If espeakng-loader is not installed.
+    """
+    options = Options(
+        seed,
+        train_speakers,
+        test_speakers,
+        sessions,
+        utterances,
+        duration,
+        trials,
+    )
+    if workers is None:
+        workers = os.cpu_count() or 1
+    if type(workers) is not int or workers < 1:
+        raise ValueError(f"workers must be a whole number >= 1, got {workers!r}")
+    folder = Path(folder)
+    found = _read_marker(folder)
+    if found == asdict(options):
+        return folder
+    if found is None and folder.exists():
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} exists and is not a mini corpus (it has no {MARKER});"
+                " name another folder or remove it"
+            )
+    strangers = _strangers(folder)
+    if found is not None and strangers:
+        raise ValueError(
+            f"{folder} holds a mini corpus of other options and would be "
+            f"replaced, but it also holds {strangers}; move these away or "
+            "name another folder"
+        )
+    _espeakng_loader()
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    work = folder.absolute().parent
+    work /= f".{folder.name}.partial-{uuid.uuid4().hex[:8]}"
+    work.mkdir()
+    try:
+        _write_corpus(work, options, workers)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _strangers(folder):
+    """Names in ``folder`` that no mini corpus wrote there."""
+    ours = {"train", "test", "veri_test.txt", "metadata.csv", MARKER}
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(set(names) - ours)
+
+
+def main(argv=None):
+    """Command line: make a corpus and print what it holds."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder")
+    for name, item in inspect.signature(make_mini_corpus).parameters.items():
+        if name != "folder":
+            kind = int if item.default is None else type(item.default)
+            option = "--" + name.replace("_", "-")
+            parser.add_argument(option, type=kind, default=item.default)
+    folder = make_mini_corpus(**vars(parser.parse_args(argv)))
+    with open(folder / "metadata.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    for part in _PARTS:
+        mine = [row for row in rows if row["part"] == part]
+        hours = sum(float(row["duration_s"]) for row in mine) / 3600.0
+        speakers = len({row["speaker"] for row in mine})
+        print(f"{part}: {speakers} speakers, {len(mine)} files, {hours:.2f} h")
+    with open(folder / "veri_test.txt", encoding="utf-8") as f:
+        print(f"trials: {sum(1 for _ in f)}, corpus: {folder}")
+
+
+if __name__ == "__main__":
+    main()

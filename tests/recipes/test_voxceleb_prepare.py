@@ -1,0 +1,844 @@
+"""The preparation of VoxCeleb: every rule for files, speakers, trials and reuse."""
+
+import csv
+import dataclasses
+import json
+import logging
+import os
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+import soundfile
+import voxceleb_prepare
+from speechbrain.dataio.dataset import DynamicItemDataset
+from voxceleb_prepare import REASONS, prepare_voxceleb
+
+from hamsb.scoring import find_utterances, read_trials
+
+RATE = 16000
+
+
+def noise(seconds, seed=0, channels=1):
+    """Noise [T] or [T, channels], 0.1 relative to full scale."""
+    shape = (round(seconds * RATE), channels)
+    return np.random.default_rng(seed).normal(0, 0.1, shape)
+
+
+def put(root, name, samples=None, rate=RATE, **options):
+    """Writes wav/<name>; half a second of noise by default."""
+    path = root / "wav" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, noise(0.5) if samples is None else samples, rate, **options)
+    return path
+
+
+def tree(root, speakers=4, sessions=2, utterances=2, first=0):
+    """A good tree, wav and flac by turns; returns root."""
+    for number in range(first, first + speakers):
+        for session in range(sessions):
+            for utterance in range(utterances):
+                suffix = "flac" if (number + utterance) % 2 else "wav"
+                put(root, f"id{number:02}/s{session}/{utterance:05}.{suffix}")
+    return root
+
+
+def prepare(root, save=None, **options):
+    """prepare_voxceleb with defaults for tiny trees."""
+    roots = root if isinstance(root, list) else [root]
+    save = save or roots[0] / "save"
+    defaults = {"dev_speakers": 0, "min_duration": 0.1, "num_workers": 1}
+    return prepare_voxceleb(roots, save, **{**defaults, **options})
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def left_out(prepared):
+    return {
+        (row["path"], row["reason"])
+        for row in rows(prepared.train_csv.parent / "left_out.csv")
+    }
+
+
+def contents(save):
+    """All files but prepare.json, and prepare.json's numbers."""
+    files = {p.name: p.read_bytes() for p in save.iterdir() if p.name != "prepare.json"}
+    return files, json.loads((save / "prepare.json").read_text())["numbers"]
+
+
+def trials(prepared):
+    return [line.split(" ") for line in prepared.dev_trials.read_text().splitlines()]
+
+
+@pytest.fixture
+def no_audio(monkeypatch):
+    """After calling it, opening an audio file fails."""
+
+    def refuse(*_args, **_options):
+        raise AssertionError("an audio file was opened")
+
+    def arm():
+        for name in ("SoundFile", "info", "read", "open"):
+            monkeypatch.setattr(soundfile, name, refuse, raising=False)
+        monkeypatch.setattr(voxceleb_prepare, "_look", refuse)
+
+    return arm
+
+
+# ------------------------------------------------------------------ csv files
+
+
+def test_csv_rows(tmp_path):
+    put(tmp_path, "id1/s1/b.wav", noise(0.5))
+    put(tmp_path, "id1/s1/a.FLAC", noise(0.75), format="FLAC")
+    put(tmp_path, "id0/s9/c.wav", noise(0.25))
+    prepared = prepare(tmp_path)
+    wav = tmp_path / "wav"
+    assert prepared.train_csv.read_text().splitlines() == [
+        "ID,duration,wav,start,stop,spk_id",
+        f"id0/s9/c,0.25,{wav}/id0/s9/c.wav,0,4000,id0",
+        f"id1/s1/a,0.75,{wav}/id1/s1/a.FLAC,0,12000,id1",
+        f"id1/s1/b,0.5,{wav}/id1/s1/b.wav,0,8000,id1",
+    ]
+    assert (prepared.speakers, prepared.utterances) == (2, 3)
+    assert prepared.hours == pytest.approx(1.5 / 3600)
+    assert prepared.dev_csv is None and prepared.dev_trials is None
+    assert not prepared.reused
+    assert prepared.counts == dict.fromkeys(REASONS, 0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prepared.hours = 0
+
+
+def test_speechbrain_reads_the_csv(tmp_path):
+    prepared = prepare(tree(tmp_path))
+    data = DynamicItemDataset.from_csv(prepared.train_csv, output_keys=["wav", "duration", "spk_id"])
+    assert len(data) == 16
+    assert data[0]["duration"] == 0.5 and data[0]["spk_id"] == "id00"
+    assert os.path.isabs(data[0]["wav"]) and os.path.exists(data[0]["wav"])
+
+
+def test_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
+    tree(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare_voxceleb("data", "save", dev_speakers=0, min_duration=0)
+    assert rows(prepared.train_csv)[0]["wav"].startswith(f"{tmp_path}/data/wav/id00/")
+
+
+def test_several_roots_are_one_corpus(tmp_path):
+    one, two = tree(tmp_path / "one", 2), tree(tmp_path / "two", 3, first=2)
+    put(two, "id00/other/00000.wav")  # a speaker may be in both
+    prepared = prepare([two, one], tmp_path / "save")
+    found = rows(prepared.train_csv)
+    assert (prepared.speakers, prepared.utterances) == (5, 21)
+    assert [row["ID"] for row in found] == sorted(row["ID"] for row in found)
+    assert sum(row["spk_id"] == "id00" for row in found) == 5
+
+
+def test_one_id_twice_names_both_files(tmp_path):
+    one, two = tree(tmp_path / "one", 2), tree(tmp_path / "two", 2, first=2)
+    clash = put(two, "id00/s0/00000.flac")
+    with pytest.raises(ValueError, match="two files have the ID 'id00/s0/00000'") as error:
+        prepare([one, two])
+    assert str(clash) in str(error.value)
+    assert str(one / "wav/id00/s0/00000.wav") in str(error.value)
+
+
+def test_wav_beside_flac_is_one_id_twice(tmp_path):
+    put(tree(tmp_path), "id00/s0/00000.flac")
+    with pytest.raises(ValueError, match="two files have the ID"):
+        prepare(tmp_path)
+
+
+# ------------------------------------------------------------------ rules for files
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def text(path):
+    path.write_text("not audio at all")
+
+
+def header_only(path):
+    soundfile.write(path, np.zeros(0), RATE)
+
+
+def rate_8k(path):
+    soundfile.write(path, noise(0.5), 8000)
+
+
+def short(path):
+    soundfile.write(path, noise(0.05), RATE)
+
+
+def digital_silence(path):
+    soundfile.write(path, np.zeros(RATE), RATE)
+
+
+def below_80_db(path):
+    soundfile.write(path, np.full(RATE, 0.9e-4), RATE, subtype="PCM_24")
+
+
+def not_a_number(path):
+    soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT", format="WAV")
+
+
+def cut(path, keep=0.9):
+    soundfile.write(path, noise(0.5), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+
+
+def cut_in_the_last_frame(path):
+    cut(path, keep=0.999)
+
+
+def cut_with_odd_chunk(path):
+    """A truncated WAV whose data follow a chunk of odd length (padded)."""
+    soundfile.write(path, noise(0.5), RATE)
+    whole = path.read_bytes()
+    assert whole[36:40] == b"data"
+    path.write_bytes(whole[:36] + b"LIST\x05\0\0\0hello\0" + whole[36:-100])
+
+
+def zeroed_tail(path):
+    cut(path)
+    path.write_bytes(path.read_bytes() + bytes(4000))
+
+
+def unknown_length(path):
+    soundfile.write(path, noise(0.5), RATE)
+    whole = bytearray(path.read_bytes())
+    whole[21] &= 0xF0  # STREAMINFO's 36 bits of total samples
+    whole[22:26] = bytes(4)
+    path.write_bytes(whole)
+
+
+def dangling_link(path):
+    path.symlink_to(path.parent / "nowhere")
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "make, suffix, reason",
+    [
+        (empty, "wav", "unreadable"),
+        (empty, "flac", "unreadable"),
+        (text, "wav", "unreadable"),
+        (text, "flac", "unreadable"),
+        (header_only, "wav", "unreadable"),
+        (header_only, "flac", "unreadable"),
+        (not_a_number, "wav", "unreadable"),
+        (dangling_link, "wav", "unreadable"),
+        (fifo, "wav", "unreadable"),
+        (unknown_length, "flac", "unknown_length"),
+        (rate_8k, "wav", "other_rate"),
+        (rate_8k, "flac", "other_rate"),
+        (cut, "wav", "truncated"),
+        (cut, "flac", "truncated"),
+        (cut_in_the_last_frame, "wav", "truncated"),
+        (cut_in_the_last_frame, "flac", "truncated"),
+        (cut_with_odd_chunk, "wav", "truncated"),
+        (zeroed_tail, "flac", "truncated"),
+        (short, "wav", "too_short"),
+        (short, "flac", "too_short"),
+        (digital_silence, "wav", "silent"),
+        (digital_silence, "flac", "silent"),
+        (below_80_db, "wav", "silent"),
+        (below_80_db, "flac", "silent"),
+    ],
+)
+def test_bad_file_is_left_out_and_counted(tmp_path, make, suffix, reason):
+    tree(tmp_path)
+    bad = tmp_path / f"wav/id00/s0/bad.{suffix}"
+    make(bad)
+    prepared = prepare(tmp_path)
+    assert prepared.counts == {**dict.fromkeys(REASONS, 0), reason: 1}
+    assert left_out(prepared) == {(str(bad), reason)}
+    assert prepared.utterances == 16
+    assert str(bad) not in prepared.train_csv.read_text()
+
+
+def loud_in_the_middle(path):
+    samples = np.zeros(10 * RATE)
+    samples[5 * RATE] = 1.2e-4
+    soundfile.write(path, samples, RATE, subtype="PCM_24")
+
+
+def above_80_db(path):
+    soundfile.write(path, np.full(RATE, -1.1e-4), RATE, subtype="PCM_24")
+
+
+def just_long_enough(path):
+    soundfile.write(path, noise(0.1), RATE)
+
+
+def streamed(path):
+    """As ffmpeg writes to a pipe: sizes of 0xFFFFFFFF."""
+    soundfile.write(path, noise(0.5), RATE)
+    whole = bytearray(path.read_bytes())
+    whole[4:8] = whole[40:44] = b"\xff" * 4
+    path.write_bytes(whole)
+
+
+def trailing_chunk(path):
+    soundfile.write(path, noise(0.5), RATE)
+    path.write_bytes(path.read_bytes() + b"LIST\x04\0\0\0abcd")
+
+
+@pytest.mark.parametrize(
+    "make, suffix, frames",
+    [
+        (loud_in_the_middle, "wav", 160000),
+        (loud_in_the_middle, "flac", 160000),
+        (above_80_db, "wav", 16000),
+        (just_long_enough, "flac", 1600),
+        (streamed, "wav", 8000),
+        (trailing_chunk, "wav", 8000),
+    ],
+)
+def test_file_at_the_border_of_a_rule_is_used(tmp_path, make, suffix, frames):
+    tree(tmp_path)
+    good = tmp_path / f"wav/id00/s0/good.{suffix}"
+    make(good)
+    prepared = prepare(tmp_path)
+    assert prepared.counts == dict.fromkeys(REASONS, 0)
+    (row,) = [row for row in rows(prepared.train_csv) if row["wav"] == str(good)]
+    assert row["stop"] == str(frames)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_stereo_is_used_and_counted(tmp_path, suffix):
+    put(tree(tmp_path), f"id00/s0/two.{suffix}", noise(0.5, channels=2))
+    prepared = prepare(tmp_path)
+    assert prepared.counts == {**dict.fromkeys(REASONS, 0), "stereo": 1}
+    assert prepared.utterances == 17 and not left_out(prepared)
+    (row,) = [row for row in rows(prepared.train_csv) if row["ID"] == "id00/s0/two"]
+    assert row["stop"] == "8000"  # frames, not samples of both channels
+
+
+@pytest.mark.parametrize("name", ["id00/s0/a b.wav", "id00/s0/$x.wav", "id 9/s0/x.wav"])
+def test_name_that_csv_or_trials_cannot_carry(tmp_path, name):
+    bad = put(tree(tmp_path), name)
+    prepared = prepare(tmp_path)
+    assert left_out(prepared) == {(str(bad), "unusable_name")}
+    assert prepared.counts["unusable_name"] == 1 and prepared.utterances == 16
+
+
+def test_name_that_is_not_utf8(tmp_path):
+    good = tree(tmp_path) / "wav/id00/s0"
+    try:
+        os.link(good / "00000.wav", os.fsencode(good) + b"/\xff.wav")
+    except OSError:
+        pytest.skip("the file system refuses such names")
+    prepared = prepare(tmp_path)
+    assert left_out(prepared) == {(f"{good}/\\udcff.wav", "unusable_name")}
+
+
+@pytest.mark.parametrize("name", ["stray.wav", "id00/stray.flac", "id00/s0/deep/x.wav"])
+def test_file_at_another_depth_is_misplaced(tmp_path, name):
+    path = put(tree(tmp_path), name)
+    prepared = prepare(tmp_path)
+    assert prepared.counts["misplaced"] == 1 and prepared.utterances == 16
+    # of a folder that is too deep, the folder is listed
+    named = path.parent if "deep" in name else path
+    assert left_out(prepared) == {(str(named), "misplaced")}
+
+
+def test_other_formats_are_counted_and_other_files_ignored(tmp_path):
+    folder = tree(tmp_path) / "wav/id00/s0"
+    (folder / "x.m4a").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    prepared = prepare(tmp_path)
+    assert left_out(prepared) == {(str(folder / "x.m4a"), "not_wav_or_flac")}
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path):
+    tree(tmp_path / "real", 3)
+    (tmp_path / "wav").mkdir()
+    for number in range(3):
+        (tmp_path / f"wav/id0{number}").symlink_to(tmp_path / f"real/wav/id0{number}")
+    (tmp_path / "real/wav/id00/s0/loop").symlink_to(tmp_path / "real/wav")
+    prepared = prepare(tmp_path)
+    assert prepared.utterances == 12 and prepared.counts["misplaced"] == 1
+
+
+def test_summary_is_one_block(tmp_path, caplog):
+    short(put(tree(tmp_path), "id00/s0/short.wav"))
+    with caplog.at_level(logging.INFO):
+        prepare(tmp_path, dev_speakers=2)
+    (block,) = [r.getMessage() for r in caplog.records if "Prepared" in r.getMessage()]
+    words = [" ".join(line.split()) for line in block.splitlines()]
+    assert "17 audio files found" in words
+    assert "8 for training: 2 speakers, 0.00 hours" in words
+    assert "8 for development: 2 speakers, 8 target and 16 impostor trials" in words
+    assert "1 too short: left out" in words
+    assert not any("silent" in word for word in words)
+
+
+# ------------------------------------------------------------------ speakers and trials
+
+
+def test_speakers_of_trial_lists_never_train(tmp_path):
+    tree(tmp_path, 7)
+    text(tmp_path / "wav/id03/s0/unread.wav")
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("0 id01/s0/00000.wav id03/s0/00000.wav\n")
+    two.write_text("1 id04/s0/00000.wav id04/s1/00000.wav\n0 id99/x/1.wav id04/x/1.wav\n")
+    prepared = prepare(tmp_path, verification_file=[one, str(two)], dev_speakers=2)
+    used = {row["spk_id"] for p in (prepared.train_csv, prepared.dev_csv) for row in rows(p)}
+    assert used == {"id00", "id02", "id05", "id06"} and prepared.speakers == 2
+    # the file that is no audio counts here too: it is not opened
+    assert prepared.counts == {**dict.fromkeys(REASONS, 0), "trial_speaker": 13}
+    assert {reason for _, reason in left_out(prepared)} == {"trial_speaker"}
+
+
+def test_speakers_elsewhere_exclude_nobody(tmp_path, caplog):
+    trial_list = tmp_path / "list.txt"
+    trial_list.write_text("0 id91/s0/0.wav id92/s0/0.wav\n")
+    with caplog.at_level(logging.INFO):
+        prepared = prepare(tree(tmp_path), verification_file=trial_list)
+    assert prepared.speakers == 4 and prepared.counts["trial_speaker"] == 0
+    assert "0 of the trial lists' 2 speakers are in the data" in caplog.text
+
+
+def test_development_speakers_do_not_train(tmp_path):
+    prepared = prepare(tree(tmp_path, 7), dev_speakers=3)
+    train = {row["spk_id"] for row in rows(prepared.train_csv)}
+    dev = {row["spk_id"] for row in rows(prepared.dev_csv)}
+    assert (len(train), len(dev), train & dev) == (4, 3, set())
+    assert prepared.speakers == 4 and prepared.utterances == 16
+    assert len(rows(prepared.dev_csv)) == 12
+
+
+def test_development_speakers_have_two_usable_files(tmp_path):
+    tree(tmp_path, 3)
+    for number in range(10, 16):
+        put(tmp_path, f"id{number}/s0/0.wav")
+        short(tmp_path / f"wav/id{number}/s0/1.wav")
+    prepared = prepare(tmp_path, dev_speakers=3)
+    assert {row["spk_id"] for row in rows(prepared.dev_csv)} == {"id00", "id01", "id02"}
+    with pytest.raises(ValueError, match="dev_speakers is 4, but 3 of the 9 speakers"):
+        prepare(tmp_path, dev_speakers=4)
+
+
+def test_more_data_keeps_the_development_speakers(tmp_path):
+    before = prepare(tree(tmp_path, 8), tmp_path / "a", dev_speakers=4)
+    tree(tmp_path, 1, first=50)
+    after = prepare(tmp_path, tmp_path / "b", dev_speakers=4)
+    names = [{row["spk_id"] for row in rows(p.dev_csv)} for p in (before, after)]
+    assert len(names[0] & names[1]) >= 3
+
+
+def test_all_trials_when_they_are_few(tmp_path):
+    prepared = prepare(tree(tmp_path, 5), dev_speakers=3)
+    files = [row["wav"].split("/wav/")[1] for row in rows(prepared.dev_csv)]
+    expected = set()
+    for a, b in combinations(files, 2):
+        same, session = a[:4] == b[:4], a[:7] == b[:7]
+        if not (same and session):
+            expected.add((str(int(same)), frozenset((a, b))))
+    found = [(label, frozenset(pair)) for label, *pair in trials(prepared)]
+    assert len(found) == len(set(found)) == 3 * 4 + 3 * 16
+    assert set(found) == expected
+
+
+def test_trials_within_the_session_if_there_is_one(tmp_path):
+    tree(tmp_path, 4, sessions=1, utterances=3)
+    prepared = prepare(tmp_path, dev_speakers=2)
+    assert Counter(label for label, *_ in trials(prepared)) == {"1": 2 * 3, "0": 9}
+    assert all(a != b for _, a, b in trials(prepared))
+
+
+def test_most_trials_of_each_kind_and_even_shares(tmp_path):
+    tree(tmp_path, 2, sessions=1, utterances=2)  # one target pair each
+    tree(tmp_path, 2, sessions=2, utterances=6, first=2)  # 36 each
+    tree(tmp_path, 2, first=4, sessions=1, utterances=1)  # cannot be held out
+    prepared = prepare(tmp_path, dev_speakers=4, dev_trials=20)
+    found = trials(prepared)
+    assert Counter(label for label, *_ in found) == {"1": 20, "0": 20}
+    assert len({frozenset(pair) for _, *pair in found}) == 40
+    assert all((a[:4] == b[:4]) == (label == "1") for label, a, b in found)
+    shares = Counter(a[:4] for label, a, _ in found if label == "1")
+    assert shares == {"id00": 1, "id01": 1, "id02": 9, "id03": 9}
+
+
+def test_impostor_pairs_are_numbered_completely():
+    groups = [["a1"], ["b1", "b2", "b3"], ["c1", "c2"]]
+    expected = {(x, y) for x, y in combinations(sum(groups, []), 2) if x[0] != y[0]}
+    draw = voxceleb_prepare._draw_impostors
+    assert set(draw(groups, 100, voxceleb_prepare.random.Random(0))) == expected
+    drawn = draw(groups, 5, voxceleb_prepare.random.Random(0))
+    assert len(set(drawn)) == 5 and set(drawn) <= expected
+
+
+def test_hamsb_reads_and_finds_the_trials(tmp_path):
+    one, two = tree(tmp_path / "one", 3), tree(tmp_path / "two", 3, first=3)
+    prepared = prepare([one, two], dev_speakers=4, dev_trials=5)
+    listed = read_trials(prepared.dev_trials)
+    assert set(listed.labels) == {0, 1} and len(listed) == 10
+    files = {str(path) for path in find_utterances(listed, [one, two]).values()}
+    assert files <= {row["wav"] for row in rows(prepared.dev_csv)}
+
+
+# ------------------------------------------------------------------ determinism
+
+
+def test_seed_draws_speakers_and_trials(tmp_path):
+    tree(tmp_path, 12)
+    made = [
+        contents(prepare(tmp_path, tmp_path / str(i), dev_speakers=5, dev_trials=4, seed=s).train_csv.parent)
+        for i, s in enumerate((1, 1, 2))
+    ]
+    assert made[0] == made[1] != made[2]
+
+
+def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
+    tree(tmp_path, 6)
+    short(tmp_path / "wav/id00/s0/short.wav")
+    forth = prepare(tmp_path, tmp_path / "a", dev_speakers=3, dev_trials=6)
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, folder):
+            with scandir(folder) as entries:
+                self.entries = sorted(entries, key=lambda e: e.name, reverse=True)
+
+        def __enter__(self):
+            return iter(self.entries)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    back = prepare(tmp_path, tmp_path / "b", dev_speakers=3, dev_trials=6)
+    assert not back.reused
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert dataclasses.replace(forth, train_csv=0, dev_csv=0, dev_trials=0) == (
+        dataclasses.replace(back, train_csv=0, dev_csv=0, dev_trials=0)
+    )
+
+
+def test_processes_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(voxceleb_prepare, "_FILES_PER_TASK", 3)
+    pools = []
+    pool = voxceleb_prepare.ProcessPoolExecutor
+    monkeypatch.setattr(
+        voxceleb_prepare, "ProcessPoolExecutor", lambda *a, **k: pools.append(a) or pool(*a, **k)
+    )
+    tree(tmp_path, 5)
+    for make in (short, text, cut, rate_8k):
+        make(tmp_path / f"wav/id00/s0/{make.__name__}.wav")
+    prepare(tmp_path, tmp_path / "a", dev_speakers=2, num_workers=1)
+    assert not pools
+    prepare(tmp_path, tmp_path / "b", dev_speakers=2, num_workers=2)
+    assert pools == [(2,)]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert prepare(tmp_path, tmp_path / "a", dev_speakers=2, num_workers=2).reused
+
+
+# ------------------------------------------------------------------ reuse
+
+
+def test_second_run_opens_no_audio_file(tmp_path, no_audio, caplog):
+    tree(tmp_path)
+    text(tmp_path / "wav/id00/s0/bad.wav")
+    first = prepare(tmp_path, dev_speakers=2)
+    (tmp_path / "save/label_encoder.txt").write_text("x")
+    no_audio()
+    with caplog.at_level(logging.INFO):
+        second = prepare(tmp_path, dev_speakers=2)
+    assert second == dataclasses.replace(first, reused=True)
+    assert "reusing" in caplog.text
+    assert (tmp_path / "save/label_encoder.txt").exists()
+    with pytest.raises(AssertionError, match="opened"):  # the fixture works
+        prepare(tmp_path, dev_speakers=2, seed=5)
+
+
+def rebuilds(tmp_path, **options):
+    """Whether a run rebuilds, deletes the label encoder, and leaves a good result."""
+    encoder = tmp_path / "save/label_encoder.txt"
+    encoder.write_text("stale")
+    prepared = prepare(tmp_path, **{"dev_speakers": 2, **options})
+    assert prepared.reused == encoder.exists()
+    assert prepare(tmp_path, **{"dev_speakers": 2, **options}).reused
+    assert not list((tmp_path / "save").glob("*.tmp"))
+    return not prepared.reused
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dev_speakers": 0},
+        {"dev_speakers": 3},
+        {"dev_trials": 2},
+        {"min_duration": 0.2},
+        {"seed": 1},
+    ],
+)
+def test_another_option_rebuilds(tmp_path, option):
+    prepare(tree(tmp_path, 5), dev_speakers=2)
+    assert not rebuilds(tmp_path)
+    assert rebuilds(tmp_path, **option)
+
+
+def test_another_rate_rebuilds(tmp_path):
+    tree(tmp_path)
+    for number in range(2):
+        put(tmp_path, f"id8{number}/s0/0.wav", rate=8000)
+    assert prepare(tmp_path).utterances == 16
+    (tmp_path / "save/label_encoder.txt").write_text("stale")
+    assert prepare(tmp_path, sample_rate=8000).utterances == 2
+    assert not (tmp_path / "save/label_encoder.txt").exists()
+
+
+def test_another_root_rebuilds(tmp_path):
+    one, two = tree(tmp_path / "one"), tree(tmp_path / "two", first=10)
+    assert prepare([one], tmp_path / "save").speakers == 4
+    assert prepare([one, two], tmp_path / "save").speakers == 8
+
+
+def add(root):
+    put(root, "id00/s0/new.wav")
+
+
+def remove(root):
+    (root / "wav/id00/s0/00000.wav").unlink()
+
+
+def rename(root):
+    (root / "wav/id00").rename(root / "wav/id77")
+
+
+def resize(root):
+    path = root / "wav/id00/s0/00000.wav"
+    before = path.stat()
+    soundfile.write(path, noise(0.75), RATE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def touch(root):
+    os.utime(root / "wav/id00/s0/00000.wav", ns=(1, 1))
+
+
+def edit_train(root):
+    with open(root / "save/train.csv", "a") as stream:
+        stream.write("id99/s0/0,1.0,/x.wav,0,16000,id99\n")
+
+
+def edit_trials(root):
+    path = root / "save/veri_dev.txt"
+    path.write_text(path.read_text().replace("1 ", "0 "))
+
+
+def delete_train(root):
+    (root / "save/train.csv").unlink()
+
+
+def delete_dev(root):
+    (root / "save/dev.csv").unlink()
+
+
+def delete_record(root):
+    (root / "save/prepare.json").unlink()
+
+
+def break_record(root):
+    path = root / "save/prepare.json"
+    path.write_text(path.read_text()[:100])
+
+
+def foreign_record(root):
+    (root / "save/prepare.json").write_text("[1, 2]")
+
+
+def older_record(root):
+    path = root / "save/prepare.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        add,
+        remove,
+        rename,
+        resize,
+        touch,
+        edit_train,
+        edit_trials,
+        delete_train,
+        delete_dev,
+        delete_record,
+        break_record,
+        foreign_record,
+        older_record,
+    ],
+)
+def test_a_change_rebuilds(tmp_path, change):
+    prepare(tree(tmp_path), dev_speakers=2)
+    good = contents(tmp_path / "save")[0]
+    change(tmp_path)
+    assert rebuilds(tmp_path)
+    if change.__name__.partition("_")[0] in ("edit", "delete", "break", "foreign", "older", "touch"):
+        assert contents(tmp_path / "save")[0] == good
+
+
+def test_a_changed_trial_list_rebuilds_a_moved_one_does_not(tmp_path):
+    tree(tmp_path, 7)
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("0 id00/s0/0.wav id01/s0/0.wav\n")
+    two.write_text("1 id01/s0/0.wav id01/s1/0.wav\n")
+    prepare(tmp_path, dev_speakers=2, verification_file=[one, two])
+    assert not rebuilds(tmp_path, verification_file=[two, one])
+    one = one.rename(tmp_path / "moved.txt")
+    assert not rebuilds(tmp_path, verification_file=[one, two])
+    one.write_text("0 id00/s0/0.wav id02/s0/0.wav\n")
+    assert rebuilds(tmp_path, verification_file=[one, two])
+    assert rebuilds(tmp_path, verification_file=two)
+
+
+def test_no_development_files_are_left_behind(tmp_path):
+    prepare(tree(tmp_path), dev_speakers=2)
+    prepare(tmp_path)
+    assert {p.name for p in (tmp_path / "save").iterdir()} == {"train.csv", "left_out.csv", "prepare.json"}
+
+
+@pytest.mark.parametrize("stop_at", range(5))
+def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatch, stop_at):
+    tree(tmp_path)
+    prepare(tmp_path, dev_speakers=2)
+    prepare(tmp_path, tmp_path / "wanted", dev_speakers=2, seed=7)
+    calls = []
+    replace = os.replace
+
+    def interrupt(source, target):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupt)
+        prepare(tmp_path, dev_speakers=2, seed=7)
+    assert len(calls) == stop_at
+    assert not (tmp_path / "save/prepare.json").exists()
+    assert not prepare(tmp_path, dev_speakers=2, seed=7).reused
+    assert contents(tmp_path / "save") == contents(tmp_path / "wanted")
+
+
+# ------------------------------------------------------------------ errors
+
+
+def test_too_few_speakers(tmp_path):
+    tree(tmp_path, 3)
+    with pytest.raises(ValueError, match="1 training speakers remain, at least 2"):
+        prepare(tmp_path, dev_speakers=2)
+    assert not (tmp_path / "save").exists()
+
+
+def test_too_few_speakers_says_why_files_are_left_out(tmp_path):
+    tree(tmp_path, 1)
+    for number in range(5, 8):
+        put(tmp_path, f"id0{number}/s0/0.wav", rate=8000)
+    with pytest.raises(ValueError, match=r"Files left out: 3 other_rate .*8000 Hz"):
+        prepare(tmp_path)
+
+
+def test_no_wav_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} has no wav/ folder; files are looked"):
+        prepare(tmp_path)
+    tree(tmp_path / "dev")
+    with pytest.raises(FileNotFoundError, match=f"give {tmp_path}/dev"):
+        prepare(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"give the folder above it, {tmp_path}/dev"):
+        prepare(tmp_path / "dev/wav")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/gone is not a folder"):
+        prepare(tmp_path / "gone")
+
+
+def test_second_root_is_checked_too(tmp_path):
+    (tmp_path / "two").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/two has no wav/"):
+        prepare([tree(tmp_path / "one"), tmp_path / "two"])
+    (tmp_path / "two/wav").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/two/wav holds no wav or flac"):
+        prepare([tmp_path / "one", tmp_path / "two"])
+
+
+def test_voxceleb2_as_downloaded(tmp_path):
+    m4a = tmp_path / "dev/aac/id00/s0/0.m4a"
+    m4a.parent.mkdir(parents=True)
+    m4a.write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match="dev/aac/ is VoxCeleb2 as downloaded: convert"):
+        prepare(tmp_path)
+    (tmp_path / "dev/aac").rename(tmp_path / "wav")
+    with pytest.raises(FileNotFoundError, match="1 m4a or similar files.*convert with: ffmpeg"):
+        prepare(tmp_path)
+
+
+def test_one_root_twice(tmp_path):
+    tree(tmp_path / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    with pytest.raises(ValueError, match="names one folder twice: .*one and .*link"):
+        prepare([tmp_path / "one", tmp_path / "link"])
+
+
+def test_root_that_speechbrain_cannot_carry(tmp_path):
+    with pytest.raises(ValueError, match=r"a\$b' holds '\$'"):
+        prepare(tree(tmp_path / "a$b"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("1 id00/a/0.wav id00/b/0.wav\n1 id00/a/0.wav\n", "list.txt:2: "),
+        ("2 id00/a/0.wav id00/b/0.wav\n", "list.txt:1: .*label"),
+        ("0 id00/a/0.wav 0.wav\n", "list.txt:1: no speaker in '0.wav'"),
+        ("0 wav/id00/a/0.wav wav/id01/a/0.wav\n", "list.txt has paths that begin with wav/"),
+    ],
+)
+def test_malformed_trial_list(tmp_path, text, message):
+    trial_list = tree(tmp_path) / "list.txt"
+    trial_list.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, verification_file=trial_list)
+
+
+def test_missing_trial_list(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"verification_file {tmp_path}/gone.txt"):
+        prepare(tree(tmp_path), verification_file=[tmp_path / "gone.txt"])
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"dev_speakers": -1}, "dev_speakers is -1; it must be an integer >= 0"),
+        ({"dev_speakers": 1}, "dev_speakers is 1, but impostor trials need two"),
+        ({"dev_speakers": True}, "dev_speakers is True"),
+        ({"dev_trials": 0}, "dev_trials is 0"),
+        ({"dev_trials": 2.5}, "dev_trials is 2.5"),
+        ({"min_duration": -1}, "min_duration is -1"),
+        ({"min_duration": float("nan")}, "min_duration is nan"),
+        ({"min_duration": "1 s"}, "min_duration is '1 s'"),
+        ({"sample_rate": 0}, "sample_rate is 0"),
+        ({"seed": None}, "seed is None"),
+        ({"num_workers": 0}, "num_workers is 0"),
+    ],
+)
+def test_wrong_option(tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(tree(tmp_path), **option)
+
+
+def test_no_root(tmp_path):
+    with pytest.raises(ValueError, match="data_folder is empty"):
+        prepare_voxceleb([], tmp_path)

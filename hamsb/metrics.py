@@ -1,9 +1,10 @@
 """Verification metrics: scores and labels in, numbers out.
 
-Scores are similarities (higher means more similar), label 1 means the same speaker. A trial is
-accepted when ``score >= threshold``; rates are fractions, not percent. Everything is computed in
-float64 on the CPU from one sort, O(N log N) in the number of trials N, and equal scores are one
-operating point: no order of the trials changes a result.
+Scores are similarities (higher means more similar), label 1 means the same speaker. A
+trial is accepted when ``score >= threshold``; rates are fractions, not percent.
+Everything is computed in float64 on the CPU from one sort, O(N log N) in the number of
+trials N, and equal scores are one operating point: no order of the trials changes a
+result.
 """
 
 import numpy as np
@@ -16,26 +17,29 @@ def det_curve(scores, labels):
     Arguments
     ---------
     scores : array, tensor or list of float
-        [N], higher means more similar; a tensor may be on any device, of any float type and
-        require grad.
+        [N], higher means more similar; a tensor may be on any device, of any float type
+        and require grad.
     labels : array, tensor or list of bool or int
         [N], 1 for the same speaker, 0 for different speakers.
 
     Returns
     -------
     thresholds : numpy.ndarray
-        [K + 1], float64, ascending: the K distinct scores, then +inf. The first accepts every
-        trial, the last rejects every trial.
+        [K + 1], float64, ascending: the K distinct scores, then +inf. The first accepts
+        every trial, the last rejects every trial.
     miss : numpy.ndarray
-        [K + 1], float64, ascending from 0 to 1: fraction of target trials below each threshold.
+        [K + 1], float64, ascending from 0 to 1: fraction of target trials below each
+        threshold.
     false_alarm : numpy.ndarray
-        [K + 1], float64, descending from 1 to 0: fraction of impostor trials at or above it.
+        [K + 1], float64, descending from 1 to 0: fraction of impostor trials at or
+        above it.
 
     Raises
     ------
     ValueError
-        Not 1-D, unequal lengths, no trials, one class only, a score that is NaN or infinite, a
-        label that is not an integer or bool 0 or 1; the message says what and at which index.
+        Not 1-D, unequal lengths, no trials, one class only, a score that is NaN or
+        infinite, a label that is not an integer or bool 0 or 1; the message says what
+        and at which index.
 
     Example
     -------
@@ -62,8 +66,9 @@ def det_curve(scores, labels):
 def eer(scores, labels):
     """Equal error rate: where the miss and false-alarm rates cross.
 
-    Neighbouring operating points are joined by a straight line, and accepting or rejecting every
-    trial are operating points too. All scores equal give 0.5, perfect separation 0, reversed 1.
+    Neighbouring operating points are joined by a straight line, and accepting or
+    rejecting every trial are operating points too. All scores equal give 0.5, perfect
+    separation 0, reversed 1.
 
     Arguments
     ---------
@@ -75,9 +80,9 @@ def eer(scores, labels):
     eer : float
         A fraction in [0, 1].
     threshold : float
-        Always finite. Accepting ``score >= threshold`` gives whichever of the two operating
-        points beside the crossing has the nearer rates; the threshold lies halfway between
-        the scores that it separates.
+        Always finite. Accepting ``score >= threshold`` gives whichever of the two
+        operating points beside the crossing has the nearer rates; the threshold lies
+        halfway between the scores that it separates.
 
     Raises
     ------
@@ -90,28 +95,35 @@ def eer(scores, labels):
     (0.3333333333333333, 0.5)
     """
     thresholds, miss, false_alarm = det_curve(scores, labels)
-    gap = miss - false_alarm  # strictly ascending from -1 to 1: every threshold adds a trial
+    gap = (
+        miss - false_alarm
+    )  # strictly ascending from -1 to 1: every threshold adds a trial
     right = np.searchsorted(gap, 0.0)
     left = right - 1
-    value = (miss[left] * gap[right] - miss[right] * gap[left]) / (gap[right] - gap[left])
-    nearer = right if gap[right] < -gap[left] else left  # never reject-all: its gap is 1
+    value = (miss[left] * gap[right] - miss[right] * gap[left]) / (
+        gap[right] - gap[left]
+    )
+    nearer = (
+        right if gap[right] < -gap[left] else left
+    )  # never reject-all: its gap is 1
     return float(value), _threshold_at(thresholds, nearer)
 
 
 def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True):
-    r"""Minimum over all thresholds of the detection cost function of NIST's evaluations.
+    r"""Minimum over all thresholds of NIST's detection cost function.
 
     .. math:: C = c_{miss}\, p\, P_{miss} + c_{fa}\, (1 - p)\, P_{fa}
 
-    Normalised, it is divided by the cost of the better system that does not look at the scores,
-    :math:`\min(c_{miss}\, p, c_{fa}\, (1 - p))`, and so at most 1.
+    Normalised, it is divided by the cost of the better system that does not look at the
+    scores, :math:`\min(c_{miss}\, p, c_{fa}\, (1 - p))`, and so at most 1.
 
     Arguments
     ---------
     scores, labels :
         As for ``det_curve``.
     p_target : float
-        Prior probability p of a target trial, in (0, 1). Name it wherever the value is shown.
+        Prior probability p of a target trial, in (0, 1). Name it wherever the value is
+        shown.
     c_miss, c_fa : float
         Costs of a miss and of a false alarm, positive.
     normalize : bool
@@ -122,14 +134,16 @@ def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True)
     value : float
         The minimum cost.
     threshold : float
-        Accepting ``score >= threshold`` costs the minimum: the lowest such operating point,
-        halfway between the scores that it separates. The lowest score where accepting every
-        trial is best; +inf where nothing is better than rejecting every trial.
+        Accepting ``score >= threshold`` costs the minimum: the lowest such operating
+        point, halfway between the scores that it separates. The lowest score where
+        accepting every trial is best; +inf where nothing is better than rejecting every
+        trial.
 
     Raises
     ------
     ValueError
-        As for ``det_curve``; p_target outside (0, 1); a cost that is not positive and finite.
+        As for ``det_curve``; p_target outside (0, 1); a cost that is not positive and
+        finite.
 
     Example
     -------
@@ -150,7 +164,7 @@ def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True)
 
 
 def _threshold_at(thresholds, k):
-    """A threshold of operating point k that other trials and coarser floats respect too."""
+    """A threshold of operating point k, away from the scores where that is possible."""
     high = thresholds[k]
     if k == 0 or np.isinf(high):
         return float(high)
@@ -163,7 +177,10 @@ def _checked(scores, labels):
     """Scores as float64 [N] and labels as bool [N], or a ValueError."""
     scores, labels = _array(scores, "scores"), _array(labels, "labels")
     if len(scores) != len(labels):
-        raise ValueError(f"scores and labels differ in length: {len(scores)} scores, {len(labels)} labels")
+        raise ValueError(
+            "scores and labels differ in length: "
+            f"{len(scores)} scores, {len(labels)} labels"
+        )
     if len(scores) == 0:
         raise ValueError("no trials: scores and labels are empty")
     if scores.dtype.kind not in "fiu":
@@ -171,11 +188,17 @@ def _checked(scores, labels):
     scores = scores.astype(np.float64)
     _refuse_at("scores must be finite", scores, ~np.isfinite(scores))
     if labels.dtype.kind not in "biu":
-        raise ValueError(f"labels must be bool or int, 1 for the same speaker, got dtype {labels.dtype}")
+        raise ValueError(
+            "labels must be bool or int, 1 for the same speaker, "
+            f"got dtype {labels.dtype}"
+        )
     _refuse_at("labels must be 0 or 1", labels, (labels != 0) & (labels != 1))
     is_target = labels.astype(bool)
     if is_target.all() or not is_target.any():
-        raise ValueError(f"trials of both classes are needed, but all {len(labels)} labels are {int(labels[0])}")
+        raise ValueError(
+            "trials of both classes are needed, "
+            f"but all {len(labels)} labels are {int(labels[0])}"
+        )
     return scores, is_target
 
 
@@ -187,7 +210,9 @@ def _array(values, name):
     try:
         values = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{name} must be a 1-D list, array or tensor of numbers: {error}") from error
+        raise ValueError(
+            f"{name} must be a 1-D list, array or tensor of numbers: {error}"
+        ) from error
     if values.ndim != 1:
         raise ValueError(f"{name} must be 1-D, one a trial, got shape {values.shape}")
     return values
@@ -197,4 +222,7 @@ def _refuse_at(rule, values, bad):
     """ValueError naming the first bad value and how many there are."""
     if bad.any():
         first = int(np.argmax(bad))
-        raise ValueError(f"{rule}, got {values[first]} at index {first} ({int(bad.sum())} of {len(values)} trials)")
+        raise ValueError(
+            f"{rule}, got {values[first]} at index {first} "
+            f"({int(bad.sum())} of {len(values)} trials)"
+        )

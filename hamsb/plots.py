@@ -10,23 +10,28 @@ from scipy.special import ndtri
 from hamsb.metrics import det_curve, eer
 
 # Rates that an axis may be marked at and end at.
-_RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99]) / 100
+_RATES = (
+    np.array(
+        [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99]
+    )
+    / 100
+)
 _OFF_AXES = 1e-9  # a rate of 0 or 1 is drawn here, beyond every axis
 
 
 def plot_det(curves, path):
     """Save the detection error tradeoff of one or more systems as a PNG.
 
-    The axes are normal deviates [1]_: Gaussian scores give straight lines. The legend names each
-    system and its EER, marked on its curve.
+    The axes are normal deviates [1]_: Gaussian scores give straight lines. The legend
+    names each system and its EER, marked on its curve.
 
     Arguments
     ---------
     curves : mapping of str to (scores, labels)
         For each system, in drawing order, what ``hamsb.metrics.det_curve`` takes.
     path : str or Path
-        PNG file to write; it appears under its name only when it is complete, and its folder is
-        made if need be.
+        PNG file to write; it appears under its name only when it is complete, and its
+        folder is made if need be.
 
     Raises
     ------
@@ -35,14 +40,15 @@ def plot_det(curves, path):
 
     References
     ----------
-    .. [1] A. Martin et al., "The DET curve in assessment of detection task performance",
-       Eurospeech 1997.
+    .. [1] A. Martin et al., "The DET curve in assessment of detection task
+       performance", Eurospeech 1997.
 
     Example
     -------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_det({"cosine": ([0.1, 0.5, 0.4, 0.9], [0, 0, 1, 1])}, f"{folder}/det.png")
+    ...     trials = [0.1, 0.5, 0.4, 0.9], [0, 0, 1, 1]
+    ...     plot_det({"cosine": trials}, f"{folder}/det.png")
     ...     Path(folder, "det.png").read_bytes()[1:4]
     b'PNG'
     """
@@ -60,7 +66,9 @@ def plot_det(curves, path):
 def _det_figure(curves):
     """The figure that ``plot_det`` saves: one line and one EER marker a system."""
     if not curves:
-        raise ValueError("no curves to plot: give a mapping of system name to (scores, labels)")
+        raise ValueError(
+            "no curves to plot: give a mapping of system name to (scores, labels)"
+        )
     points = {name: _points(name, *trials) for name, trials in curves.items()}
     low, high = _limits(points.values())
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
@@ -72,7 +80,7 @@ def _det_figure(curves):
             *[_deviate(np.clip(error_rate, low, high))] * 2,
             marker="o",
             markersize=5,
-            linewidth=line.get_linewidth(),  # seen in the legend only: the entry shows both
+            linewidth=line.get_linewidth(),  # for the legend entry: line and marker
             color=line.get_color(),
             label=f"{name}  (EER {100 * error_rate:.2f} %)",
             clip_on=False,  # an EER of 0 lies in the corner
@@ -80,7 +88,9 @@ def _det_figure(curves):
         )
     ticks = _ticks(low, high)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(_deviate(ticks), [f"{100 * tick:g}" for tick in ticks], fontsize="small")
+        axis.set_ticks(
+            _deviate(ticks), [f"{100 * tick:g}" for tick in ticks], fontsize="small"
+        )
     axes.set(
         xlim=_deviate([low, high]),
         ylim=_deviate([low, high]),
@@ -103,28 +113,34 @@ def _points(name, scores, labels):
 
 
 def _deviate(rate):
-    """Normal deviate of a rate; 0 and 1 lie beyond every axis instead of at infinity."""
+    """Normal deviate of a rate; 0 and 1 lie beyond every axis, not at infinity."""
     return ndtri(np.clip(rate, _OFF_AXES, 1 - _OFF_AXES))
 
 
 def _limits(points):
     """Lowest and highest rate of both axes.
 
-    The lowest is the smallest rate that the lists resolve, or a twentieth of the best EER if that
-    is more, and at most 5 %; the highest, at least 40 %, is where the last curve leaves the axes.
+    The lowest is the smallest rate that the lists resolve, or a twentieth of the best
+    EER if that is more, and at most 5 %; the highest, at least 40 %, is where the last
+    curve leaves the axes.
     """
     best = min(error_rate for _, _, error_rate in points)
-    resolved = min(min(miss[miss > 0].min(), fa[fa > 0].min()) for miss, fa, _ in points)
+    resolved = min(
+        min(miss[miss > 0].min(), fa[fa > 0].min()) for miss, fa, _ in points
+    )
     low = _RATES[_RATES <= np.clip(max(resolved, best / 20), _RATES[0], 0.05)][-1]
-    reach = max(max(fa[miss <= low].min(), miss[fa <= low].min()) for miss, fa, _ in points)
+    reach = max(
+        max(fa[miss <= low].min(), miss[fa <= low].min()) for miss, fa, _ in points
+    )
     high = _RATES[_RATES >= np.clip(reach, 0.4, _RATES[-1])][0]
     return low, high
 
 
 def _ticks(low, high):
     """The rates to mark from low to high, thinned where their labels would touch."""
-    kept = []
-    for rate in _RATES[(_RATES >= low) & (_RATES <= high)]:
-        if not kept or _deviate(rate) - _deviate(kept[-1]) >= (_deviate(high) - _deviate(low)) / 14:
+    room = 0.065 * (_deviate(high) - _deviate(low))
+    kept = [low]
+    for rate in _RATES[(_RATES > low) & (_RATES <= high)]:
+        if _deviate(rate) - _deviate(kept[-1]) >= room:
             kept.append(rate)
     return np.array(kept)

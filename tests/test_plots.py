@@ -14,7 +14,9 @@ from hamsb.plots import _det_figure, plot_det
 
 def gaussians(n_target, n_impostor, distance, seed=0):
     rng = np.random.default_rng(seed)
-    scores = np.concatenate([rng.normal(distance, 1, n_target), rng.normal(0, 1, n_impostor)])
+    scores = np.concatenate(
+        [rng.normal(distance, 1, n_target), rng.normal(0, 1, n_impostor)]
+    )
     return scores, np.repeat([1, 0], [n_target, n_impostor])
 
 
@@ -30,62 +32,64 @@ CASES = {
 
 
 def parts(figure):
-    """The curves and the EER markers of a figure, in drawing order."""
-    axes = figure.axes[0]
-    markers = [line for line in axes.lines if line.get_marker() == "o"]
-    curves = [line for line in axes.lines if len(line.get_xdata()) > 2 or line.get_color() in [m.get_color() for m in markers]]
-    return [line for line in curves if line not in markers], markers
+    """The axes, and of each system the curve and the EER marker, after the diagonal."""
+    (axes,) = figure.axes
+    return axes, axes.lines[1::2], axes.lines[2::2]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_lines_are_det_curves_through_probit(case):
-    lines, _ = parts(_det_figure(CASES[case]))
-    assert len(lines) == len(CASES[case])
-    for line, (scores, labels) in zip(lines, CASES[case].values()):
+    axes, lines, _ = parts(_det_figure(CASES[case]))
+    low, high = axes.get_xlim()
+    for line, (scores, labels) in zip(lines, CASES[case].values(), strict=True):
         _, miss, false_alarm = det_curve(scores, labels)
         for drawn, rate in ((line.get_xdata(), false_alarm), (line.get_ydata(), miss)):
             assert np.isfinite(drawn).all()
             inside = (rate > 0) & (rate < 1)
-            np.testing.assert_allclose(drawn[inside], norm.ppf(rate[inside]), atol=1e-12)
-            low, high = figure_limits(line)
+            np.testing.assert_allclose(
+                drawn[inside], norm.ppf(rate[inside]), atol=1e-12
+            )
             assert np.all(drawn[rate == 0] < low) and np.all(drawn[rate == 1] > high)
-
-
-def figure_limits(line):
-    return line.axes.get_xlim()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_eer_is_marked_and_named(case):
-    figure = _det_figure(CASES[case])
-    _, markers = parts(figure)
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    low, high = figure.axes[0].get_xlim()
-    for marker, text, (name, trials) in zip(markers, texts, CASES[case].items(), strict=True):
+    axes, _, markers = parts(_det_figure(CASES[case]))
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    low, high = axes.get_xlim()
+    for marker, text, (name, trials) in zip(
+        markers, texts, CASES[case].items(), strict=True
+    ):
         value = eer(*trials)[0]
         assert text == f"{name}  (EER {100 * value:.2f} %)"
         expected = np.clip(norm.ppf(value), low, high)
-        assert marker.get_xdata() == pytest.approx([expected]) and marker.get_ydata() == pytest.approx([expected])
+        assert marker.get_xdata() == pytest.approx(
+            [expected]
+        ) and marker.get_ydata() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_axes_are_in_percent_and_finite(case):
-    axes = _det_figure(CASES[case]).axes[0]
+    axes, _, _ = parts(_det_figure(CASES[case]))
     assert axes.get_xlim() == axes.get_ylim()
     low, high = 100 * norm.cdf(axes.get_xlim())
     assert 0.0099 < low <= 5.001 and 39.99 < high < 99.1
     for axis in (axes.xaxis, axes.yaxis):
         labels = [float(label.get_text()) for label in axis.get_ticklabels()]
-        np.testing.assert_allclose(axis.get_ticklocs(), norm.ppf(np.array(labels) / 100), atol=1e-12)
+        np.testing.assert_allclose(
+            axis.get_ticklocs(), norm.ppf(np.array(labels) / 100), atol=1e-12
+        )
         assert len(labels) >= 3 and labels[0] == pytest.approx(low)
     assert "%" in axes.get_xlabel() and "%" in axes.get_ylabel()
 
 
 def test_axes_follow_the_data():
-    """Gaussians at 2 % EER: the axes begin at a twentieth of it, and end where the curve leaves them."""
-    axes = _det_figure({"A": gaussians(20_000, 20_000, -2 * norm.ppf(0.02))}).axes[0]
+    """At 2 % EER the axes begin near a twentieth of it and end with the curve."""
+    axes, _, _ = parts(
+        _det_figure({"A": gaussians(20_000, 20_000, -2 * norm.ppf(0.02))})
+    )
     low, high = 100 * norm.cdf(axes.get_xlim())
-    assert low == pytest.approx(0.05) or low == pytest.approx(0.1)
+    assert low == pytest.approx(0.05) or low == pytest.approx(0.1)  # as the draw falls
     assert high == pytest.approx(40)
 
 
@@ -97,12 +101,17 @@ def test_saved_as_png(tmp_path):
     assert all(800 <= side <= 1200 for side in image.shape[:2])
     assert image[..., :3].std() > 0.05  # not blank
     assert list(path.parent.iterdir()) == [path]
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert (
+        "matplotlib.pyplot" not in sys.modules
+        or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_is_drawn_without_a_warning(case, tmp_path, recwarn):
-    plot_det(CASES[case], str(tmp_path / "det"))  # any name: the format is PNG all the same
+    plot_det(
+        CASES[case], str(tmp_path / "det")
+    )  # any name: the format is PNG all the same
     assert (tmp_path / "det").read_bytes().startswith(b"\x89PNG")
     assert not [str(warning.message) for warning in recwarn]
 
@@ -126,5 +135,7 @@ def test_refuses(tmp_path):
     with pytest.raises(ValueError, match="no curves"):
         plot_det({}, tmp_path / "det.png")
     with pytest.raises(ValueError, match="cannot plot 'B': trials of both classes"):
-        plot_det({"A": ([0.1, 0.2], [0, 1]), "B": ([0.1, 0.2], [1, 1])}, tmp_path / "det.png")
+        plot_det(
+            {"A": ([0.1, 0.2], [0, 1]), "B": ([0.1, 0.2], [1, 1])}, tmp_path / "det.png"
+        )
     assert not list(tmp_path.iterdir())

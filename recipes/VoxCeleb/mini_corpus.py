@@ -33,20 +33,21 @@ What a session is
 
 Determinism
     Every random number comes from a generator keyed by (seed, part, speaker,
-    session, utterance); neither the number of workers nor the number of other
-    speakers changes an utterance. eSpeak itself carries state from one
-    utterance to the next in its pitch flutter, in its roughness and in the
-    trills of Scottish English; these are not used. The bytes are equal on one
-    machine with one set of library versions; elsewhere a sample may be
-    rounded to its neighbour.
+    session, utterance), and eSpeak, which carries state from one utterance
+    to the next (in flutter, roughness, trills, and now and then in a single
+    pitch period), is loaded afresh for each speaker. So neither the number of
+    workers nor the number of other speakers changes an utterance. The bytes
+    are equal on one machine with one set of library versions; elsewhere a
+    sample may be rounded to its neighbour.
 
-Run it as ``python mini_corpus.py FOLDER [--seed N]``; an option for each argument of
-:func:`make_mini_corpus`.
+Run it as ``python mini_corpus.py FOLDER [--seed N]``; there is an option for
+each argument of :func:`make_mini_corpus`.
 
 Facts about voice variants and parameters: eSpeak NG, ``docs/voices.md`` and
 ``src/include/espeak-ng/speak_lib.h``.
 """
 
+import _ctypes
 import argparse
 import csv
 import ctypes
@@ -100,7 +101,7 @@ ACCENTS = (
 NOISES = ("white", "pink", "brown", "hum")
 
 # Offsets that keep the random generators of the two parts apart.
-_PARTS = {"train": 0, "test": 1}
+_PARTS = {"train": 0, "test": 1, "trials": 2}
 _FIRST_ID = {"train": 10001, "test": 20001}
 
 # Control frequencies of a channel's equaliser, Hz.
@@ -195,8 +196,8 @@ class Speaker:
     ``f0_hz`` is the lower end of the intonation, ``span`` its upper end
     relative to it; ``formants``, ``strengths`` and ``widths`` are factors of
     eSpeak's formants 1 to 8 (centre frequency, height, bandwidth);
-    ``voicing``, ``consonants`` are percentages; ``breath`` the noise excitation of
-    formants 1 to 8 (0: none).
+    ``voicing`` and ``consonants`` are percentages, ``breath`` is the noise
+    excitation of formants 1 to 8 (0: none).
     """
 
     name: str
@@ -238,8 +239,12 @@ class Session:
 
 
 def _rng(seed, part, *key):
-    """The random generator of one thing in one part of one corpus."""
-    return np.random.default_rng([seed, _PARTS[part], *key])
+    """The random generator of one thing in one part of one corpus.
+
+    A spawn key, because as plain entropy (1, 2) and (1, 2, 0) are equal.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(_PARTS[part], *key))
+    return np.random.default_rng(sequence)
 
 
 def _factors(rng, sigma, count):
@@ -372,18 +377,31 @@ def copy_espeak_data(folder):
 
 
 class Espeak:
-    """libespeak-ng by ctypes. Its state is the process's: one per process.
+    """libespeak-ng by ctypes, loaded afresh: ``with Espeak(folder) as voice``.
+
+    Its state is global to the process, survives ``espeak_Terminate`` and
+    colours what is said next; only unloading the library clears it. So open
+    one at a time, and close it.
 
     Arguments
     ---------
     folder : path
         A folder that :func:`copy_espeak_data` filled.
+
+    Attributes
+    ----------
+    sample_rate : int
+        Rate of what :meth:`say` returns, Hz (22050).
     """
 
-    _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: espeak_Synth calls back
-    _DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT
-    _RATE = 1  # espeakRATE
-    _UTF8 = 1  # espeakCHARS_UTF8
+    # Names and values of speak_lib.h.
+    _AUDIO_OUTPUT_SYNCHRONOUS = 2
+    _INITIALIZE_DONT_EXIT = 0x8000
+    _RATE, _VOLUME = 1, 2
+    _CHARS_UTF8 = 1
+
+    # eSpeak clips strong formants at its default volume of 100.
+    _AMPLITUDE = 20
 
     def __init__(self, folder):
         library = _espeakng_loader().get_library_path()
@@ -399,11 +417,24 @@ class Espeak:
         )
         self._callback = prototype(self._keep)  # must outlive the library
         self.sample_rate = self._library.espeak_Initialize(
-            self._SYNCHRONOUS, 0, os.fsencode(str(folder)), self._DONT_EXIT
+            self._AUDIO_OUTPUT_SYNCHRONOUS,
+            0,
+            os.fsencode(str(folder)),
+            self._INITIALIZE_DONT_EXIT,
         )
         if self.sample_rate <= 0:
             raise RuntimeError(f"eSpeak NG did not start with data in {folder}")
         self._library.espeak_SetSynthCallback(self._callback)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self._library.espeak_Terminate()
+        # ctypes itself never unloads; CPython's _ctypes has the system's call.
+        unload = getattr(_ctypes, "dlclose", None) or _ctypes.FreeLibrary
+        unload(self._library._handle)
+        del self._library
 
     def _keep(self, samples, count, _events):
         if samples and count > 0:
@@ -433,10 +464,11 @@ class Espeak:
             raise RuntimeError(f"eSpeak NG refuses voice {voice} ({status})")
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._library.espeak_SetParameter(self._RATE, int(rate), 0)
+        self._library.espeak_SetParameter(self._VOLUME, self._AMPLITUDE, 0)
         self._chunks.clear()
         data = text.encode("utf-8")
         status = self._library.espeak_Synth(
-            data, len(data) + 1, 0, 0, 0, self._UTF8, None, None
+            data, len(data) + 1, 0, 0, 0, self._CHARS_UTF8, None, None
         )
         if status != 0 or not self._chunks:
             raise RuntimeError(f"eSpeak NG said nothing to {text!r} ({status})")
@@ -448,11 +480,12 @@ class Espeak:
 # --------------------------------------------------------------------------
 
 
-def trim_silence(wave, threshold=0.003):
-    """Cut what lies before the first and after the last sample above
-    ``threshold`` (of full scale)."""
-    loud = np.flatnonzero(np.abs(wave) > threshold)
-    return wave[loud[0] : loud[-1] + 1] if loud.size else wave
+def trim_silence(wave, threshold=0.01):
+    """Cut [T] before the first and after the last sample whose magnitude
+    exceeds ``threshold`` times the largest."""
+    magnitude = np.abs(wave)
+    loud = np.flatnonzero(magnitude > threshold * np.max(magnitude))
+    return wave[loud[0] : loud[-1] + 1]
 
 
 def room_response(rng, rt60_s, drr_db):
@@ -527,55 +560,46 @@ def record(speech, session, room, rng):
 # Workers: one speaker a task
 # --------------------------------------------------------------------------
 
-_espeak = None  # the worker process's engine; eSpeak's state is global too
-
-
-def _start_worker(data_folder):
-    global _espeak
-    _espeak = Espeak(data_folder)
-
 
 def _make_speaker(task):
     """Write all utterances of a speaker and return their metadata rows."""
-    options, part, index, folder = task
+    options, part, index, folder, data_folder = task
     speaker = draw_speaker(options.seed, part, index)
     rows = []
-    for number in range(options.sessions):
-        session = draw_session(options.seed, part, index, number)
-        room = room_response(
-            _rng(options.seed, part, index, number, 0),
-            session.rt60_s,
-            session.drr_db,
+    with Espeak(data_folder) as espeak:
+        for number in range(options.sessions):
+            session = draw_session(options.seed, part, index, number)
+            target = Path(folder, part, "wav", speaker.name, session.name)
+            target.mkdir(parents=True)
+            rows += _make_session(espeak, options, speaker, session, target)
+    return rows
+
+
+def _make_session(espeak, options, speaker, session, target):
+    """Write the utterances of a session into the folder ``target``."""
+    key = options.seed, speaker.part, speaker.index, session.index
+    room = room_response(_rng(*key, 0), session.rt60_s, session.drr_db)
+    words = round(options.duration * session.rate_wpm / 60.0)
+    variant = variant_text(speaker, session.pitch)
+    common = math.gcd(SAMPLE_RATE, espeak.sample_rate)
+    up, down = SAMPLE_RATE // common, espeak.sample_rate // common
+    rows = []
+    for utterance in range(1, options.utterances + 1):
+        rng = _rng(*key, utterance)
+        text = draw_text(rng, words)
+        wave = espeak.say(
+            text,
+            speaker.accent,
+            variant,
+            session.rate_wpm,
+            seed=int(rng.integers(2**31)),
         )
-        target = Path(folder, part, "wav", speaker.name, session.name)
-        target.mkdir(parents=True)
-        for utterance in range(options.utterances):
-            rng = _rng(options.seed, part, index, number, utterance + 1)
-            words = max(2, round(options.duration * session.rate_wpm / 60.0))
-            text = draw_text(rng, words)
-            wave = _espeak.say(
-                text,
-                speaker.accent,
-                variant_text(speaker, session.pitch),
-                session.rate_wpm,
-                seed=int(rng.integers(2**31)),
-            )
-            common = math.gcd(SAMPLE_RATE, _espeak.sample_rate)
-            wave = resample_poly(
-                trim_silence(wave),
-                SAMPLE_RATE // common,
-                _espeak.sample_rate // common,
-            )
-            wave = record(wave, session, room, rng)
-            name = f"{utterance + 1:05d}.wav"
-            soundfile.write(
-                target / name, wave, SAMPLE_RATE, subtype="PCM_16"
-            )
-            rows.append(
-                _metadata_row(
-                    speaker, session, name, text, wave.size / SAMPLE_RATE
-                )
-            )
+        wave = resample_poly(trim_silence(wave), up, down)
+        wave = record(wave, session, room, rng)
+        name = f"{utterance:05d}.wav"
+        soundfile.write(target / name, wave, SAMPLE_RATE, subtype="PCM_16")
+        duration_s = wave.size / SAMPLE_RATE
+        rows.append(_metadata_row(speaker, session, name, text, duration_s))
     return rows
 
 
@@ -589,7 +613,7 @@ def _metadata_row(speaker, session, name, text, duration_s):
         "family": voice.pop("family"),
         "accent": voice.pop("accent"),
         "session": day.pop("name"),
-        "duration_s": round(duration_s, 4),
+        "duration_s": duration_s,
         "text": text,
     }
     del voice["index"], day["index"]
@@ -625,7 +649,7 @@ def draw_trials(rows, trials, seed):
     list of (int, str, str)
         Label (1: same speaker), enrolment path, test path.
     """
-    rng = np.random.default_rng([seed, len(_PARTS)])
+    rng = _rng(seed, "trials")
     speaker, session, family, accent = (
         np.unique([row[key] for row in rows], return_inverse=True)[1]
         for key in ("speaker", "session", "family", "accent")
@@ -663,22 +687,18 @@ def draw_trials(rows, trials, seed):
 
 def _write_corpus(folder, options, workers):
     """Write a whole corpus into the existing empty ``folder``."""
-    tasks = [
-        (options, part, index, str(folder))
-        for part, count in (
-            ("train", options.train_speakers),
-            ("test", options.test_speakers),
-        )
-        for index in range(count)
-    ]
+    counts = {"train": options.train_speakers, "test": options.test_speakers}
     rows = []
     with tempfile.TemporaryDirectory(prefix="espeak-") as data_folder:
         copy_espeak_data(data_folder)
+        tasks = [
+            (options, part, index, str(folder), data_folder)
+            for part, count in counts.items()
+            for index in range(count)
+        ]
         with ProcessPoolExecutor(
             max_workers=min(workers, len(tasks)),
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(data_folder,),
         ) as pool:
             results = pool.map(_make_speaker, tasks)
             bar = tqdm(results, "mini corpus", len(tasks), unit="speaker")
@@ -771,7 +791,9 @@ def make_mini_corpus(
     if workers is None:
         workers = os.cpu_count() or 1
     if type(workers) is not int or workers < 1:
-        raise ValueError(f"workers must be a whole number >= 1, got {workers!r}")
+        raise ValueError(
+            f"workers must be a whole number >= 1, got {workers!r}"
+        )
     folder = Path(folder)
     found = _read_marker(folder)
     if found == asdict(options):
@@ -779,8 +801,8 @@ def make_mini_corpus(
     if found is None and folder.exists():
         if not folder.is_dir() or any(folder.iterdir()):
             raise ValueError(
-                f"{folder} exists and is not a mini corpus (it has no {MARKER});"
-                " name another folder or remove it"
+                f"{folder} exists and is not a mini corpus (it holds no "
+                f"{MARKER}); name another folder or remove it"
             )
     strangers = _strangers(folder)
     if found is not None and strangers:
@@ -823,7 +845,7 @@ def main(argv=None):
     folder = make_mini_corpus(**vars(parser.parse_args(argv)))
     with open(folder / "metadata.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    for part in _PARTS:
+    for part in _FIRST_ID:
         mine = [row for row in rows if row["part"] == part]
         hours = sum(float(row["duration_s"]) for row in mine) / 3600.0
         speakers = len({row["speaker"] for row in mine})

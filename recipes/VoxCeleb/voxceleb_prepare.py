@@ -67,7 +67,6 @@ import json
 import multiprocessing
 import os
 import random
-import stat
 import struct
 import sys
 from bisect import bisect_right
@@ -152,7 +151,7 @@ class _Found(NamedTuple):
 
     path: str  # absolute
     name: str  # below wav/
-    size: int  # bytes; -1 if it is not a regular file
+    size: int  # bytes; 0 also for what is not a file
     mtime: int  # nanoseconds
     reason: str  # why it cannot be used, or ""
 
@@ -253,10 +252,8 @@ def prepare_voxceleb(
     >>> prepared.speakers, prepared.utterances
     (3, 6)
     """
-    roots = _check_roots(data_folder)
-    lists = _check_lists(verification_file)
     options = {
-        "roots": roots,
+        "roots": _check_roots(data_folder),
         "dev_speakers": _integer("dev_speakers", dev_speakers, 0),
         "dev_trials": _integer("dev_trials", dev_trials, 1),
         "min_duration": _seconds("min_duration", min_duration),
@@ -268,12 +265,13 @@ def prepare_voxceleb(
             "dev_speakers is 1, but impostor trials need two speakers: "
             "give 0 (no development list) or at least 2"
         )
-    workers = os.cpu_count() or 1
-    if num_workers is not None:
-        workers = _integer("num_workers", num_workers, 1)
-
+    if num_workers is None:
+        num_workers = os.cpu_count() or 1
+    workers = _integer("num_workers", num_workers, 1)
+    lists = _check_lists(verification_file)
     save_folder = Path(save_folder)
-    found = _scan(roots)
+
+    found = _scan(options["roots"])
     made_from = {
         "version": _FORMAT_VERSION,
         "options": options,
@@ -281,44 +279,49 @@ def prepare_voxceleb(
         "trial_lists": sorted(_digest(path) for path in lists),
     }
     earlier = _earlier(save_folder, made_from)
-    if earlier is not None:
-        logger.info(
-            "%s: same data and options, reusing its csv files (%d speakers, "
-            "%d utterances)",
-            save_folder,
-            earlier.speakers,
-            earlier.utterances,
-        )
-        return earlier
+    if earlier is None:
+        excluded = _trial_speakers(lists)
+        return _prepare_anew(save_folder, found, excluded, made_from, workers)
+    logger.info(
+        "%s: same data and options, reusing its csv files (%d speakers, "
+        "%d utterances)",
+        save_folder,
+        earlier.speakers,
+        earlier.utterances,
+    )
+    return earlier
 
+
+def _prepare_anew(save_folder, found, excluded, made_from, workers):
+    """Opens the files, divides the speakers and writes everything."""
+    options = made_from["options"]
+    rate = options["sample_rate"]
     _check_ids(found)
-    excluded = _trial_speakers(lists)
-    usable, left_out, stereo = _sort_out(found, excluded, options, workers)
-    counts = {reason: 0 for reason in REASONS}
-    counts.update(Counter(item.reason for item in left_out), stereo=stereo)
-
-    by_speaker = defaultdict(list)
-    for utterance in usable:
-        by_speaker[utterance.file.speaker].append(utterance)
-    held_out = _hold_out(by_speaker, options)
-    training = [u for u in usable if u.file.speaker not in held_out]
+    usable, left_out, counts = _sort_out(found, excluded, options, workers)
+    why = _why_left_out(left_out, counts)
+    held_out = _hold_out(usable, options, why)
     development = [u for u in usable if u.file.speaker in held_out]
-    _check_enough(by_speaker, held_out, counts, left_out)
+    training = [u for u in usable if u.file.speaker not in held_out]
+    speakers = len({u.file.speaker for u in training})
+    if speakers < 2:
+        raise ValueError(
+            f"{speakers} training speakers remain, at least 2 are needed; "
+            f"{len(held_out)} are held out (dev_speakers). {why}"
+        )
 
-    texts = {"train.csv": _csv_rows(training, options["sample_rate"])}
-    trials = []
+    trials = _draw_trials(development, options)
+    rows = {"train.csv": _csv_rows(training, rate)}
     if held_out:
-        trials = _draw_trials(development, options)
-        texts["dev.csv"] = _csv_rows(development, options["sample_rate"])
-        texts["veri_dev.txt"] = [[f"{y} {a} {b}"] for y, a, b in trials]
-    texts["left_out.csv"] = [_LeftOut._fields, *left_out]
+        rows["dev.csv"] = _csv_rows(development, rate)
+        rows["veri_dev.txt"] = trials
+    rows["left_out.csv"] = [_LeftOut._fields, *left_out]
     numbers = {
-        "speakers": len(by_speaker) - len(held_out),
+        "speakers": speakers,
         "utterances": len(training),
-        "hours": sum(u.frames for u in training) / options["sample_rate"] / 3600,
+        "hours": sum(u.frames for u in training) / rate / 3600,
         "counts": counts,
     }
-    _write(save_folder, texts, made_from, numbers)
+    _write(save_folder, rows, made_from, numbers)
     prepared = _preparation(save_folder, numbers, bool(held_out), False)
     _log_summary(prepared, found, held_out, development, trials, excluded)
     return prepared
@@ -499,13 +502,12 @@ def _is_plain(name):
 
 
 def _size_and_time(entry):
-    """Size (bytes) and modification time (ns); -1 if not a regular file."""
+    """Size (bytes) and modification time (ns); zeros for a link to nowhere."""
     try:
         status = entry.stat()
-    except OSError:  # a link to nowhere
-        return -1, 0
-    regular = stat.S_ISREG(status.st_mode)
-    return (status.st_size if regular else -1), status.st_mtime_ns
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _fingerprint(found):
@@ -536,8 +538,8 @@ def _check_ids(found):
 def _sort_out(found, excluded, options, workers):
     """Splits the files into usable and left out, opening those in doubt.
 
-    Returns the `_Utterance` list, the `_LeftOut` list and the number of usable
-    files with several channels.
+    Returns the `_Utterance` list, the `_LeftOut` list, and the number of files
+    for each of `REASONS`.
     """
     usable, left_out, candidates, stereo = [], [], [], 0
     for file in found:
@@ -556,7 +558,21 @@ def _sort_out(found, excluded, options, workers):
             continue
         stereo += reason == "stereo"
         usable.append(_Utterance(file, frames))
-    return usable, sorted(left_out), stereo
+    counts = dict.fromkeys(REASONS, 0)
+    counts.update(Counter(item.reason for item in left_out), stereo=stereo)
+    return usable, sorted(left_out), counts
+
+
+def _why_left_out(left_out, counts):
+    """A sentence for the errors that too few speakers cause."""
+    if not left_out:
+        return "No file was left out."
+    parts = [f"{counts[r]} {r}" for r in REASONS if counts[r] and r != "stereo"]
+    path, reason, detail = left_out[0]
+    return (
+        f"Files left out: {', '.join(parts)}, for example {path} ({reason}"
+        f"{': ' if detail else ''}{detail})."
+    )
 
 
 def _look_at_all(files, options, workers):
@@ -593,8 +609,8 @@ def _look(path_and_size, sample_rate, min_duration):
     use.
     """
     path, size = path_and_size
-    if size <= 0:
-        return "unreadable", "empty" if size == 0 else "not a file", 0
+    if size == 0:  # a pipe would block
+        return "unreadable", "empty, or not a file", 0
     try:
         with soundfile.SoundFile(path) as audio:
             return _judge(audio, path, size, sample_rate, min_duration)
@@ -665,15 +681,15 @@ def _missing_bytes(path, size):
 # ---------------------------------------------------------------- speakers
 
 
-def _hold_out(by_speaker, options):
+def _hold_out(usable, options, why):
     """The development speakers: a set of names."""
     wanted = options["dev_speakers"]
-    able = [s for s, utterances in by_speaker.items() if len(utterances) >= 2]
+    files = Counter(utterance.file.speaker for utterance in usable)
+    able = [speaker for speaker, count in files.items() if count >= 2]
     if wanted > len(able):
         raise ValueError(
-            f"dev_speakers is {wanted}, but {len(able)} of the "
-            f"{len(by_speaker)} speakers that may train have two usable files; "
-            "ask for fewer"
+            f"dev_speakers is {wanted}, but of the {len(files)} speakers that "
+            f"may train {len(able)} have two usable files; ask for fewer. {why}"
         )
 
     def lot(speaker):
@@ -681,21 +697,6 @@ def _hold_out(by_speaker, options):
         return hashlib.sha256(text.encode()).digest()
 
     return set(sorted(able, key=lot)[:wanted])
-
-
-def _check_enough(by_speaker, held_out, counts, left_out):
-    """Two speakers must remain to train."""
-    remaining = len(by_speaker) - len(held_out)
-    if remaining >= 2:
-        return
-    lost = [f"{counts[r]} {r}" for r in REASONS if counts[r] and r != "stereo"]
-    example = f" (for example {' '.join(left_out[0])})" if left_out else ""
-    raise ValueError(
-        f"{remaining} training speakers remain, at least 2 are needed: "
-        f"{len(by_speaker)} have usable files outside the trial lists, "
-        f"{len(held_out)} are held out for development (dev_speakers). "
-        f"Files left out: {', '.join(lost) or 'none'}{example}"
-    )
 
 
 def _draw_trials(development, options):
@@ -765,38 +766,42 @@ def _csv_rows(utterances, sample_rate):
     return rows
 
 
-def _write(save_folder, texts, made_from, numbers):
-    """Replaces the files of an earlier preparation; prepare.json comes last."""
+def _write(save_folder, rows, made_from, numbers):
+    """Replaces the files of an earlier preparation; prepare.json comes last.
+
+    ``rows`` are the rows of each file, by its name.
+    """
     save_folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in texts.items():
-        _write_rows(save_folder / f"{name}.tmp", rows, name.endswith(".csv"))
+    for name in rows:
+        _write_rows(save_folder / f"{name}.tmp", rows[name])
     record = {
         **made_from,
-        "files": {n: _digest(save_folder / f"{n}.tmp") for n in texts},
+        "files": {n: _digest(save_folder / f"{n}.tmp") for n in rows},
         "numbers": numbers,
     }
     stale = ["prepare.json", "label_encoder.txt"]
-    stale += [n for n in ("dev.csv", "veri_dev.txt") if n not in texts]
+    stale += [n for n in ("dev.csv", "veri_dev.txt") if n not in rows]
     for name in stale:
         if (save_folder / name).exists():
             logger.info("Deleting %s, which is stale", save_folder / name)
             (save_folder / name).unlink()
-    for name in texts:
+    for name in rows:
         os.replace(save_folder / f"{name}.tmp", save_folder / name)
     temporary = save_folder / "prepare.json.tmp"
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, save_folder / "prepare.json")
 
 
-def _write_rows(path, rows, as_csv):
+def _write_rows(path, rows):
+    """Writes x.csv.tmp with commas, x.txt.tmp with spaces and no quotes."""
     # Names that are not UTF-8 occur in left_out.csv only.
     with open(
         path, "w", newline="", encoding="utf-8", errors="backslashreplace"
     ) as stream:
-        if as_csv:
+        if path.stem.endswith(".csv"):
             csv.writer(stream, lineterminator="\n").writerows(rows)
         else:
-            stream.writelines(f"{text}\n" for (text,) in rows)
+            stream.writelines(" ".join(map(str, row)) + "\n" for row in rows)
 
 
 def _earlier(save_folder, made_from):

@@ -13,6 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
+from scipy.stats import spearmanr
 
 pytest.importorskip("espeakng_loader")
 mini_corpus = pytest.importorskip("mini_corpus")
@@ -35,12 +36,18 @@ def corpus(tmp_path_factory):
     return mini_corpus.make_mini_corpus(folder, **TINY, workers=2)
 
 
-@pytest.fixture(scope="module")
-def espeak(tmp_path_factory):
+@pytest.fixture
+def data_folder(tmp_path):
+    """A folder with eSpeak's data."""
+    mini_corpus.copy_espeak_data(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def espeak(data_folder):
     """eSpeak NG in the process of the tests."""
-    folder = tmp_path_factory.mktemp("espeak")
-    mini_corpus.copy_espeak_data(folder)
-    return mini_corpus.Espeak(folder)
+    with mini_corpus.Espeak(data_folder) as engine:
+        yield engine
 
 
 def metadata(folder):
@@ -95,14 +102,18 @@ def test_layout_and_metadata(corpus):
 
 
 def test_audio_is_sane(corpus):
-    for row in metadata(corpus):
+    rows = metadata(corpus)
+    # 1.5 s are asked for; noise at both ends adds 0.25 s on average.
+    middle = np.median([float(row["duration_s"]) for row in rows])
+    assert middle == pytest.approx(1.75, rel=0.15)
+    for row in rows:
         path = corpus / row["part"] / "wav" / row["path"]
         info = soundfile.info(path)
         kind = (info.samplerate, info.channels, info.subtype)
         assert kind == (16000, 1, "PCM_16")
         wave, _ = soundfile.read(path)
         assert 0.8 < wave.size / 16000 < 3.0
-        assert wave.size / 16000 == pytest.approx(float(row["duration_s"]))
+        assert wave.size / 16000 == float(row["duration_s"])
         assert 0.01 < np.abs(wave).max() < 0.96
         level = 10 * np.log10(np.mean(wave**2))
         assert level < float(row["level_dbfs"]) + 0.1
@@ -165,24 +176,44 @@ def test_another_seed_is_another_corpus():
     assert train.formants != test.formants
 
 
-def test_espeak_carries_nothing_over(espeak):
-    """Each utterance sounds the same after whatever was said before."""
-    said = []
+def test_a_fresh_espeak_remembers_nothing(data_folder):
+    """What was said before the library was unloaded does not matter.
+
+    Flutter and roughness, which the corpus does not use, show what there is
+    to remember: with them even a repeated utterance differs.
+    """
+    speaker = mini_corpus.draw_speaker(3, "train", 0)
+    variant = mini_corpus.variant_text(speaker)
+    for name in ("flutter", "roughness"):
+        assert f"{name} 0" in variant
+        variant = variant.replace(f"{name} 0", f"{name} 5")
+    said = ("A thirsty sailor painted nine houses.", "en-US", variant, 160)
+    waves = []
+    for words in range(4):
+        with mini_corpus.Espeak(data_folder) as engine:
+            waves.append(engine.say(*said))
+            repeated = engine.say(*said)
+            for _ in range(words):
+                engine.say("Something else.", "en-029", variant, 200)
+    assert not np.array_equal(repeated, waves[0])
+    for wave in waves[1:]:
+        np.testing.assert_array_equal(wave, waves[0])
+
+
+def test_the_seed_of_espeak_is_its_breath(espeak):
+    speaker = mini_corpus.draw_speaker(3, "train", 0)
+    breathy = mini_corpus.Speaker(**{**vars(speaker), "breath": 6})
+    said = ("Hello.", "en-US", mini_corpus.variant_text(breathy), 160)
+    one, two = (espeak.say(*said, seed=seed) for seed in (1, 2))
+    assert not np.array_equal(one, two)
+
+
+def test_espeak_does_not_clip(espeak):
     for index in range(60):
-        speaker = mini_corpus.draw_speaker(3, "train", index)
-        said.append(
-            (
-                mini_corpus.draw_text(np.random.default_rng(index), 5),
-                speaker.accent,
-                mini_corpus.variant_text(speaker, 1 + index / 100),
-                150 + index,
-            )
-        )
-    first = [espeak.say(*arguments) for arguments in said]
-    order = np.random.default_rng(0).permutation(len(said))
-    second = {index: espeak.say(*said[index]) for index in order}
-    for index, wave in enumerate(first):
-        np.testing.assert_array_equal(wave, second[index])
+        speaker = mini_corpus.draw_speaker(1, "train", index)
+        variant = mini_corpus.variant_text(speaker)
+        wave = espeak.say("Nine old houses.", speaker.accent, variant, 180)
+        assert 0.02 < np.abs(wave).max() < 0.9
 
 
 # --------------------------------------------------------------- the draws
@@ -233,6 +264,28 @@ def test_a_session_knows_nothing_of_its_speaker():
         assert np.all(value.std((0, 1)) > 0), key
 
 
+def test_no_session_draws_its_speakers_random_numbers():
+    """Voice and day come from different generators, the first day too.
+
+    300 independent pairs: a rank correlation beyond 0.3 has p < 1e-6.
+    """
+    for part in ("train", "test"):
+        speakers = [mini_corpus.draw_speaker(1, part, i) for i in range(300)]
+        bounds = [mini_corpus.FAMILIES[speaker.family] for speaker in speakers]
+        voice = [
+            [(s.f0_hz - low) / (high - low), s.span, s.formants[0], s.voicing]
+            for s, (low, high, _) in zip(speakers, bounds)
+        ]
+        for number in range(3):
+            days = [
+                mini_corpus.draw_session(1, part, i, number) for i in range(300)
+            ]
+            day = [[d.pitch, d.rate_wpm, d.snr_db, d.rt60_s] for d in days]
+            rank = spearmanr(np.hstack([voice, day])).statistic
+            np.fill_diagonal(rank, 0.0)
+            assert np.abs(rank).max() < 0.3
+
+
 def test_text_has_the_words_asked_for_and_varies():
     rng = np.random.default_rng(0)
     texts = [mini_corpus.draw_text(rng, 9) for _ in range(500)]
@@ -281,7 +334,7 @@ def pitch_hz(wave, rate):
     found = []
     for start in range(0, wave.size - 1024, 512):
         frame = wave[start : start + 1024]
-        if np.sqrt(np.mean(frame**2)) < 0.03:
+        if np.sqrt(np.mean(frame**2)) < 0.1 * np.abs(wave).max():
             continue
         power = np.abs(np.fft.rfft(frame - frame.mean(), 4096)) ** 2
         echo = np.fft.irfft(power)
@@ -295,15 +348,17 @@ def pitch_hz(wave, rate):
 def test_the_voice_is_the_speakers(espeak):
     """eSpeak speaks at the pitch and with the formants of the variant."""
     text = "The old teacher followed a yellow river outside."
-    for family, (low, high, _) in mini_corpus.FAMILIES.items():
-        index = list(mini_corpus.FAMILIES).index(family)
+    for index in range(len(mini_corpus.FAMILIES)):
         speaker = mini_corpus.draw_speaker(1, "train", index)
-        for factor in (0.9, 1.1):
+        pitches = []
+        for factor in (0.85, 1.2):
             variant = mini_corpus.variant_text(speaker, factor)
             wave = espeak.say(text, speaker.accent, variant, 160)
             pitch = pitch_hz(wave, espeak.sample_rate)
             bottom = 0.95 * factor * speaker.f0_hz
             assert bottom < pitch < 1.1 * factor * speaker.f0_hz * speaker.span
+            pitches.append(pitch)
+        assert pitches[1] / pitches[0] == pytest.approx(1.2 / 0.85, rel=0.1)
     centroids = []
     for tract in (0.9, 1.1, 1.3):
         voice = mini_corpus.Speaker(
@@ -341,7 +396,8 @@ def test_noise_colours():
     hertz = np.fft.rfftfreq(size, 1 / 16000)
 
     def band(kind, centre):
-        return power[kind][(hertz > centre / 1.1) & (hertz < centre * 1.1)].mean()
+        near = (hertz > centre / 1.1) & (hertz < centre * 1.1)
+        return power[kind][near].mean()
 
     for kind, octave_db in (("white", 0), ("pink", -3), ("brown", -6)):
         fall = 10 * np.log10(band(kind, 4000) / band(kind, 1000)) / 2
@@ -391,12 +447,10 @@ def test_channel_and_recording():
 
 
 def test_trim_silence():
-    wave = np.concatenate([np.zeros(50), [0.1, 0.0, -0.2], np.full(9, 1e-4)])
+    wave = np.concatenate([np.zeros(50), [0.1, 0.0, -0.2], np.full(9, 1e-3)])
     np.testing.assert_array_equal(
         mini_corpus.trim_silence(wave), [0.1, 0.0, -0.2]
     )
-    silence = np.zeros(5)
-    assert mini_corpus.trim_silence(silence).size == 5
 
 
 # ------------------------------------------------- finding, replacing, refusing

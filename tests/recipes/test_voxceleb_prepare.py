@@ -371,6 +371,11 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     assert prepared.utterances == 12 and prepared.counts["misplaced"] == 1
 
 
+def test_progress_bar_counts_files(tmp_path, capfd):
+    prepare(tree(tmp_path))
+    assert "16/16" in capfd.readouterr().err
+
+
 def test_summary_is_one_block(tmp_path, caplog):
     short(put(tree(tmp_path), "id00/s0/short.wav"))
     with caplog.at_level(logging.INFO):
@@ -426,7 +431,7 @@ def test_development_speakers_have_two_usable_files(tmp_path):
         short(tmp_path / f"wav/id{number}/s0/1.wav")
     prepared = prepare(tmp_path, dev_speakers=3)
     assert {row["spk_id"] for row in rows(prepared.dev_csv)} == {"id00", "id01", "id02"}
-    with pytest.raises(ValueError, match="dev_speakers is 4, but 3 of the 9 speakers"):
+    with pytest.raises(ValueError, match="dev_speakers is 4, but of the 9 .* 3 have two .* 6 too_short"):
         prepare(tmp_path, dev_speakers=4)
 
 
@@ -471,6 +476,16 @@ def test_most_trials_of_each_kind_and_even_shares(tmp_path):
     assert shares == {"id00": 1, "id01": 1, "id02": 9, "id03": 9}
 
 
+def test_fewer_target_trials_than_speakers_take_any_of_them(tmp_path):
+    tree(tmp_path, 6, utterances=1)
+    drawn = set()
+    for seed in range(8):
+        prepared = prepare(tmp_path, tmp_path / str(seed), dev_speakers=4, dev_trials=1, seed=seed)
+        speakers = sorted({row["spk_id"] for row in rows(prepared.dev_csv)})
+        drawn |= {speakers.index(a[:4]) for label, a, _ in trials(prepared) if label == "1"}
+    assert len(drawn) >= 2
+
+
 def test_impostor_pairs_are_numbered_completely():
     groups = [["a1"], ["b1", "b2", "b3"], ["c1", "c2"]]
     expected = {(x, y) for x, y in combinations(sum(groups, []), 2) if x[0] != y[0]}
@@ -489,6 +504,17 @@ def test_hamsb_reads_and_finds_the_trials(tmp_path):
     assert files <= {row["wav"] for row in rows(prepared.dev_csv)}
 
 
+def test_names_with_quotes_and_commas_survive(tmp_path):
+    for speaker in ("plain", "q", "r", "s"):
+        for name in ('say "a",b', "it's"):
+            put(tmp_path, f'{speaker}/s0/{name.replace(" ", "_")}.wav')
+    prepared = prepare(tmp_path, dev_speakers=2)
+    listed = read_trials(prepared.dev_trials)
+    assert {path.split("/")[2] for path in listed.enrol} >= {"it's.wav", 'say_"a",b.wav'}
+    assert len(find_utterances(listed, tmp_path)) == 4
+    assert all(os.path.exists(row["wav"]) for row in rows(prepared.train_csv))
+
+
 # ------------------------------------------------------------------ determinism
 
 
@@ -498,7 +524,22 @@ def test_seed_draws_speakers_and_trials(tmp_path):
         contents(prepare(tmp_path, tmp_path / str(i), dev_speakers=5, dev_trials=4, seed=s).train_csv.parent)
         for i, s in enumerate((1, 1, 2))
     ]
-    assert made[0] == made[1] != made[2]
+    assert made[0] == made[1]
+    for name in ("train.csv", "dev.csv", "veri_dev.txt"):
+        assert made[0][0][name] != made[2][0][name]
+
+
+def test_seed_draws_trials_of_the_same_speakers(tmp_path):
+    """Two of two able speakers: only the trials can differ."""
+    tree(tmp_path, 2, sessions=3, utterances=4)
+    tree(tmp_path, 2, sessions=1, utterances=1, first=5)
+    one, two = (
+        prepare(tmp_path, tmp_path / str(seed), dev_speakers=2, dev_trials=8, seed=seed) for seed in (1, 2)
+    )
+    assert one.dev_csv.read_text() == two.dev_csv.read_text()
+    for label in "10":
+        drawn = [[t for t in trials(p) if t[0] == label] for p in (one, two)]
+        assert len(drawn[0]) == len(drawn[1]) == 8 and drawn[0] != drawn[1]
 
 
 def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
@@ -615,7 +656,7 @@ def remove(root):
 
 
 def rename(root):
-    (root / "wav/id00").rename(root / "wav/id77")
+    (root / "wav/id03").rename(root / "wav/id03x")  # stays the last of the tree
 
 
 def resize(root):
@@ -749,7 +790,7 @@ def test_too_few_speakers_says_why_files_are_left_out(tmp_path):
     tree(tmp_path, 1)
     for number in range(5, 8):
         put(tmp_path, f"id0{number}/s0/0.wav", rate=8000)
-    with pytest.raises(ValueError, match=r"Files left out: 3 other_rate .*8000 Hz"):
+    with pytest.raises(ValueError, match=r"Files left out: 3 other_rate, .*: 8000 Hz"):
         prepare(tmp_path)
 
 

@@ -1,0 +1,482 @@
+#!/usr/bin/env python3
+"""Train a speaker embedding model, verify it, and export it.
+
+    python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
+
+prepare -> train -> choose -> average -> verify -> export. Everything of a run
+is in its ``output_folder``: ``train_log.txt`` (a line an epoch), ``report.md``,
+``det.png``, ``scores_<list>.txt`` and ``export/``, the folder that
+``EncoderClassifier.from_hparams`` loads.
+
+The yaml is loaded in two steps, because hyperpyyaml builds every object as it
+loads: first the plain keys, on which the data are prepared; then the objects,
+with ``out_n_neurons`` set to the number of training speakers and
+``steps_per_epoch``, where the yaml has it, to the number of batches.
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+import yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.dataio import audio_io
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    add_dynamic_item,
+    set_output_keys,
+)
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.nnet.schedulers import update_learning_rate
+from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+from verify import read_lists, score_lists, write_results
+from voxceleb_prepare import prepare_voxceleb
+
+import hamsb
+from hamsb.export import export_model
+from hamsb.metrics import eer
+from hamsb.scoring import (
+    cosine_scores,
+    embed_utterances,
+    find_utterances,
+    read_trials,
+)
+
+logger = get_logger("train")
+
+AVERAGED = ("embedding_model", "classifier")
+
+
+# ------------------------------------------------------------- loading the yaml
+
+
+def plain_keys(text):
+    """The keys of a resolved yaml whose values hold no tag: nothing is built."""
+
+    def is_plain(node):
+        if node.tag.startswith("!"):
+            return False
+        if isinstance(node, yaml.MappingNode):
+            return all(is_plain(value) for _, value in node.value)
+        if isinstance(node, yaml.SequenceNode):
+            return all(is_plain(value) for value in node.value)
+        return True
+
+    root = yaml.compose(text)
+    root.value = [(key, value) for key, value in root.value if is_plain(value)]
+    return load_hyperpyyaml(yaml.serialize(root))
+
+
+def resolve(hparams_file, overrides):
+    """The yaml's text with overrides applied and references resolved."""
+    with open(hparams_file, encoding="utf-8") as file:
+        return resolve_references(file, overrides, overrides_must_match=True).getvalue()
+
+
+def count_overrides(overrides, plain, preparation):
+    """The overrides, with what was counted in the data added.
+
+    ``out_n_neurons`` becomes the number of training speakers, unless the
+    command line gives a larger one; a smaller one is a ValueError.
+    ``steps_per_epoch`` becomes the number of whole batches.
+    """
+    given = plain_keys(overrides) if overrides else {}
+    speakers = preparation.speakers
+    if given.get("out_n_neurons", speakers) < speakers:
+        raise ValueError(
+            f"out_n_neurons={given['out_n_neurons']}, but the training data have "
+            f"{speakers} speakers; leave it out to have it counted."
+        )
+    batch_size = plain["batch_size"]
+    steps = preparation.utterances // batch_size
+    if steps == 0:
+        raise ValueError(
+            f"batch_size={batch_size}, but the training data have only "
+            f"{preparation.utterances} utterances."
+        )
+    counted = {"out_n_neurons": speakers, "steps_per_epoch": steps}
+    added = [
+        f"{name}: {count}"
+        for name, count in counted.items()
+        if name in plain and name not in given
+    ]
+    return "\n".join([overrides, *added] if overrides else added)
+
+
+# ---------------------------------------------------------------------- the data
+
+
+def prepare(plain):
+    """Make the mini corpus where the yaml asks for it; write the csv files."""
+    if "mini_corpus" in plain:
+        from mini_corpus import make_mini_corpus
+
+        run_on_main(make_mini_corpus, kwargs=plain["mini_corpus"])
+    return run_on_main(
+        prepare_voxceleb,
+        kwargs={
+            name: plain[name]
+            for name in (
+                "data_folder",
+                "save_folder",
+                "verification_file",
+                "dev_speakers",
+                "dev_trials",
+                "min_duration",
+                "sample_rate",
+            )
+        },
+    )
+
+
+def dataio_prep(hparams):
+    """The training dataset (random crops and speaker indices) and its labels."""
+    crop = int(hparams["sentence_len"] * hparams["sample_rate"])
+
+    @sb.utils.data_pipeline.takes("wav", "start", "stop")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav, start, stop):
+        return random_crop(wav, int(start), int(stop), crop)
+
+    labels = CategoricalEncoder()
+
+    @sb.utils.data_pipeline.takes("spk_id")
+    @sb.utils.data_pipeline.provides("spk_id", "spk_id_encoded")
+    def label_pipeline(spk_id):
+        yield spk_id
+        yield labels.encode_sequence_torch([spk_id])
+
+    train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
+    add_dynamic_item([train], audio_pipeline)
+    add_dynamic_item([train], label_pipeline)
+    labels.load_or_create(
+        path=Path(hparams["save_folder"]) / "label_encoder.txt",
+        from_didatasets=[train],
+        output_key="spk_id",
+    )
+    labels.expect_len(len(labels))
+    set_output_keys([train], ["id", "sig", "spk_id_encoded"])
+    return train, labels
+
+
+def random_crop(path, start, stop, length):
+    """``length`` samples from a random place of a file; a short file is wrapped.
+
+    Only the crop is read; channels are averaged. [length], float32.
+    """
+    spare = max(stop - start - length, 0)
+    offset = start + int(torch.randint(spare + 1, ()))
+    audio, _ = audio_io.load(
+        path,
+        frame_offset=offset,
+        num_frames=min(length, stop - start),
+        channels_first=False,
+    )
+    audio = audio.mean(-1)
+    return audio.repeat(-(-length // len(audio)))[:length]
+
+
+# ------------------------------------------------------------------ the training
+
+
+class SpeakerBrain(sb.Brain):
+    """SpeechBrain's speaker embedding training, with the EER of held-out
+    development speakers at the end of every epoch.
+
+    Arguments
+    ---------
+    development : tuple of (Trials, dict of str to Path), optional
+        The development trials and their files.
+    """
+
+    def __init__(self, *args, development=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.development = development
+        self.seconds = 0.0  # of training, those before an interruption included
+
+    # the forward pass and the loss
+
+    def compute_forward(self, batch, stage):
+        batch = batch.to(self.device)
+        wavs, lengths = batch.sig
+        targets, _ = batch.spk_id_encoded
+        if hasattr(self.hparams, "wav_augment"):
+            wavs, lengths = self.hparams.wav_augment(wavs, lengths)
+            targets = self.hparams.wav_augment.replicate_labels(targets)
+        features = self.modules.compute_features(wavs)
+        features = self.modules.mean_var_norm(features, lengths)
+        if hasattr(self.hparams, "fea_augment"):
+            features, lengths = self.hparams.fea_augment(features, lengths)
+            targets = self.hparams.fea_augment.replicate_labels(targets)
+        embeddings = self.modules.embedding_model(features)
+        self.count_limited(embeddings)
+        return self.modules.classifier(embeddings), targets, lengths
+
+    def compute_objectives(self, predictions, batch, stage):
+        predictions, targets, lengths = predictions
+        return self.hparams.compute_cost(predictions, targets, lengths)
+
+    def count_limited(self, embeddings):
+        """Count the embeddings that the head's ball, if it has one, cuts short."""
+        ball = getattr(unwrapped(self.modules.classifier), "ball", None)
+        if ball is not None:
+            self.limited.append(ball.limited(embeddings.detach()).float().mean())
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        annealing = self.hparams.lr_annealing
+        if should_step and hasattr(annealing, "on_batch_end"):
+            annealing.on_batch_end(self.optimizer)
+
+    # the course of training
+
+    def on_fit_start(self):
+        super().on_fit_start()
+        latest = self.checkpointer.find_checkpoint()
+        if latest is not None:
+            self.seconds = latest.meta.get("seconds", 0.0)
+
+    def on_stage_start(self, stage, epoch=None):
+        self.limited = []
+        self.started = time.time()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Only training has a stage: development is embedded, not classified."""
+        train_stats = {"loss": stage_loss}
+        if self.limited:
+            train_stats["limited"] = torch.stack(self.limited).mean().item()
+        meta = {"epoch": epoch}
+        valid_stats = None
+        if self.development is not None:
+            meta["EER"] = run_on_main(self.development_eer)
+            valid_stats = {"EER": 100 * meta["EER"]}
+        old_rate, new_rate = self.hparams.lr_annealing(epoch)
+        update_learning_rate(self.optimizer, new_rate)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "lr": old_rate}, train_stats, valid_stats
+        )
+        self.seconds += time.time() - self.started
+        self.checkpointer.save_and_keep_only(
+            meta={**meta, "seconds": self.seconds},
+            num_to_keep=self.hparams.avg_checkpoints,
+            min_keys=["EER"] if self.development is not None else [],
+            importance_keys=[],
+        )
+
+    # the model that comes out
+
+    def encode(self, wavs):
+        """Audio [1, T] -> embedding [1, 1, D], computed as EncoderClassifier does."""
+        self.modules.eval()
+        wavs = wavs.to(self.device)
+        lengths = torch.ones(len(wavs), device=self.device)
+        with torch.no_grad(), self.evaluation_ctx:
+            features = self.modules.compute_features(wavs)
+            features = self.modules.mean_var_norm(features, lengths)
+            return unwrapped(self.modules.embedding_model)(features, lengths)
+
+    def mean_features(self, wavs):
+        """Audio [1, T] -> the mean over time of its features [1, n_mels]: a
+        verification system without any training, to compare with."""
+        with torch.no_grad():
+            return self.modules.compute_features(wavs.to(self.device)).mean(1)
+
+    def development_eer(self):
+        """EER of the development trials, a fraction."""
+        trials, files = self.development
+        embeddings = embed_utterances(
+            files, self.encode, self.hparams.sample_rate, not self.noprogressbar
+        )
+        return eer(cosine_scores(embeddings, trials), trials.labels)[0]
+
+    def choose_and_average(self):
+        """Load the mean of the chosen checkpoints' weights; returns their epochs.
+
+        ``average_by`` "last" takes the last ``avg_checkpoints`` epochs, "best"
+        those with the lowest development EER.
+        """
+        keys = {"last": None, "best": "EER"}
+        by = self.hparams.average_by
+        if by not in keys or (by == "best" and self.development is None):
+            raise ValueError(
+                f"average_by={by!r}: 'last', or 'best' with development speakers."
+            )
+        chosen = self.checkpointer.find_checkpoints(
+            min_key=keys[by], max_num_checkpoints=self.hparams.avg_checkpoints
+        )
+        if not chosen:
+            raise FileNotFoundError(
+                f"{self.checkpointer.checkpoints_dir}: no checkpoint; train first."
+            )
+        for name in AVERAGED:
+            weights = average_checkpoints(chosen, name)
+            unwrapped(self.modules[name]).load_state_dict(weights)
+        return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
+
+
+def unwrapped(module):
+    """The module inside DistributedDataParallel, or itself."""
+    return getattr(module, "module", module)
+
+
+# -------------------------------------------------------------------- the report
+
+
+def run_table(hparams, brain, epochs):
+    """The run in one line: loss, sizes, epochs, time."""
+
+    def millions(module):
+        return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
+
+    header = ["loss", "head", "parameters", "in the head", "epochs", "averaged", "minutes"]
+    cells = [
+        hparams["compute_cost"],
+        describe(hparams["classifier"]),
+        millions(hparams["embedding_model"]),
+        millions(hparams["classifier"]),
+        hparams["epoch_counter"].current,
+        ", ".join(map(str, epochs)),
+        f"{brain.seconds / 60:.1f}",
+    ]
+    lines = [header, ["---"] * len(header), [str(cell) for cell in cells]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def describe(classifier):
+    """A head in a few words."""
+    ball = getattr(classifier, "ball", None)
+    return f"{type(classifier).__name__}" + (f", {ball}" if ball is not None else "")
+
+
+def conditions(hparams_file, arguments, preparation, brain, development_eer):
+    """What the numbers were measured under."""
+    lines = [
+        f"Command: `train.py {shlex.join(arguments)}`",
+        f"Training: {preparation.speakers} speakers, {preparation.utterances} "
+        f"utterances, {preparation.hours:.2f} hours",
+        "Scoring: cosine, one embedding an utterance, no padding, no normalisation",
+        f"Software: hamsb {hamsb.__version__}, speechbrain {sb.__version__}, "
+        f"torch {torch.__version__}, on {brain.device}, {torch.get_num_threads()} threads",
+    ]
+    if development_eer is not None:
+        lines.insert(2, f"Development EER: {100 * development_eer:.2f} %")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+CARD = """# Speaker embeddings trained with {loss}
+
+Made by [hamsb](https://arxiv.org/abs/2601.19709 "H- and HAM-Softmax") {version}, experiment `{experiment}`.
+
+{report}
+## How to use it
+
+The folder may be moved; nothing is downloaded. Audio: {sample_rate} Hz, mono.
+
+```python
+from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
+
+encoder = EncoderClassifier.from_hparams(source="path/to/this/folder")
+embedding = encoder.encode_batch(encoder.load_audio("speech.wav").unsqueeze(0))  # [1, 1, D]
+scores, best, index, name = encoder.classify_file("speech.wav")  # training speakers
+
+verification = SpeakerRecognition.from_hparams(source="path/to/this/folder")
+score, same = verification.verify_files("one.wav", "other.wav")  # cosine; accepts above 0.25
+```
+
+With `hparams_file="embedding.yaml"` the embeddings and `verify_files` need
+SpeechBrain alone; `hyperparams.yaml` needs hamsb installed for the classifier.
+SpeechBrain's threshold of 0.25 is fixed and not this model's.
+"""
+
+
+# ------------------------------------------------------------------------- main
+
+
+def main(arguments):
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
+
+    # The plain keys, and the data.
+    plain = plain_keys(resolve(hparams_file, overrides))
+    output_folder = Path(plain["output_folder"])
+    sb.create_experiment_directory(output_folder)
+    preparation = prepare(plain)
+    lists = read_lists(plain["verification_file"])
+
+    # The objects.
+    overrides = count_overrides(overrides, plain, preparation)
+    resolved = resolve(hparams_file, overrides)
+    if if_main_process():
+        (output_folder / "hyperparams.yaml").write_text(resolved, encoding="utf-8")
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=True)
+    train_data, labels = dataio_prep(hparams)
+    development = None
+    if preparation.dev_trials is not None:
+        trials = read_trials(preparation.dev_trials)
+        development = trials, find_utterances(trials, hparams["data_folder"])
+    brain = SpeakerBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+        development=development,
+    )
+
+    def score(encode):
+        return score_lists(
+            encode,
+            lists,
+            hparams["test_data_folder"],
+            hparams["sample_rate"],
+            progress=not brain.noprogressbar,
+        )
+
+    systems = {}
+    if hparams["baselines"] and if_main_process():
+        systems["untrained network"] = score(brain.encode)
+        systems["mean log-mel vector"] = score(brain.mean_features)
+
+    brain.fit(
+        brain.hparams.epoch_counter,
+        train_data,
+        train_loader_kwargs=hparams["dataloader_options"],
+    )
+    if not if_main_process():
+        return
+
+    # The model that comes out.
+    epochs = brain.choose_and_average()
+    development_eer = brain.development_eer() if development else None
+    systems["trained"] = score(brain.encode)
+    results = write_results(output_folder, lists, systems, scored="trained")
+    tables = f"{run_table(hparams, brain, epochs)}\n{results}\n"
+    facts = conditions(hparams_file, arguments, preparation, brain, development_eer)
+    report = f"{tables}{facts}\n"
+    experiment = Path(hparams_file).stem
+    (output_folder / "report.md").write_text(
+        f"# {experiment}\n\n{report}\n![DET](det.png)\n", encoding="utf-8"
+    )
+    export = export_model(
+        output_folder / "export",
+        resolved,
+        {name: unwrapped(brain.modules[name]) for name in AVERAGED},
+        labels,
+        CARD.format(
+            loss=hparams["compute_cost"],
+            version=hamsb.__version__,
+            experiment=experiment,
+            report=report,
+            sample_rate=hparams["sample_rate"],
+        ),
+    )
+    print(f"\n{tables}\nReport: {output_folder / 'report.md'}\nModel: {export}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Verify speakers with an exported model: scores, EER and minDCF of trial lists.
+
+    python recipes/VoxCeleb/verify.py hparams/verify.yaml --model=<export folder>
+
+writes ``scores_<list>.txt``, ``report.md`` and ``det.png`` to ``output_folder``
+and prints the table. Every utterance is embedded once, without padding, and
+compared by cosine.
+"""
+
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.inference.classifiers import EncoderClassifier
+
+from hamsb.plots import plot_det
+from hamsb.scoring import (
+    cosine_scores,
+    embed_utterances,
+    evaluate_trials,
+    find_utterances,
+    read_trials,
+    results_table,
+    write_scores,
+)
+
+
+def read_lists(files):
+    """The trial lists of one file or several: a list of Trials.
+
+    ValueError where two have one name, since their results would overwrite
+    each other.
+    """
+    lists = [read_trials(file) for file in ([files] if isinstance(files, str) else files)]
+    names = [trials.name for trials in lists]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"verification_file: two trial lists are named {name!r}.")
+    return lists
+
+
+def score_lists(encode, lists, roots, sample_rate, progress=True):
+    """Embed each utterance of the lists once and score every trial.
+
+    Arguments
+    ---------
+    encode : callable
+        Audio [1, T] -> embedding [1, 1, D].
+    lists : list of Trials
+    roots : str or list of str
+        The folders that hold ``wav/``.
+    sample_rate : int
+        Hz.
+    progress : bool
+
+    Returns
+    -------
+    dict
+        Name of the list -> cosine of each trial, [N].
+    """
+    files = {}
+    for trials in lists:
+        files.update(find_utterances(trials, roots))
+    embeddings = embed_utterances(files, encode, sample_rate, progress)
+    return {trials.name: cosine_scores(embeddings, trials) for trials in lists}
+
+
+def write_results(folder, lists, systems, scored):
+    """Write scores, DET plot and table of one or more systems.
+
+    Arguments
+    ---------
+    folder : str or Path
+    lists : list of Trials
+    systems : dict
+        Name of the system -> what `score_lists` returned for it.
+    scored : str
+        The system whose scores are written to ``scores_<list>.txt``.
+
+    Returns
+    -------
+    str
+        The results as a markdown table, one line a list and system.
+    """
+    folder, results, curves = Path(folder), [], {}
+    for trials in lists:
+        for system, scores in systems.items():
+            label = f"{trials.name}: {system}" if len(systems) > 1 else trials.name
+            results.append({**evaluate_trials(trials, scores[trials.name]), "list": label})
+            curves[label] = (scores[trials.name], trials.labels)
+        write_scores(
+            folder / f"scores_{trials.name}.txt", trials, systems[scored][trials.name]
+        )
+    plot_det(curves, folder / "det.png")
+    return results_table(results)
+
+
+def main(arguments):
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=True)
+    model = Path(hparams["model"])
+    if not (model / "hyperparams.yaml").is_file():
+        raise FileNotFoundError(
+            f"{model}: no exported model here (no hyperparams.yaml); give the export "
+            "folder of a training run, --model=results/<name>/<seed>/export."
+        )
+    lists = read_lists(hparams["verification_file"])
+    encoder = EncoderClassifier.from_hparams(source=str(model), run_opts=run_opts)
+    scores = score_lists(
+        encoder.encode_batch,
+        lists,
+        hparams["test_data_folder"],
+        encoder.hparams.audio_normalizer.sample_rate,
+        progress=not run_opts.noprogressbar,
+    )
+    folder = Path(hparams["output_folder"])
+    table = write_results(folder, lists, {"model": scores}, scored="model")
+    text = f"# Verification of {model}\n\nCosine scores, one embedding an utterance.\n\n{table}"
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    print(table)
+    print(f"Scores, table and DET plot: {folder}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -86,7 +86,7 @@ FAMILIES = {
     "tenor": (110.0, 150.0, 1.03),
     "alto": (145.0, 190.0, 1.11),
     "soprano": (180.0, 235.0, 1.19),
-    "child": (225.0, 295.0, 1.31),
+    "child": (205.0, 260.0, 1.31),
 }
 
 #: Accents: names of eSpeak voices in its folder ``lang/gmw``.

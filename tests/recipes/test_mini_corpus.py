@@ -338,7 +338,7 @@ def pitch_hz(wave, rate):
             continue
         power = np.abs(np.fft.rfft(frame - frame.mean(), 4096)) ** 2
         echo = np.fft.irfft(power)
-        first, last = rate // 450, rate // 55
+        first, last = rate // 550, rate // 55
         lag = first + np.argmax(echo[first:last])
         if echo[lag] > 0.6 * echo[0]:
             found.append(rate / lag)

@@ -36,6 +36,12 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 _LABELS = "label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder\n"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Names its anchors apart from those that hyperpyyaml makes as it loads."""
+
+    ANCHOR_TEMPLATE = "shared%03d"
+
+
 def export_model(folder, hparams_yaml, modules, label_encoder, card):
     """Write the folder, whole or not at all; an older one is replaced.
 
@@ -120,7 +126,7 @@ def inference_yaml(hparams_yaml, trained, labels):
     kept = yaml.MappingNode("tag:yaml.org,2002:map", [nodes[name] for name in names])
     loadables = (*trained, "label_encoder") if labels else trained
     return (
-        yaml.serialize(kept)
+        yaml.serialize(kept, Dumper=_Dumper)
         + (_LABELS if labels else "")
         + _COMMON.format(
             sample_rate=nodes["sample_rate"][1].value,

@@ -1,12 +1,10 @@
 """Figures for papers and reports; the only module that imports matplotlib."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
+from hamsb.files import replacing
 from hamsb.metrics import det_curve, eer
 
 # Rates that an axis may be marked at and end at.
@@ -46,21 +44,16 @@ def plot_det(curves, path):
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     trials = [0.1, 0.5, 0.4, 0.9], [0, 0, 1, 1]
     ...     plot_det({"cosine": trials}, f"{folder}/det.png")
     ...     Path(folder, "det.png").read_bytes()[1:4]
     b'PNG'
     """
-    path = Path(path)
     figure = _det_figure(curves)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=200)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _det_figure(curves):

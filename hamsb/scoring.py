@@ -16,6 +16,7 @@ from speechbrain.dataio import audio_io
 from speechbrain.dataio.preprocess import AudioNormalizer
 from tqdm import tqdm
 
+from hamsb.files import replacing
 from hamsb.metrics import eer, min_dcf
 
 _LABELS = {"0": 0, "1": 1}
@@ -460,23 +461,17 @@ def write_scores(path, trials, scores):
     ...     Path(folder, "scores_O.txt").read_text()
     'id1/a.wav id1/b.wav 1 0.25\\n'
     """
-    path, scores = Path(path), torch.as_tensor(scores).detach().double()
+    scores = torch.as_tensor(scores).detach().double()
     if scores.shape != (len(trials),):
         raise ValueError(
             f"{trials.path} has {len(trials)} trials, "
             f"got scores of shape {tuple(scores.shape)}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            for enrol, test, label, score in zip(
-                trials.enrol, trials.test, trials.labels.tolist(), scores.tolist()
-            ):
-                file.write(f"{enrol} {test} {label} {score!r}\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        for enrol, test, label, score in zip(
+            trials.enrol, trials.test, trials.labels.tolist(), scores.tolist()
+        ):
+            file.write(f"{enrol} {test} {label} {score!r}\n")
 
 
 def evaluate_trials(trials, scores):

@@ -1,16 +1,64 @@
-"""What all tests share: the recipes are importable, one torch thread count."""
+"""What the tests share: the recipe's scripts, a tiny corpus, tiny experiments."""
 
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPE = REPOSITORY / "recipes" / "VoxCeleb"
-sys.path.insert(0, str(RECIPE))
+sys.path.insert(0, str(REPOSITORY / "recipes" / "VoxCeleb"))
+
+# Two processes on two cores, each with threads of its own, wait for each other.
+torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository():
     """The repository's root."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """The embedded corpus with 8 training and 4 test speakers."""
+    pytest.importorskip("espeakng_loader", reason="the extra [mini] is not installed")
+    from mini_corpus import make_mini_corpus
+
+    return make_mini_corpus(
+        tmp_path_factory.mktemp("corpus") / "tiny",
+        train_speakers=8,
+        test_speakers=4,
+        sessions=2,
+        utterances=2,
+        duration=1.2,
+        trials=40,
+        workers=1,
+    )
+
+
+@pytest.fixture
+def tiny_options(tiny_corpus, tmp_path, monkeypatch):
+    """A function: command-line options that make any training yaml a matter of
+    seconds, changed or extended by keywords."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # SpeechBrain's logger
+
+    def options(**changes):
+        values = {
+            "output_folder": tmp_path / "run",
+            "data_folder": tiny_corpus / "train",
+            "test_data_folder": tiny_corpus / "test",
+            "verification_file": tiny_corpus / "veri_test.txt",
+            "embedding_model": "{channels: [8, 8, 8, 8, 24], attention_channels: 8}",
+            "lin_neurons": 16,
+            "number_of_epochs": 1,
+            "batch_size": 4,
+            "num_workers": 0,
+            "dev_speakers": 2,
+            "sentence_len": 0.5,
+            "min_duration": 0.5,
+            **changes,
+        }
+        return [*(f"--{key}={value}" for key, value in values.items()), "--noprogressbar"]
+
+    return options

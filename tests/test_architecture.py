@@ -10,10 +10,11 @@ ALLOWED = {
     "ball": {"torch"},
     "classifiers": {"torch"},
     "losses": {"torch"},
+    "files": set(),
     "metrics": {"torch", "numpy", "scipy"},
-    "scoring": {"torch", "numpy", "tqdm", "speechbrain", "hamsb.metrics"},
-    "plots": {"numpy", "scipy", "matplotlib", "hamsb.metrics"},
-    "export": {"torch", "speechbrain", "hyperpyyaml", "yaml", "hamsb"},
+    "scoring": {"torch", "numpy", "tqdm", "speechbrain", "hamsb.files", "hamsb.metrics"},
+    "plots": {"numpy", "scipy", "matplotlib", "hamsb.files", "hamsb.metrics"},
+    "export": {"torch", "yaml"},
 }
 
 

@@ -172,11 +172,11 @@ class Options:
                 raise ValueError(
                     f"{name} must be a whole number >= {low}, got {value!r}"
                 )
-        if self.utterances > 9999 or self.sessions > 999:
-            raise ValueError(
-                "At most 999 sessions of 9999 utterances can be named, got "
-                f"sessions={self.sessions}, utterances={self.utterances}"
-            )
+        for name in ("train_speakers", "test_speakers", "sessions"):
+            if getattr(self, name) > 9999:  # names would collide
+                raise ValueError(
+                    f"{name} must be at most 9999, got {getattr(self, name)}"
+                )
         duration = self.duration
         if type(duration) not in (int, float) or not 1 <= duration <= 30:
             raise ValueError(
@@ -423,7 +423,10 @@ class Espeak:
             self._INITIALIZE_DONT_EXIT,
         )
         if self.sample_rate <= 0:
-            raise RuntimeError(f"eSpeak NG did not start with data in {folder}")
+            raise RuntimeError(
+                f"eSpeak NG did not start with its data in {folder}; it takes "
+                "paths of some 150 characters, set TMPDIR to a shorter one"
+            )
         self._library.espeak_SetSynthCallback(self._callback)
 
     def __enter__(self):
@@ -740,6 +743,9 @@ def make_mini_corpus(
 ):
     """Synthesise the mini corpus, or find it where it was made before.
 
+    It is spoken by spawned processes, so a script that calls this needs the
+    usual ``if __name__ == "__main__":``.
+
     Arguments
     ---------
     folder : str or path
@@ -749,9 +755,9 @@ def make_mini_corpus(
     seed : int
         Seed of everything drawn, >= 0.
     train_speakers, test_speakers : int
-        Numbers of speakers, each >= 2; no speaker is in both parts.
+        Numbers of speakers, each from 2 to 9999; no speaker is in both parts.
     sessions : int
-        Sessions a speaker, >= 2.
+        Sessions a speaker, 2 to 9999.
     utterances : int
         Utterances a session, >= 1.
     duration : float
@@ -795,9 +801,33 @@ def make_mini_corpus(
             f"workers must be a whole number >= 1, got {workers!r}"
         )
     folder = Path(folder)
+    if _is_made(folder, options):
+        return folder
+    _espeakng_loader()
+    place = folder.resolve()
+    work = place.with_name(f".{place.name}.partial-{uuid.uuid4().hex[:8]}")
+    work.mkdir(parents=True)
+    try:
+        _write_corpus(work, options, workers)
+        # Look again: another process may have been faster.
+        if not _is_made(place, options):
+            if place.exists():
+                shutil.rmtree(place)
+            work.rename(place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _is_made(folder, options):
+    """Whether ``folder`` holds the corpus of ``options``.
+
+    If not, its contents may be replaced; a ValueError says where they may
+    not.
+    """
     found = _read_marker(folder)
     if found == asdict(options):
-        return folder
+        return True
     if found is None and folder.exists():
         if not folder.is_dir() or any(folder.iterdir()):
             raise ValueError(
@@ -805,25 +835,13 @@ def make_mini_corpus(
                 f"{MARKER}); name another folder or remove it"
             )
     strangers = _strangers(folder)
-    if found is not None and strangers:
+    if strangers:
         raise ValueError(
             f"{folder} holds a mini corpus of other options and would be "
             f"replaced, but it also holds {strangers}; move these away or "
             "name another folder"
         )
-    _espeakng_loader()
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    work = folder.absolute().parent
-    work /= f".{folder.name}.partial-{uuid.uuid4().hex[:8]}"
-    work.mkdir()
-    try:
-        _write_corpus(work, options, workers)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
+    return False
 
 
 def _strangers(folder):

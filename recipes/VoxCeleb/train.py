@@ -39,6 +39,7 @@ from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
 from hamsb.export import export_model
+from hamsb.files import replacing
 from hamsb.metrics import eer
 from hamsb.scoring import (
     cosine_scores,
@@ -459,9 +460,9 @@ def main(arguments):
     facts = conditions(hparams_file, arguments, preparation, brain, development_eer)
     report = f"{tables}{facts}\n"
     experiment = Path(hparams_file).stem
-    (output_folder / "report.md").write_text(
-        f"# {experiment}\n\n{report}\n![DET](det.png)\n", encoding="utf-8"
-    )
+    with replacing(output_folder / "report.md") as partial:
+        text = f"# {experiment}\n\n{report}\n![DET](det.png)\n"
+        partial.write_text(text, encoding="utf-8")
     export = export_model(
         output_folder / "export",
         resolved,

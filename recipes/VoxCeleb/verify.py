@@ -15,6 +15,7 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.classifiers import EncoderClassifier
 
+from hamsb.files import replacing
 from hamsb.plots import plot_det
 from hamsb.scoring import (
     cosine_scores,
@@ -119,7 +120,8 @@ def main(arguments):
     folder = Path(hparams["output_folder"])
     table = write_results(folder, lists, {"model": scores}, scored="model")
     text = f"# Verification of {model}\n\nCosine scores, one embedding an utterance.\n\n{table}"
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    with replacing(folder / "report.md") as partial:
+        partial.write_text(text, encoding="utf-8")
     print(table)
     print(f"Scores, table and DET plot: {folder}")
 

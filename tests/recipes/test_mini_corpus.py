@@ -524,6 +524,29 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_faster_of_two_processes_wins(tmp_path, monkeypatch):
+    folder = tmp_path / "corpus"
+
+    def overtaken(work, options, workers):
+        fake_write(work, options, workers)
+        folder.mkdir()
+        fake_write(folder, options, workers)
+        (folder / "theirs").touch()
+
+    monkeypatch.setattr(mini_corpus, "_write_corpus", overtaken)
+    mini_corpus.make_mini_corpus(folder, seed=1)
+    assert (folder / "theirs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_the_folder_may_be_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(mini_corpus, "_write_corpus", fake_write)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    mini_corpus.make_mini_corpus(".")
+    assert (tmp_path / "here" / mini_corpus.MARKER).exists()
+
+
 @pytest.mark.parametrize(
     "name, value",
     [
@@ -533,9 +556,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
         ("train_speakers", True),
         ("test_speakers", 0),
         ("sessions", 1),
-        ("sessions", 1000),
+        ("sessions", 10000),
         ("utterances", 0),
-        ("utterances", 10000),
+        ("test_speakers", 10000),
         ("duration", 0.2),
         ("duration", float("nan")),
         ("duration", "2"),

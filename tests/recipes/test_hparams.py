@@ -1,0 +1,69 @@
+"""Every experiment runs as it stands, and every key in it is used."""
+
+import re
+
+import pytest
+import train
+import yaml
+from conftest import REPOSITORY
+from speechbrain.utils.run_opts import RunOptions
+
+HPARAMS = REPOSITORY / "hparams"
+EXPERIMENTS = sorted(path for path in HPARAMS.glob("*.yaml") if path.stem != "verify")
+# Read by SpeechBrain's own train_speaker_embeddings.py or by ours.
+SCRIPTS = [
+    (REPOSITORY / "recipes" / "VoxCeleb" / name).read_text(encoding="utf-8")
+    for name in ("train.py", "verify.py")
+]
+
+
+def keys(path):
+    return [key.value for key, _ in yaml.compose(path.read_text(encoding="utf-8")).value]
+
+
+def uses(text):
+    """Names between quotes, as attributes of hparams, and in !ref <...>."""
+    return set(re.findall(r'"(\w+)"|hparams\.(\w+)|<(\w+)[\[>]', text))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_trains_and_exports(path, tiny_options, tmp_path, capsys):
+    options = tiny_options()
+    if path.stem.startswith("mini"):
+        pytest.skip("makes the whole corpus; small_ham.yaml is the same but for it")
+    train.main([str(path), *options])
+    assert (tmp_path / "run" / "export" / "hyperparams.yaml").is_file()
+    assert "veri_test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(HPARAMS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_is_used(path):
+    text = path.read_text(encoding="utf-8")
+    used = {name for text in (*SCRIPTS, text) for names in uses(text) for name in names}
+    used |= set(RunOptions().keys())
+    unused = [key for key in keys(path) if key not in used and not key.startswith("__")]
+    assert unused == []
+
+
+def test_published_experiments_differ_only_in_head_and_loss():
+    family = sorted(HPARAMS.glob("train_ecapa_*.yaml"))
+    assert len(family) == 6
+    for path in family[1:]:
+        assert differing(family[0], path) <= {"classifier", "compute_cost", "output_folder"}
+
+
+def test_small_experiments_differ_only_in_head_and_loss():
+    found = differing(HPARAMS / "small_ham.yaml", HPARAMS / "small_am.yaml")
+    assert found == {"classifier", "compute_cost", "output_folder"}
+
+
+def differing(path, other):
+    """The top-level keys whose text differs."""
+    a, b = top_level(path), top_level(other)
+    return {key for key in a | b if a.get(key) != b.get(key)}
+
+
+def top_level(path):
+    """Key -> its yaml text."""
+    root = yaml.compose(path.read_text(encoding="utf-8"))
+    return {key.value: yaml.serialize(value) for key, value in root.value}

@@ -1,0 +1,243 @@
+"""The whole path on a tiny corpus: train, choose, average, verify, export, load."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import train
+import verify
+from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
+from speechbrain.utils.checkpoints import Checkpointer
+
+HAM = "hparams/small_ham.yaml"
+
+
+@pytest.fixture
+def run(repository, tiny_options, tmp_path, monkeypatch):
+    """A function that trains and returns the output folder."""
+    monkeypatch.chdir(repository)
+
+    def run(yaml=HAM, **changes):
+        train.main([yaml, *tiny_options(**changes)])
+        return tmp_path / "run"
+
+    return run
+
+
+def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
+    out = run(number_of_epochs=3, avg_checkpoints=2)
+
+    labels = [int(line[0]) for line in (tiny_corpus / "veri_test.txt").open()]
+    counts = f"| {sum(labels)} | {len(labels) - sum(labels)} |"
+
+    # Screen and report: three systems, the run's facts, a plot, a log line an epoch.
+    screen = capsys.readouterr().out
+    report = (out / "report.md").read_text()
+    for text in (screen, report):
+        assert "| HAMSoftmax(margin=0.2, scale=30) |" in text
+        for system in ("untrained network", "mean log-mel vector", "trained"):
+            assert f"| veri_test: {system} {counts}" in text
+        assert "| 3 | 2, 3 |" in text
+    assert "Development EER" in report
+    assert (out / "det.png").read_bytes()[1:4] == b"PNG"
+    log = (out / "train_log.txt").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2", "epoch: 3"]
+    assert all("valid EER" in line and "limited" in line for line in log)
+    assert len((out / "scores_veri_test.txt").read_text().splitlines()) == len(labels)
+
+    # The export holds the mean of the last two epochs' weights.
+    checkpointer = Checkpointer(out / "save")
+    last = checkpointer.find_checkpoints(max_num_checkpoints=2)
+    assert sorted(checkpoint.meta["epoch"] for checkpoint in last) == [2, 3]
+    for name in ("embedding_model", "classifier"):
+        one, other = (torch.load(c.paramfiles[name], map_location="cpu") for c in last)
+        mean = torch.load(out / "export" / f"{name}.ckpt")
+        for key in mean:
+            torch.testing.assert_close(mean[key], (one[key] + other[key]) / 2, check_dtype=False)
+
+    # It loads from elsewhere and gives the embeddings that were scored, bit for bit.
+    moved = tmp_path / "elsewhere" / "model"
+    moved.parent.mkdir()
+    (out / "export").rename(moved)
+    monkeypatch.chdir(moved.parent)
+    verify.main([
+        f"{train.__file__[:-len('recipes/VoxCeleb/train.py')]}hparams/verify.yaml",
+        "--model=model",
+        f"--test_data_folder={tiny_corpus / 'test'}",
+        f"--verification_file={tiny_corpus / 'veri_test.txt'}",
+        f"--output_folder={tmp_path / 'verified'}",
+        "--noprogressbar",
+    ])
+    again = tmp_path / "verified" / "scores_veri_test.txt"
+    assert again.read_bytes() == (out / "scores_veri_test.txt").read_bytes()
+    assert f"| veri_test {counts}" in (tmp_path / "verified" / "report.md").read_text()
+
+    # It classifies by speaker name.
+    files = sorted((tiny_corpus / "train" / "wav").rglob("*.*"))
+    encoder = EncoderClassifier.from_hparams(source="model", run_opts={"device": "cpu"})
+    scores, best, index, names = encoder.classify_file(str(files[0]))
+    assert scores.shape == (1, 6) and names == encoder.hparams.label_encoder.decode_torch(index)
+    assert names[0] in {path.parts[-3] for path in files}
+    assert best == scores.max()
+
+    # Embeddings and verification in another process where there is no hamsb.
+    alone = subprocess.run(
+        [sys.executable, "-c", ALONE, str(files[0]), str(files[-1])],
+        capture_output=True, text=True, cwd=moved.parent,
+    )
+    assert alone.returncode == 0, alone.stderr
+    ours = encoder.encode_batch(encoder.load_audio(str(files[0])).unsqueeze(0))
+    score, _ = SpeakerRecognition.from_hparams(
+        source="model", run_opts={"device": "cpu"}
+    ).verify_files(str(files[0]), str(files[-1]))
+    theirs = [float(value) for value in alone.stdout.split()]
+    assert theirs == [ours.double().sum().item(), score.item()]
+
+
+ALONE = """
+import sys
+
+class NoHamsb:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hamsb":
+            raise ImportError("hamsb is not installed here")
+
+sys.meta_path.insert(0, NoHamsb())
+import torch
+torch.set_num_threads(1)
+from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
+options = {"source": "model", "hparams_file": "embedding.yaml", "run_opts": {"device": "cpu"}}
+encoder = EncoderClassifier.from_hparams(**options)
+audio = encoder.load_audio(sys.argv[1]).unsqueeze(0)
+print(encoder.encode_batch(audio).double().sum().item())
+print(SpeakerRecognition.from_hparams(**options).verify_files(*sys.argv[1:])[0].item())
+"""
+
+
+def test_an_interrupted_run_goes_on_where_it_was(run, capsys):
+    out = run(number_of_epochs=1)
+    run(number_of_epochs=3)
+    log = (out / "train_log.txt").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2", "epoch: 3"]
+    run(number_of_epochs=3)
+    assert (out / "train_log.txt").read_text().splitlines() == log
+
+
+def test_best_averages_the_epochs_of_lowest_development_eer(run):
+    out = run(number_of_epochs=4, avg_checkpoints=1, average_by="best")
+    log = (out / "train_log.txt").read_text().splitlines()
+    eers = [float(line.rsplit(":", 1)[1]) for line in log]
+    report = (out / "report.md").read_text()
+    chosen = int(report.split("| 4 | ")[1].split(" |")[0])
+    assert eers[chosen - 1] == min(eers)
+
+
+def test_without_development_speakers_the_last_epochs_are_taken(run, capsys):
+    out = run(dev_speakers=0, number_of_epochs=2)
+    assert "EER" not in (out / "train_log.txt").read_text()
+    assert "Development" not in (out / "report.md").read_text()
+    with pytest.raises(ValueError, match="average_by='best'"):
+        run(dev_speakers=0, number_of_epochs=2, average_by="best")
+
+
+def test_equal_seeds_give_equal_models_and_others_do_not(run, tmp_path):
+    def weights(name, seed):
+        run(output_folder=tmp_path / name, seed=seed)
+        return torch.load(tmp_path / name / "export" / "classifier.ckpt")["centers"]
+
+    first = weights("first", 1)
+    assert torch.equal(first, weights("second", 1))
+    assert not torch.equal(first, weights("third", 2))
+
+
+def test_bfloat16_trains(run):
+    train_log = run(precision="bf16") / "train_log.txt"
+    assert "nan" not in train_log.read_text()
+
+
+def test_several_trial_lists_and_folders(run, tiny_corpus, tmp_path):
+    lines = (tiny_corpus / "veri_test.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "half.txt").write_text("".join(lines[:20]))
+    out = run(
+        verification_file=f"[{tiny_corpus / 'veri_test.txt'}, {tmp_path / 'half.txt'}]",
+        data_folder=f"[{tiny_corpus / 'train'}, {tiny_corpus / 'test'}]",
+    )
+    report = (out / "report.md").read_text()
+    assert "| veri_test: trained |" in report and "| half: trained |" in report
+    # The test speakers are in a training root and in no training file.
+    assert "6 speakers" in report
+    assert (out / "scores_half.txt").is_file()
+
+
+def test_speakers_are_counted_and_a_smaller_number_is_refused(run):
+    with pytest.raises(ValueError, match="out_n_neurons=5.*6 speakers"):
+        run(out_n_neurons=5)
+    out = run(out_n_neurons=9)
+    assert torch.load(out / "export" / "classifier.ckpt")["centers"].shape[0] == 9
+
+
+def test_messages_of_bad_options(run, tmp_path):
+    with pytest.raises(ValueError, match="batch_size=400.*24 utterances"):
+        run(batch_size=400)
+    with pytest.raises(KeyError, match="marjin"):
+        run(marjin=0.3)
+    with pytest.raises(FileNotFoundError, match="no exported model"):
+        verify.main(["hparams/verify.yaml", f"--model={tmp_path}"])
+
+
+def test_two_trial_lists_of_one_name_are_refused(tiny_corpus, tmp_path):
+    (tmp_path / "veri_test.txt").write_text((tiny_corpus / "veri_test.txt").read_text())
+    files = [str(tiny_corpus / "veri_test.txt"), str(tmp_path / "veri_test.txt")]
+    with pytest.raises(ValueError, match="two trial lists are named 'veri_test'"):
+        verify.read_lists(files)
+
+
+# ------------------------------------------------------------------ the parts
+
+
+def test_plain_keys_build_nothing():
+    text = (
+        "a: 1\nb: [1, 2.5e-3]\nc: {d: x}\n"
+        "made: !new:no.such.thing\nnested: {e: !name:no.such.thing {}}\n"
+        "listed: [!apply:no.such.thing [1]]\nalias: &x 3\nused: *x\n"
+    )
+    assert train.plain_keys(text) == {
+        "a": 1, "b": [1, 0.0025], "c": {"d": "x"}, "alias": 3, "used": 3,
+    }
+
+
+def test_counts_replace_only_keys_that_the_yaml_has():
+    preparation = SimpleNamespace(speakers=7, utterances=100)
+    plain = {"batch_size": 8, "out_n_neurons": 1}
+    assert train.count_overrides("", plain, preparation) == "out_n_neurons: 7"
+    plain["steps_per_epoch"] = 0
+    assert train.count_overrides("seed: 3", plain, preparation) == (
+        "seed: 3\nout_n_neurons: 7\nsteps_per_epoch: 12"
+    )
+    assert train.count_overrides("steps_per_epoch: 5", plain, preparation) == (
+        "steps_per_epoch: 5\nout_n_neurons: 7"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_crops_lie_in_the_file_and_short_files_wrap(tmp_path, suffix):
+    ramp = (np.arange(1000) / 2000).astype(np.float32)
+    path = str(tmp_path / f"ramp.{suffix}")
+    soundfile.write(path, np.stack([ramp, ramp / 2], 1), 16000, subtype="PCM_16")
+    mono = torch.from_numpy(0.75 * ramp)
+    torch.manual_seed(0)
+    starts = set()
+    for _ in range(200):
+        crop = train.random_crop(path, 0, 1000, 990)
+        assert crop.shape == (990,)
+        start = int(torch.argmin((mono - crop[0]).abs()))
+        torch.testing.assert_close(crop, mono[start : start + 990], atol=1e-4, rtol=0)
+        starts.add(start)
+    assert starts == set(range(11))
+    wrapped = train.random_crop(path, 100, 400, 700)
+    expected = torch.cat([mono[100:400], mono[100:400], mono[100:200]])
+    torch.testing.assert_close(wrapped, expected, atol=1e-4, rtol=0)

@@ -1,0 +1,90 @@
+"""The exported folder: its yaml, and that it appears whole or not at all."""
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from hamsb.export import export_model, inference_yaml
+
+EXPERIMENT = """
+sample_rate: 8000
+n_mels: &mels 40
+ball: &ball !new:hamsb.PoincareBall
+  curvature: 1.0
+compute_features: !new:speechbrain.lobes.features.Fbank
+  n_mels: *mels
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+  norm_type: sentence
+embedding_model: !new:torch.nn.Linear [*mels, 8]
+classifier: !new:hamsb.HyperbolicClassifier
+  input_size: 8
+  out_neurons: 3
+  ball: *ball
+optimizer: !name:torch.optim.Adam
+"""
+
+
+@pytest.fixture
+def model():
+    from hamsb import HyperbolicClassifier, PoincareBall
+
+    labels = CategoricalEncoder()
+    labels.update_from_iterable(["a", "b", "c"], sequence_input=False)
+    return {
+        "hparams_yaml": EXPERIMENT,
+        "modules": {
+            "embedding_model": torch.nn.Linear(40, 8),
+            "classifier": HyperbolicClassifier(8, 3, PoincareBall(1.0)),
+        },
+        "label_encoder": labels,
+        "card": "# card\n",
+    }
+
+
+def test_yaml_writes_out_what_it_refers_to_and_nothing_else():
+    whole = inference_yaml(EXPERIMENT, ("embedding_model", "classifier"), labels=True)
+    assert "curvature: 1.0" in whole and "out_neurons: 3" in whole
+    assert "optimizer" not in whole and "paths" not in whole
+    loaded = load_hyperpyyaml(whole)
+    assert loaded["embedding_model"].in_features == 40
+    assert loaded["audio_normalizer"].sample_rate == 8000
+    assert sorted(loaded["pretrainer"].loadables) == [
+        "classifier", "embedding_model", "label_encoder",
+    ]
+    encoder = inference_yaml(EXPERIMENT, ("embedding_model",), labels=False)
+    assert "hamsb" not in encoder and "label_encoder" not in encoder
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ValueError, match="classifier"):
+        inference_yaml(EXPERIMENT.replace("classifier:", "head:"), ("classifier",), True)
+
+
+def test_folder_holds_the_default_names(tmp_path, model):
+    folder = export_model(tmp_path / "export", **model)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "classifier.ckpt", "embedding.yaml", "embedding_model.ckpt",
+        "hyperparams.yaml", "label_encoder.ckpt",
+    ]
+    weights = torch.load(folder / "embedding_model.ckpt")
+    assert torch.equal(weights["weight"], model["modules"]["embedding_model"].weight)
+
+
+def test_a_failed_export_leaves_the_earlier_one(tmp_path, model, monkeypatch):
+    folder = export_model(tmp_path / "export", **model)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(
+        model["label_encoder"], "save", lambda path: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        export_model(folder, **model)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_export_replaces_an_earlier_one(tmp_path, model):
+    folder = export_model(tmp_path / "export", **model)
+    export_model(folder, **{**model, "card": "# newer\n"})
+    assert (folder / "README.md").read_text() == "# newer\n"
+    assert list(tmp_path.iterdir()) == [folder]

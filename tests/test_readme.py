@@ -1,0 +1,49 @@
+"""The README is true: its commands, files and yaml."""
+
+import re
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+import hamsb
+
+
+@pytest.fixture(scope="module")
+def readme(repository):
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_exactly_two_set_up_commands(readme):
+    commands = [
+        line for block in blocks(readme, "bash") for line in block.splitlines()
+        if "pip install" in line
+    ]
+    assert commands == [
+        'python -m pip install -e ".[mini]" && python recipes/VoxCeleb/train.py hparams/mini_ham.yaml',
+        'python -m pip install -e ".[test]" && python -m pytest',
+    ]
+
+
+def test_every_file_that_is_named_exists(readme, repository):
+    named = re.findall(r"\b((?:hparams|recipes|hamsb|tests)/[\w./]+\.(?:py|yaml|md))", readme)
+    assert len(set(named)) >= 8
+    for name in set(named):
+        assert (repository / name).is_file(), name
+
+
+def test_yaml_diff_builds_the_head_and_loss_it_promises(readme):
+    (diff,) = blocks(readme, "diff")
+    new = "\n".join(line[1:] for line in diff.splitlines() if line[:1] in "+ ")
+    hparams = load_hyperpyyaml(f"out_n_neurons: 7\n{new}")
+    assert isinstance(hparams["classifier"], hamsb.HyperbolicClassifier)
+    assert hparams["classifier"].centers.shape == (7, 192)
+    assert isinstance(hparams["compute_cost"], hamsb.HAMSoftmax)
+
+
+def test_every_public_name_is_listed(readme):
+    for name in hamsb.__all__:
+        assert f"`{name}`" in readme, name

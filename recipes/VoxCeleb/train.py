@@ -358,7 +358,7 @@ def conditions(hparams_file, arguments, preparation, brain, development_eer):
     lines = [
         f"Command: `train.py {shlex.join(arguments)}`",
         f"Training: {preparation.speakers} speakers, {preparation.utterances} "
-        f"utterances, {preparation.hours:.2f} hours",
+        f"utterances, {preparation.hours:.2f} hours, seed {brain.hparams.seed}",
         "Scoring: cosine, one embedding an utterance, no padding, no normalisation",
         f"Software: hamsb {hamsb.__version__}, speechbrain {sb.__version__}, "
         f"torch {torch.__version__}, on {brain.device}, {torch.get_num_threads()} threads",
@@ -389,7 +389,7 @@ score, same = verification.verify_files("one.wav", "other.wav")  # cosine; accep
 ```
 
 With `hparams_file="embedding.yaml"` the embeddings and `verify_files` need
-SpeechBrain alone; `hyperparams.yaml` needs hamsb installed for the classifier.
+SpeechBrain alone; `hyperparams.yaml` needs hamsb where it names hamsb's classifier.
 SpeechBrain's threshold of 0.25 is fixed and not this model's.
 """
 

@@ -159,6 +159,16 @@ def test_bfloat16_trains(run):
     assert "nan" not in train_log.read_text()
 
 
+def test_head_and_loss_are_changed_on_the_command_line(run):
+    out = run(
+        compute_cost="{margin: 0.35}", classifier="{ball: {curvature: 5.0}}"
+    )
+    report = (out / "report.md").read_text()
+    assert "HAMSoftmax(margin=0.35, scale=30)" in report
+    assert "ClippedUnitBall(curvature=5)" in report
+    assert "curvature: 5.0" in (out / "export" / "hyperparams.yaml").read_text()
+
+
 def test_several_trial_lists_and_folders(run, tiny_corpus, tmp_path):
     lines = (tiny_corpus / "veri_test.txt").read_text().splitlines(keepends=True)
     (tmp_path / "half.txt").write_text("".join(lines[:20]))

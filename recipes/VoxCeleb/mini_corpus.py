@@ -40,6 +40,14 @@ Determinism
     are equal on one machine with one set of library versions; elsewhere a
     sample may be rounded to its neighbour.
 
+How hard it is
+    Default options, EER of the test list, cosine: mean log-mel vector 43.0 %;
+    an ECAPA-TDNN with 128 channels on mean-normalised log-mel features,
+    untrained 29.2, 30.2, 29.9 % and after 200 steps with AM-softmax 6.4, 7.2,
+    7.6 % (its seeds 1, 2, 3; 64 crops of 2 s a step, Adam, one cycle up to
+    0.002). The fundamental of the session alone, read from the metadata:
+    41.0 %; its noise, channel, level or rate: 48 to 52 %.
+
 Run it as ``python mini_corpus.py FOLDER [--seed N]``; there is an option for
 each argument of :func:`make_mini_corpus`.
 
@@ -70,7 +78,7 @@ from scipy.signal import fftconvolve, resample_poly
 from tqdm import tqdm
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: Sample rate of the corpus, Hz.
 SAMPLE_RATE = 16000

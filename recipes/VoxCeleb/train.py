@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import speechbrain as sb
 import torch
 import yaml
@@ -33,7 +34,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.logger import get_logger
+from speechbrain.utils.seed import seed_everything
 from verify import read_lists, score_lists, write_results
 from voxceleb_prepare import prepare_voxceleb
 
@@ -47,8 +48,6 @@ from hamsb.scoring import (
     find_utterances,
     read_trials,
 )
-
-logger = get_logger("train")
 
 AVERAGED = ("embedding_model", "classifier")
 
@@ -242,6 +241,10 @@ class SpeakerBrain(sb.Brain):
             self.seconds = latest.meta.get("seconds", 0.0)
 
     def on_stage_start(self, stage, epoch=None):
+        """Every epoch draws from (seed, epoch), so that a run that was
+        interrupted draws what an uninterrupted one would have drawn."""
+        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch,))
+        seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
         self.limited = []
         self.started = time.time()
 
@@ -261,6 +264,8 @@ class SpeakerBrain(sb.Brain):
             {"epoch": epoch, "lr": old_rate}, train_stats, valid_stats
         )
         self.seconds += time.time() - self.started
+        # Brain saves its step and running loss, and clears them only later.
+        self.step, self.avg_train_loss = 0, 0.0
         self.checkpointer.save_and_keep_only(
             meta={**meta, "seconds": self.seconds},
             num_to_keep=self.hparams.avg_checkpoints,

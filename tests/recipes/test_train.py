@@ -118,13 +118,31 @@ print(SpeakerRecognition.from_hparams(**options).verify_files(*sys.argv[1:])[0].
 """
 
 
-def test_an_interrupted_run_goes_on_where_it_was(run, capsys):
-    out = run(number_of_epochs=1)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypatch):
+    """Interrupted in the middle of an epoch; and begun again when complete."""
+
+    def log(folder):
+        return (folder / "train_log.txt").read_text().splitlines()
+
+    whole = run(output_folder=tmp_path / "whole", number_of_epochs=3)
+    batches, fit_batch = [], train.SpeakerBrain.fit_batch
+
+    def interrupted(self, batch):
+        batches.append(batch)
+        if len(batches) == 9:  # the third of the six batches of epoch 2
+            raise KeyboardInterrupt
+        return fit_batch(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.SpeakerBrain, "fit_batch", interrupted)
+        run(number_of_epochs=3)
+    out = run(number_of_epochs=3)
+    assert log(out) == log(whole) and len(log(out)) == 3
+    for name in ("embedding_model", "classifier"):
+        ours, theirs = (torch.load(f / "export" / f"{name}.ckpt") for f in (out, whole))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     run(number_of_epochs=3)
-    log = (out / "train_log.txt").read_text().splitlines()
-    assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2", "epoch: 3"]
-    run(number_of_epochs=3)
-    assert (out / "train_log.txt").read_text().splitlines() == log
+    assert log(out) == log(whole)
 
 
 def test_best_averages_the_epochs_of_lowest_development_eer(run):

@@ -251,9 +251,9 @@ def _scaled_norm(v, curvature):
 
 
 def _safe_sqrt(z):
-    """Square root whose gradient at 0 is 0."""
-    positive = z > 0
-    return torch.where(positive, z, 1).sqrt() * positive
+    """Square root whose gradient at 0 is 0; a NaN stays a NaN."""
+    zero = z == 0
+    return torch.where(zero, 1, z).sqrt().masked_fill(zero, 0)
 
 
 @contextmanager

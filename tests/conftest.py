@@ -37,6 +37,26 @@ def tiny_corpus(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_distortions(tmp_path_factory):
+    """Folders of noises, as MUSAN, and of room responses."""
+    import numpy as np
+    import soundfile
+
+    folder, random = tmp_path_factory.mktemp("distortions"), np.random.default_rng(0)
+    for kind in ("noise", "speech", "music"):
+        path = folder / "musan" / kind / "a.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, 0.1 * random.standard_normal(20000), 16000)
+    (folder / "rirs").mkdir()
+    decay = np.exp(-np.arange(800) / 100)
+    soundfile.write(folder / "rirs" / "a.wav", 0.5 * decay, 16000)
+    return {
+        "data_folder_noise": folder / "musan",
+        "data_folder_rir": folder / "rirs",
+    }
+
+
 @pytest.fixture
 def tiny_options(tiny_corpus, tmp_path, monkeypatch):
     """A function: command-line options that make any training yaml a matter of

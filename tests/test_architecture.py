@@ -7,11 +7,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hamsb"
 # What each module of the library may import besides the standard library.
 ALLOWED = {
     "__init__": {"hamsb.ball", "hamsb.classifiers", "hamsb.losses"},
+    "augment": {"torch", "numpy", "soundfile", "speechbrain", "hamsb.files"},
     "ball": {"torch"},
+    "checkpoints": {"speechbrain", "yaml"},
     "classifiers": {"torch"},
     "losses": {"torch"},
     "files": set(),
     "metrics": {"torch", "numpy", "scipy"},
+    "schedules": {"speechbrain"},
     "scoring": {"torch", "numpy", "tqdm", "speechbrain", "hamsb.files", "hamsb.metrics"},
     "plots": {"numpy", "scipy", "matplotlib", "hamsb.files", "hamsb.metrics"},
     "export": {"torch", "yaml"},

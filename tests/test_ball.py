@@ -411,6 +411,15 @@ def test_gradient_at_coincident_points_is_zero(name):
     assert (torch.autograd.grad(d.sum(), x)[0] == 0).all()
 
 
+@pytest.mark.parametrize("name", BALLS)
+def test_a_nan_is_not_hidden(name):
+    ball = BALLS[name]
+    x = torch.tensor([[math.nan, 0.1], [0.2, 0.3]])
+    points, centers = ball.project(x), ball.project(torch.zeros(3, 2))
+    assert ball.pairwise_distance(points, centers).isnan().tolist() == [[True] * 3, [False] * 3]
+    assert ball.distance(points, centers[:2]).isnan().tolist() == [True, False]
+
+
 @pytest.mark.parametrize("function", [expmap0, logmap0])
 @pytest.mark.parametrize("exponent", [-30, -15, -5, 0, 3])
 def test_maps_at_the_origin_have_finite_gradients(function, exponent):

@@ -250,12 +250,9 @@ def _override(name, value):
 def _compose_value(line):
     """The node of the value in ``key: value``, or None; and what is wrong."""
     try:
-        root = YAML().compose(line)
+        return YAML().compose(line).value[0][1], None
     except YAMLError as error:
         return None, getattr(error, "problem", None) or str(error)
-    if not isinstance(root, MappingNode) or len(root.value) != 1:
-        return None, "not one value"
-    return root.value[0][1], None
 
 
 # ----------------------------------------------------------------------- the yaml
@@ -377,7 +374,7 @@ def _check_fit(path, old, new, hparams_file):
             )
         return
     if not isinstance(old, Mapping):
-        raise ValueError(f"{where} is one value, and {dict(new)} is a group of keys.")
+        raise ValueError(f"{where} is no group of keys, and {dict(new)} is one.")
     if _tag(new) not in (None, _tag(old)):
         raise ValueError(
             f"{where} is {_tag(old)}; keys cannot be changed together with the tag, "
@@ -406,9 +403,8 @@ def _bracketed(path):
 def _check_device(run_opts, resolved):
     """The device must exist; SpeechBrain would tell after the preparation."""
 
-    def chosen(name):
-        from_yaml = name not in run_opts.overridden_args and name in resolved
-        return resolved[name] if from_yaml else run_opts[name]
+    def chosen(name):  # the command line's, in both where the yaml has it too
+        return resolved[name] if name in resolved else run_opts[name]
 
     name = chosen("device") or infer_device()
     try:

@@ -138,8 +138,8 @@ def find_program(name):
     if program is None:
         raise FileNotFoundError(
             f"the program {name!r} was not found. Install ffmpeg (apt install ffmpeg, "
-            "brew install ffmpeg, conda install -c conda-forge ffmpeg), or say where it "
-            "is with --ffmpeg=/path/ffmpeg."
+            "brew install ffmpeg, conda install -c conda-forge ffmpeg), or say where "
+            "it is with --ffmpeg=/path/ffmpeg."
         )
     return os.path.abspath(program)
 

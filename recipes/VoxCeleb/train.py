@@ -14,9 +14,10 @@ with ``out_n_neurons`` set to the number of training speakers and
 ``steps_per_epoch``, where the yaml has it, to the number of batches.
 """
 
+import fcntl
 import shlex
-import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
+from command_line import load_hparams, main_or_exit, parse_arguments
 from verify import read_lists, score_lists, write_results
 from voxceleb_prepare import prepare_voxceleb
 
@@ -81,12 +83,13 @@ def resolve(hparams_file, overrides):
 def count_overrides(overrides, plain, preparation):
     """The overrides, with what was counted in the data added.
 
-    ``out_n_neurons`` becomes the number of training speakers, unless the
-    command line gives a larger one; a smaller one is a ValueError.
+    ``out_n_neurons`` becomes the number of training speakers, times the number
+    of ``speeds``, unless the command line gives a larger one; a smaller one is a
+    ValueError.
     ``steps_per_epoch`` becomes the number of whole batches.
     """
     given = plain_keys(overrides) if overrides else {}
-    speakers = preparation.speakers
+    speakers = preparation.speakers * len(plain.get("speeds", [100]))
     if given.get("out_n_neurons", speakers) < speakers:
         raise ValueError(
             f"out_n_neurons={given['out_n_neurons']}, but the training data have "
@@ -137,6 +140,8 @@ def prepare(plain):
 def dataio_prep(hparams):
     """The training dataset (random crops and speaker indices) and its labels."""
     crop = int(hparams["sentence_len"] * hparams["sample_rate"])
+    if "speed_perturb" in hparams:
+        crop = hparams["speed_perturb"].read_length(crop)
 
     @sb.utils.data_pipeline.takes("wav", "start", "stop")
     @sb.utils.data_pipeline.provides("sig")
@@ -159,9 +164,45 @@ def dataio_prep(hparams):
         from_didatasets=[train],
         output_key="spk_id",
     )
+    if "speed_perturb" in hparams:
+        label_speeds(labels, hparams["speed_perturb"])
     labels.expect_len(len(labels))
     set_output_keys([train], ["id", "sig", "spk_id_encoded"])
     return train, labels
+
+
+def label_speeds(labels, speed_perturb):
+    """Name the classes that speed perturbation adds: the k-th speed's class of
+    speaker i is ``i + k * C``."""
+    speakers = dict(labels.ind2lab)
+    for k, speed in enumerate(speed_perturb.speeds[1:], start=1):
+        for index, speaker in speakers.items():
+            name = f"{speaker} at {speed} %"
+            labels.enforce_label(name, index + k * speed_perturb.speakers)
+
+
+def load_pretrained(folder, hparams, labels):
+    """Start from the weights of a finished model with the same speakers.
+
+    Arguments
+    ---------
+    folder : str
+        Its export folder.
+    """
+    folder = Path(folder)
+    if not (folder / "label_encoder.ckpt").is_file():
+        raise FileNotFoundError(
+            f"pretrained_model={folder}: no exported model here (no label_encoder.ckpt)."
+        )
+    theirs = CategoricalEncoder()
+    theirs.load(folder / "label_encoder.ckpt")
+    if theirs.lab2ind != labels.lab2ind:
+        raise ValueError(
+            f"pretrained_model={folder}: was trained with {len(theirs)} speakers that "
+            f"are not the {len(labels)} of this training; give the same data."
+        )
+    for name in AVERAGED:
+        hparams[name].load_state_dict(torch.load(folder / f"{name}.ckpt"))
 
 
 def random_crop(path, start, stop, length):
@@ -171,12 +212,18 @@ def random_crop(path, start, stop, length):
     """
     spare = max(stop - start - length, 0)
     offset = start + int(torch.randint(spare + 1, ()))
-    audio, _ = audio_io.load(
-        path,
-        frame_offset=offset,
-        num_frames=min(length, stop - start),
-        channels_first=False,
-    )
+    frames = min(length, stop - start)
+    try:
+        audio, _ = audio_io.load(
+            path, frame_offset=offset, num_frames=frames, channels_first=False
+        )
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read from sample {offset}: {error}") from error
+    if len(audio) < frames:
+        raise ValueError(
+            f"{path}: ends {frames - len(audio)} samples too early; it was longer "
+            "when it was prepared. Restore or remove it, and start again."
+        )
     audio = audio.mean(-1)
     return audio.repeat(-(-length // len(audio)))[:length]
 
@@ -197,17 +244,40 @@ class SpeakerBrain(sb.Brain):
     def __init__(self, *args, development=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.development = development
+        # What is learned: for each head among the modules, its loss and weight.
+        self.branches = getattr(
+            self.hparams,
+            "branches",
+            {"classifier": {"cost": self.hparams.compute_cost, "weight": 1.0}},
+        )
         self.seconds = 0.0  # of training, those before an interruption included
 
     # the forward pass and the loss
 
     def compute_forward(self, batch, stage):
+        """The predictions of every view of the batch: a list of (predictions of
+        each branch, targets, lengths).
+
+        ``wav_augment`` may return several copies of the batch, as the clean one
+        and an augmented one; ``separate_views`` passes them through the network
+        one after the other, each with batch statistics of its own, instead of
+        all at once.
+        """
         batch = batch.to(self.device)
         wavs, lengths = batch.sig
         targets, _ = batch.spk_id_encoded
+        self.utterances = batch.id
+        if hasattr(self.hparams, "speed_perturb"):
+            wavs, targets = self.hparams.speed_perturb(wavs, targets)
         if hasattr(self.hparams, "wav_augment"):
             wavs, lengths = self.hparams.wav_augment(wavs, lengths)
             targets = self.hparams.wav_augment.replicate_labels(targets)
+        separate = getattr(self.hparams, "separate_views", False)
+        size = len(batch) if separate else len(wavs)
+        views = zip(wavs.split(size), targets.split(size), lengths.split(size))
+        return [self.forward_view(*view) for view in views]
+
+    def forward_view(self, wavs, targets, lengths):
         features = self.modules.compute_features(wavs)
         features = self.modules.mean_var_norm(features, lengths)
         if hasattr(self.hparams, "fea_augment"):
@@ -215,11 +285,26 @@ class SpeakerBrain(sb.Brain):
             targets = self.hparams.fea_augment.replicate_labels(targets)
         embeddings = self.modules.embedding_model(features)
         self.count_limited(embeddings)
-        return self.modules.classifier(embeddings), targets, lengths
+        outputs = {name: self.modules[name](embeddings) for name in self.branches}
+        return outputs, targets, lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        predictions, targets, lengths = predictions
-        return self.hparams.compute_cost(predictions, targets, lengths)
+        """The sum over views and branches of weight * mean loss."""
+        return sum(
+            branch["weight"] * branch["cost"](outputs[name], targets, lengths)
+            for outputs, targets, lengths in predictions
+            for name, branch in self.branches.items()
+        )
+
+    def check_loss_isfinite(self, loss):
+        """As Brain's, but the error names the utterances of the batch."""
+        try:
+            super().check_loss_isfinite(loss)
+        except ValueError as error:
+            raise ValueError(
+                f"the loss is {loss.item()} in step {self.step}; nothing is saved "
+                f"after it. The batch: {', '.join(self.utterances)}"
+            ) from error
 
     def count_limited(self, embeddings):
         """Count the embeddings that the head's ball, if it has one, cuts short."""
@@ -227,10 +312,16 @@ class SpeakerBrain(sb.Brain):
         if ball is not None:
             self.limited.append(ball.limited(embeddings.detach()).float().mean())
 
+    def on_fit_batch_start(self, batch, should_step):
+        if hasattr(self.hparams, "margin_schedule"):
+            self.hparams.margin_schedule.apply(self.hparams.compute_cost)
+
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         annealing = self.hparams.lr_annealing
         if should_step and hasattr(annealing, "on_batch_end"):
             annealing.on_batch_end(self.optimizer)
+        if should_step and hasattr(self.hparams, "margin_schedule"):
+            self.hparams.margin_schedule.step(self.hparams.compute_cost)
 
     # the course of training
 
@@ -270,7 +361,7 @@ class SpeakerBrain(sb.Brain):
             meta={**meta, "seconds": self.seconds},
             num_to_keep=self.hparams.avg_checkpoints,
             min_keys=["EER"] if self.development is not None else [],
-            importance_keys=[],
+            ckpt_predicate=is_of_whole_epoch,
         )
 
     # the model that comes out
@@ -312,7 +403,9 @@ class SpeakerBrain(sb.Brain):
                 f"average_by={by!r}: 'last', or 'best' with development speakers."
             )
         chosen = self.checkpointer.find_checkpoints(
-            min_key=keys[by], max_num_checkpoints=self.hparams.avg_checkpoints
+            min_key=keys[by],
+            ckpt_predicate=is_of_whole_epoch,
+            max_num_checkpoints=self.hparams.avg_checkpoints,
         )
         if not chosen:
             raise FileNotFoundError(
@@ -322,6 +415,11 @@ class SpeakerBrain(sb.Brain):
             weights = average_checkpoints(chosen, name)
             unwrapped(self.modules[name]).load_state_dict(weights)
         return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
+
+
+def is_of_whole_epoch(checkpoint):
+    """Not one that ``ckpt_interval_minutes`` saved in the middle of an epoch."""
+    return "epoch" in checkpoint.meta
 
 
 def unwrapped(module):
@@ -402,14 +500,36 @@ SpeechBrain's threshold of 0.25 is fixed and not this model's.
 # ------------------------------------------------------------------------- main
 
 
-def main(arguments):
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
+@contextmanager
+def only_run(folder):
+    """Hold a folder for one run; a ValueError where another one holds it.
 
-    # The plain keys, and the data.
+    The system frees it when the process ends, however it does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"output_folder={folder}: another run is at work there. Wait for it, "
+                "or give another output_folder or seed."
+            ) from None
+        yield
+
+
+def main(arguments):
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
     plain = plain_keys(resolve(hparams_file, overrides))
-    output_folder = Path(plain["output_folder"])
-    sb.create_experiment_directory(output_folder)
+    output_folder = Path(str(plain["output_folder"]))
+    with only_run(output_folder) if if_main_process() else nullcontext():
+        sb.create_experiment_directory(output_folder)
+        run(arguments, hparams_file, run_opts, overrides, plain, output_folder)
+
+
+def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
+    """Prepare, train, choose, average, verify, export."""
     preparation = prepare(plain)
     lists = read_lists(plain["verification_file"])
 
@@ -418,9 +538,13 @@ def main(arguments):
     resolved = resolve(hparams_file, overrides)
     if if_main_process():
         (output_folder / "hyperparams.yaml").write_text(resolved, encoding="utf-8")
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=True)
+    hparams = load_hparams(hparams_file, overrides)
+    for name in ("prepare_noise_data", "prepare_rir_data"):
+        if name in hparams:
+            run_on_main(hparams[name])
     train_data, labels = dataio_prep(hparams)
+    if "pretrained_model" in hparams:
+        load_pretrained(hparams["pretrained_model"], hparams, labels)
     development = None
     if preparation.dev_trials is not None:
         trials = read_trials(preparation.dev_trials)
@@ -485,4 +609,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main_or_exit(main)

@@ -8,11 +8,9 @@ and prints the table. Every utterance is embedded once, without padding, and
 compared by cosine.
 """
 
-import sys
 from pathlib import Path
 
-import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
+from command_line import load_hparams, main_or_exit, parse_arguments
 from speechbrain.inference.classifiers import EncoderClassifier
 
 from hamsb.files import replacing
@@ -99,10 +97,9 @@ def write_results(folder, lists, systems, scored):
 
 
 def main(arguments):
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=True)
-    model = Path(hparams["model"])
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    hparams = load_hparams(hparams_file, overrides)
+    model = Path(str(hparams["model"]))
     if not (model / "hyperparams.yaml").is_file():
         raise FileNotFoundError(
             f"{model}: no exported model here (no hyperparams.yaml); give the export "
@@ -117,7 +114,7 @@ def main(arguments):
         encoder.hparams.audio_normalizer.sample_rate,
         progress=not run_opts.noprogressbar,
     )
-    folder = Path(hparams["output_folder"])
+    folder = Path(str(hparams["output_folder"]))
     table = write_results(folder, lists, {"model": scores}, scored="model")
     text = f"# Verification of {model}\n\nCosine scores, one embedding an utterance.\n\n{table}"
     with replacing(folder / "report.md") as partial:
@@ -127,4 +124,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main_or_exit(main)

@@ -1,5 +1,6 @@
 """The whole path on a tiny corpus: train, choose, average, verify, export, load."""
 
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import soundfile
 import torch
 import train
 import verify
+from speechbrain.lobes.features import Fbank
 from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
 from speechbrain.utils.checkpoints import Checkpointer
 
@@ -109,6 +111,7 @@ class NoHamsb:
 sys.meta_path.insert(0, NoHamsb())
 import torch
 torch.set_num_threads(1)
+from speechbrain.lobes.features import Fbank
 from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
 options = {"source": "model", "hparams_file": "embedding.yaml", "run_opts": {"device": "cpu"}}
 encoder = EncoderClassifier.from_hparams(**options)
@@ -143,6 +146,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     run(number_of_epochs=3)
     assert log(out) == log(whole)
+
+
+def test_checkpoints_within_an_epoch_are_not_averaged(run):
+    out = run(number_of_epochs=2, ckpt_interval_steps=2, avg_checkpoints=2)
+    assert "| 2 | 1, 2 |" in (out / "report.md").read_text()
 
 
 def test_best_averages_the_epochs_of_lowest_development_eer(run):
@@ -211,10 +219,106 @@ def test_speakers_are_counted_and_a_smaller_number_is_refused(run):
 def test_messages_of_bad_options(run, tmp_path):
     with pytest.raises(ValueError, match="batch_size=400.*24 utterances"):
         run(batch_size=400)
-    with pytest.raises(KeyError, match="marjin"):
-        run(marjin=0.3)
+    with pytest.raises(ValueError, match="numbr_of_epochs.*did you mean number_of_epochs"):
+        run(numbr_of_epochs=3)
     with pytest.raises(FileNotFoundError, match="no exported model"):
         verify.main(["hparams/verify.yaml", f"--model={tmp_path}"])
+
+
+def test_two_runs_on_one_folder_are_refused(run, tmp_path):
+    with train.only_run(tmp_path / "run"):
+        with pytest.raises(ValueError, match="another run is at work there"):
+            run()
+    assert not (tmp_path / "run" / "save").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
+    run, tmp_path, monkeypatch
+):
+    def poisoned(self, wavs):
+        return forward(self, wavs) * float("nan") if self.training else forward(self, wavs)
+
+    forward = Fbank.forward
+    monkeypatch.setattr(Fbank, "forward", poisoned)
+    with pytest.raises(ValueError, match=r"the loss is nan in step 1.*id1000\d/"):
+        run()
+    assert not list((tmp_path / "run" / "save").glob("CKPT*"))
+
+
+def test_a_file_that_became_unreadable_is_named(run, tmp_path, tiny_corpus, monkeypatch):
+    copy = tmp_path / "train"
+    shutil.copytree(tiny_corpus / "train", copy)
+    preparing = train.prepare_voxceleb
+
+    def corrupting(**options):
+        preparation = preparing(**options)
+        for path in copy.rglob("*.*"):
+            path.write_bytes(path.read_bytes()[:2000])
+        return preparation
+
+    monkeypatch.setattr(train, "prepare_voxceleb", corrupting)
+    with pytest.raises(ValueError, match=f"{copy}/wav/id1000.*(cannot be read|too early)"):
+        run(data_folder=copy, dev_speakers=0)
+
+
+def test_clean_and_augmented_views_one_after_the_other_or_at_once(
+    repository, tiny_options, tiny_distortions, tmp_path
+):
+    """With weights that do not change, the summed loss of two views is twice the
+    mean loss of the joined batch but for the batch statistics."""
+    losses = {}
+    for separate in (True, False):
+        out = tmp_path / str(separate)
+        train.main([
+            str(repository / "hparams" / "train_ecapa_ham.yaml"),
+            *tiny_options(
+                output_folder=out, separate_views=separate, lr=1e-12, **tiny_distortions
+            ),
+        ])
+        log = (out / "train_log.txt").read_text()
+        losses[separate] = float(log.split("train loss: ")[1].split(",")[0])
+    assert losses[True] == pytest.approx(2 * losses[False], rel=0.05)
+
+
+def test_speeds_make_further_speakers(repository, tiny_options, tiny_distortions, tmp_path):
+    train.main([
+        str(repository / "hparams" / "train_ecapa_ham.yaml"),
+        *tiny_options(speeds="[100, 90, 110]", **tiny_distortions),
+    ])
+    export = tmp_path / "run" / "export"
+    assert torch.load(export / "classifier.ckpt")["centers"].shape[0] == 18
+    encoder = EncoderClassifier.from_hparams(source=str(export), run_opts={"device": "cpu"})
+    names = encoder.hparams.label_encoder.ind2lab
+    assert len(names) == 18
+    assert names[6] == f"{names[0]} at 90 %" and names[17] == f"{names[5]} at 110 %"
+
+
+def test_the_margin_grows_and_goes_on_after_an_interruption(
+    repository, tiny_options, tmp_path, monkeypatch
+):
+    """In small_ham.yaml with a schedule in it."""
+    text = (repository / HAM).read_text()
+    schedule = (
+        "margin_schedule: !new:hamsb.schedules.LinearMargin\n"
+        "    margin: 0.2\n    warmup_steps: 10\n"
+    )
+    text = text.replace("checkpointer:", schedule + "\ncheckpointer:") + (
+        "        margin_schedule: !ref <margin_schedule>\n"
+    )
+    yaml = tmp_path / "scheduled.yaml"
+    yaml.write_text(text)
+    margins, fit_batch = [], train.SpeakerBrain.fit_batch
+
+    def watched(self, batch):
+        loss = fit_batch(self, batch)
+        margins.append(self.hparams.compute_cost.margin)  # of the next step
+        return loss
+
+    monkeypatch.setattr(train.SpeakerBrain, "fit_batch", watched)
+    train.main([str(yaml), *tiny_options(number_of_epochs=1)])
+    train.main([str(yaml), *tiny_options(number_of_epochs=2)])
+    steps = range(1, 13)
+    assert margins == pytest.approx([min(0.02 * step, 0.2) for step in steps])
 
 
 def test_two_trial_lists_of_one_name_are_refused(tiny_corpus, tmp_path):

@@ -531,7 +531,7 @@ def main(arguments):
 def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
     """Prepare, train, choose, average, verify, export."""
     preparation = prepare(plain)
-    lists = read_lists(plain["verification_file"])
+    lists, utterances = read_lists(plain["verification_file"], plain["test_data_folder"])
 
     # The objects.
     overrides = count_overrides(overrides, plain, preparation)
@@ -562,7 +562,7 @@ def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
         return score_lists(
             encode,
             lists,
-            hparams["test_data_folder"],
+            utterances,
             hparams["sample_rate"],
             progress=not brain.noprogressbar,
         )

@@ -26,30 +26,54 @@ from hamsb.scoring import (
 )
 
 
-def read_lists(files):
-    """The trial lists of one file or several: a list of Trials.
+def read_lists(files, roots):
+    """Read the trial lists and find their audio, before anything takes long.
 
-    ValueError where two have one name, since their results would overwrite
-    each other.
+    Arguments
+    ---------
+    files : str or list of str
+        The trial lists.
+    roots : str or list of str
+        The folders that hold ``wav/``.
+
+    Returns
+    -------
+    list of Trials
+    dict of str to Path
+        Every utterance of the lists and its file.
+
+    Raises
+    ------
+    ValueError
+        Two lists have one name, since their results would overwrite each other;
+        a list has trials of one class only.
+    FileNotFoundError
+        A list or an utterance is missing.
     """
     lists = [read_trials(file) for file in ([files] if isinstance(files, str) else files)]
-    names = [trials.name for trials in lists]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"verification_file: two trial lists are named {name!r}.")
-    return lists
+    names, utterances = [trials.name for trials in lists], {}
+    for trials in lists:
+        if names.count(trials.name) > 1:
+            raise ValueError(f"verification_file: two lists are named {trials.name!r}.")
+        if len(set(trials.labels.tolist())) < 2:
+            raise ValueError(
+                f"{trials.path}: all {len(trials)} trials have the label "
+                f"{trials.labels[0]}; an error rate needs both."
+            )
+        utterances.update(find_utterances(trials, roots))
+    return lists, utterances
 
 
-def score_lists(encode, lists, roots, sample_rate, progress=True):
-    """Embed each utterance of the lists once and score every trial.
+def score_lists(encode, lists, utterances, sample_rate, progress=True):
+    """Embed each utterance once and score every trial of the lists.
 
     Arguments
     ---------
     encode : callable
         Audio [1, T] -> embedding [1, 1, D].
     lists : list of Trials
-    roots : str or list of str
-        The folders that hold ``wav/``.
+    utterances : dict of str to Path
+        As `read_lists` returns them.
     sample_rate : int
         Hz.
     progress : bool
@@ -59,10 +83,7 @@ def score_lists(encode, lists, roots, sample_rate, progress=True):
     dict
         Name of the list -> cosine of each trial, [N].
     """
-    files = {}
-    for trials in lists:
-        files.update(find_utterances(trials, roots))
-    embeddings = embed_utterances(files, encode, sample_rate, progress)
+    embeddings = embed_utterances(utterances, encode, sample_rate, progress)
     return {trials.name: cosine_scores(embeddings, trials) for trials in lists}
 
 
@@ -105,12 +126,14 @@ def main(arguments):
             f"{model}: no exported model here (no hyperparams.yaml); give the export "
             "folder of a training run, --model=results/<name>/<seed>/export."
         )
-    lists = read_lists(hparams["verification_file"])
+    lists, utterances = read_lists(
+        hparams["verification_file"], hparams["test_data_folder"]
+    )
     encoder = EncoderClassifier.from_hparams(source=str(model), run_opts=run_opts)
     scores = score_lists(
         encoder.encode_batch,
         lists,
-        hparams["test_data_folder"],
+        utterances,
         encoder.hparams.audio_normalizer.sample_rate,
         progress=not run_opts.noprogressbar,
     )

@@ -321,11 +321,21 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     assert margins == pytest.approx([min(0.02 * step, 0.2) for step in steps])
 
 
-def test_two_trial_lists_of_one_name_are_refused(tiny_corpus, tmp_path):
-    (tmp_path / "veri_test.txt").write_text((tiny_corpus / "veri_test.txt").read_text())
-    files = [str(tiny_corpus / "veri_test.txt"), str(tmp_path / "veri_test.txt")]
-    with pytest.raises(ValueError, match="two trial lists are named 'veri_test'"):
-        verify.read_lists(files)
+def test_bad_trial_lists_are_noticed_before_training(run, tiny_corpus, tmp_path):
+    lines = (tiny_corpus / "veri_test.txt").read_text().splitlines(keepends=True)
+
+    def refused(error, message, text, name="bad.txt", also=()):
+        (tmp_path / name).write_text("".join(text))
+        with pytest.raises(error, match=message):
+            run(verification_file=[*also, str(tmp_path / name)], baselines=False)
+        assert not (tmp_path / "run" / "save" / "label_encoder.txt").exists()
+
+    missing = "0 id20001/no/1.wav id20002/no/1.wav\n"
+    refused(FileNotFoundError, r"bad.txt:3: no file", [*lines[:2], missing, *lines])
+    targets = [line for line in lines if line.startswith("1")]
+    refused(ValueError, "bad.txt: all .* have the label 1", targets)
+    both = [str(tiny_corpus / "veri_test.txt")]
+    refused(ValueError, "two lists are named 'veri_test'", lines, "veri_test.txt", both)
 
 
 # ------------------------------------------------------------------ the parts

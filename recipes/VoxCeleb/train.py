@@ -24,6 +24,7 @@ import numpy as np
 import speechbrain as sb
 import torch
 import yaml
+from command_line import load_hparams, main_or_exit, parse_arguments
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import (
@@ -36,7 +37,8 @@ from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
-from command_line import load_hparams, main_or_exit, parse_arguments
+from torch.distributed import get_world_size, is_initialized
+from torch.nn.parallel import DistributedDataParallel
 from verify import read_lists, score_lists, write_results
 from voxceleb_prepare import prepare_voxceleb
 
@@ -86,7 +88,7 @@ def count_overrides(overrides, plain, preparation):
     ``out_n_neurons`` becomes the number of training speakers, times the number
     of ``speeds``, unless the command line gives a larger one; a smaller one is a
     ValueError.
-    ``steps_per_epoch`` becomes the number of whole batches.
+    ``steps_per_epoch`` becomes the number of whole batches of one process.
     """
     given = plain_keys(overrides) if overrides else {}
     speakers = preparation.speakers * len(plain.get("speeds", [100]))
@@ -95,12 +97,12 @@ def count_overrides(overrides, plain, preparation):
             f"out_n_neurons={given['out_n_neurons']}, but the training data have "
             f"{speakers} speakers; leave it out to have it counted."
         )
-    batch_size = plain["batch_size"]
-    steps = preparation.utterances // batch_size
+    processes = get_world_size() if is_initialized() else 1
+    steps = preparation.utterances // (plain["batch_size"] * processes)
     if steps == 0:
         raise ValueError(
-            f"batch_size={batch_size}, but the training data have only "
-            f"{preparation.utterances} utterances."
+            f"batch_size={plain['batch_size']} in {processes} process(es), but the "
+            f"training data have only {preparation.utterances} utterances."
         )
     counted = {"out_n_neurons": speakers, "steps_per_epoch": steps}
     added = [
@@ -324,6 +326,17 @@ class SpeakerBrain(sb.Brain):
             self.hparams.margin_schedule.step(self.hparams.compute_cost)
 
     # the course of training
+
+    def _wrap_distributed(self):
+        """As Brain's; on a CPU without synchronised batch normalisation, which
+        torch has for accelerators alone: each process normalises its share."""
+        if not (self.distributed_launch and self.device_type == "cpu"):
+            return super()._wrap_distributed()
+        for name, module in self.modules.items():
+            if any(parameter.requires_grad for parameter in module.parameters()):
+                self.modules[name] = DistributedDataParallel(
+                    module, find_unused_parameters=self.find_unused_parameters
+                )
 
     def on_fit_start(self):
         super().on_fit_start()

@@ -61,6 +61,7 @@ def main():
             "data_folder": root,
             "save_folder": Path(folder, "save"),
             "num_workers": options.processes,
+            "dev_speakers": 10,
         }
         paths = sorted(map(str, (root / "wav").rglob("*.*")))
 

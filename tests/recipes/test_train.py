@@ -217,7 +217,7 @@ def test_speakers_are_counted_and_a_smaller_number_is_refused(run):
 
 
 def test_messages_of_bad_options(run, tmp_path):
-    with pytest.raises(ValueError, match="batch_size=400.*24 utterances"):
+    with pytest.raises(ValueError, match="batch_size=400.*only 24 utterances"):
         run(batch_size=400)
     with pytest.raises(ValueError, match="numbr_of_epochs.*did you mean number_of_epochs"):
         run(numbr_of_epochs=3)

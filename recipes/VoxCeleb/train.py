@@ -517,13 +517,14 @@ SpeechBrain's threshold of 0.25 is fixed and not this model's.
 def only_run(folder):
     """Hold a folder for one run; a ValueError where another one holds it.
 
-    The system frees it when the process ends, however it does.
+    The system frees it when the process ends, however it does. (A lock of
+    ``flock`` would live on in the workers of a killed run's data loader.)
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise ValueError(
                 f"output_folder={folder}: another run is at work there. Wait for it, "
                 "or give another output_folder or seed."

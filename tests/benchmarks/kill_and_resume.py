@@ -54,8 +54,9 @@ def main():
         process = start(arguments.options, killed)
         try:
             # A share of the whole, so that the kills fall all over the run.
-            process.wait(timeout=duration * moments.uniform(0.2, 0.6))
-            break
+            if process.wait(timeout=duration * moments.uniform(0.15, 0.4)) != 0:
+                sys.exit(f"a resumed run failed: see {killed}.log")
+            break  # it was done before its moment came
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

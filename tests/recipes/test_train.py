@@ -1,6 +1,8 @@
 """The whole path on a tiny corpus: train, choose, average, verify, export, load."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -226,10 +228,36 @@ def test_messages_of_bad_options(run, tmp_path):
 
 
 def test_two_runs_on_one_folder_are_refused(run, tmp_path):
-    with train.only_run(tmp_path / "run"):
+    """The other run holds the folder until it is killed, and its child, as a
+    data loader's worker, does not hold it longer."""
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, train.__file__, str(tmp_path / "run")],
+        stdout=subprocess.PIPE, text=True,
+    )
+    try:
+        child = int(other.stdout.readline())
         with pytest.raises(ValueError, match="another run is at work there"):
             run()
-    assert not (tmp_path / "run" / "save").exists()
+        assert not (tmp_path / "run" / "save").exists()
+    finally:
+        other.kill()
+        other.wait()
+    os.kill(child, 0)  # is still there
+    with train.only_run(tmp_path / "run"):
+        os.kill(child, signal.SIGKILL)
+
+
+OTHER = """
+import os, pathlib, sys, time
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from train import only_run
+
+with only_run(pathlib.Path(sys.argv[2])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(100)
+"""
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(

@@ -260,6 +260,11 @@ with only_run(pathlib.Path(sys.argv[2])):
 """
 
 
+def test_a_folder_that_cannot_be_written_is_refused_at_once(run):
+    with pytest.raises(OSError, match="/proc/hamsb"):
+        run(output_folder="/proc/hamsb/run")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
     run, tmp_path, monkeypatch
 ):

@@ -27,7 +27,7 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
 
     def run(yaml=HAM, **changes):
         train.main([yaml, *tiny_options(**changes)])
-        return tmp_path / "run"
+        return changes.get("output_folder", tmp_path / "run")
 
     return run
 
@@ -324,6 +324,25 @@ def test_speeds_make_further_speakers(repository, tiny_options, tiny_distortions
     names = encoder.hparams.label_encoder.ind2lab
     assert len(names) == 18
     assert names[6] == f"{names[0]} at 90 %" and names[17] == f"{names[5]} at 110 %"
+
+
+def test_fine_tuning_starts_from_the_finished_model(
+    run, tiny_distortions, tmp_path
+):
+    lmft = "hparams/train_ecapa_ham_lmft.yaml"
+    finished = run(output_folder=tmp_path / "finished") / "export"
+    options = {"pretrained_model": finished, **tiny_distortions}
+    out = run(lmft, lr=1e-12, **options)
+    for name in ("embedding_model", "classifier"):
+        before, after = (torch.load(f / f"{name}.ckpt") for f in (finished, out / "export"))
+        for key in before:
+            if "running" not in key and "num_batches" not in key:
+                torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="6 speakers that are not the 5"):
+        run(lmft, dev_speakers=3, output_folder=tmp_path / "other", **options)
+    options["pretrained_model"] = tmp_path / "nowhere"
+    with pytest.raises(FileNotFoundError, match="nowhere: no exported model"):
+        run(lmft, output_folder=tmp_path / "none", **options)
 
 
 def test_the_margin_grows_and_goes_on_after_an_interruption(

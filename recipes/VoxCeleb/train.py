@@ -339,6 +339,11 @@ class SpeakerBrain(sb.Brain):
                 )
 
     def on_fit_start(self):
+        by = self.hparams.average_by
+        if by != "last" and (by != "best" or self.development is None):
+            raise ValueError(
+                f"average_by={by!r}: 'last', or 'best' with development speakers."
+            )
         super().on_fit_start()
         latest = self.checkpointer.find_checkpoint()
         if latest is not None:
@@ -409,14 +414,8 @@ class SpeakerBrain(sb.Brain):
         ``average_by`` "last" takes the last ``avg_checkpoints`` epochs, "best"
         those with the lowest development EER.
         """
-        keys = {"last": None, "best": "EER"}
-        by = self.hparams.average_by
-        if by not in keys or (by == "best" and self.development is None):
-            raise ValueError(
-                f"average_by={by!r}: 'last', or 'best' with development speakers."
-            )
         chosen = self.checkpointer.find_checkpoints(
-            min_key=keys[by],
+            min_key={"last": None, "best": "EER"}[self.hparams.average_by],
             ckpt_predicate=is_of_whole_epoch,
             max_num_checkpoints=self.hparams.avg_checkpoints,
         )

@@ -26,7 +26,7 @@ formulas.
 
 import functools
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -35,6 +35,8 @@ from torch import nn
 _RIM = 1e-5  # the clip stays this share inside the radius
 _NORM_FLOOR = 1e-5  # vectors shorter than this are never stretched
 _CONFORMAL_FLOOR = 1e-5  # floor of (1 - |x|^2)(1 - |y|^2)
+
+_BLOCK = 2**19  # pairs worked on at once: what is needed for them fits a CPU's cache
 
 
 # --------------------------------------------------------------- the formulas
@@ -226,7 +228,8 @@ def pairwise_squared(x, y):
     Returns
     -------
     torch.Tensor
-        [N, M], clamped at 0. No [N, M, D] tensor is made.
+        [N, M], clamped at 0. No [N, M, D] tensor is made. The product is one of
+        full float32, but for torch.compile.
 
     Example
     -------
@@ -234,10 +237,125 @@ def pairwise_squared(x, y):
     tensor([[1.],
             [1.]])
     """
-    with _ieee_matmul():
+    with nullcontext() if torch.compiler.is_compiling() else _ieee_matmul():
         product = x @ y.transpose(-1, -2)
     squares = _squared_norm(x).unsqueeze(-1) + _squared_norm(y).unsqueeze(-2)
     return (squares - 2 * product).clamp_min(0)
+
+
+class _PairwiseDistance(torch.autograd.Function):
+    """``sign * d(x_n, y_m)`` for all pairs, in closed form.
+
+    With ``a = max(1 - c |x|^2, floor)``, b the same of y, and ``u = c |x - y|^2 /
+    (a b)``, the distance is ``log1p(2 (u + sqrt(u + u^2))) / sqrt(c)``, which is
+    :func:`arsinh_distance` in operations that are fast everywhere; one product of
+    [N, D + 2] and [D + 2, M] gives u. With ``t = tanh(sqrt(c) d / 2)``
+
+        dd / d|x - y|^2 = sqrt(c) (1/t - t) / (a b)
+        dd / da         = -t / (sqrt(c) a)
+        dd / dc         = t / c^1.5 - d / (2 c)    at fixed a and b,
+
+    so that the result is the one [N, M] buffer kept for the backward pass, and
+    neither pass makes another of that size: they go through blocks of columns.
+
+    Arguments of ``apply``: x [N, D], y [M, D], c (a float or a 0-dimensional
+    tensor), floor, sign (1 or -1). Returns [N, M].
+    """
+
+    @staticmethod
+    def forward(x, y, c, floor, sign):
+        xx, a, _ = _conformal(x, c, floor)
+        yy, b, _ = _conformal(y, c, floor)
+        left = torch.cat([-2 * x, xx, torch.ones_like(a)], 1) * (2 * c / a)
+        largest = torch.finfo(x.dtype).max ** 0.5 / 2  # only points far outside exceed it
+
+        def rooted(part):
+            """sqrt(c) d of a block, from v = 2 u."""
+            right = torch.cat([y[part], torch.ones_like(b[part]), yy[part]], 1).div_(b[part])
+            v = _product(left, right.t()).clamp_(0, largest)
+            half = torch.addcmul(v, v, v, value=0.5).sqrt_()
+            return v.add_(half, alpha=2**0.5).log1p_()
+
+        parts = _blocks(len(x), len(y))
+        if len(parts) == 1:
+            # Not in place: torch.compile would lose the result's gradient.
+            return rooted(parts[0]) * (sign / c**0.5)
+        out = x.new_empty(len(x), len(y))
+        for part in parts:
+            torch.mul(rooted(part), sign / c**0.5, out=out[:, part])
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, y, c, ctx.floor, ctx.sign = inputs
+        learned = isinstance(c, torch.Tensor)
+        ctx.fixed = None if learned else c
+        ctx.save_for_backward(x, y, output, c if learned else None)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # Gradients are recorded here for create_graph=True, or by a compiler.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the closed form of the pairwise distance cannot be differentiated "
+                "twice (create_graph=True); use plain_pairwise_distance of the ball."
+            )
+        with torch.autocast(grad.device.type, enabled=False):
+            return _PairwiseDistance._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx, grad):
+        x, y, out, learned = ctx.saved_tensors
+        c = ctx.fixed if learned is None else learned
+        root = c**0.5
+        xx, a, inside_x = _conformal(x, c, ctx.floor)
+        yy, b, inside_y = _conformal(y, c, ctx.floor)
+        near_x, inverse_a = x / a, 1 / a
+        # Sums over the other side of g t (turn) and g (1/t - t) (pull).
+        turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
+        pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
+        grad_y = torch.empty_like(y)
+        for part in _blocks(len(x), len(y)):
+            g = grad[:, part]
+            # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
+            e = out[:, part].mul(ctx.sign * root).expm1_()
+            pull = (e + 2).reciprocal_()
+            turn = torch.mul(e, pull).mul_(g)
+            # At coincident points, where e is 0, there is no pull.
+            pull.mul_(-4).add_(4).div_(e).nan_to_num_(math.nan, 0.0, 0.0).mul_(g)
+            turn_x += turn.sum(1, keepdim=True)
+            turn_y[part] = turn.sum(0).unsqueeze(1)
+            pull.div_(b[part].t())
+            pull_x += _product(pull, y[part])
+            weight_x += pull.sum(1, keepdim=True)
+            weight = _product(pull.t(), inverse_a) + turn_y[part] * inside_y[part] / b[part]
+            pull_y = _product(pull.t(), near_x)
+            grad_y[part] = torch.addcmul(pull_y, weight, y[part], value=-1)
+        weight_x += turn_x * inside_x
+        grad_x = torch.addcmul(pull_x, weight_x, x, value=-1).mul_(-2 * ctx.sign * root / a)
+        grad_y.mul_(-2 * ctx.sign * root)
+        grad_c = None
+        if learned is not None:
+            through_x = (turn_x * (1 / c + inside_x * xx / a)).sum()
+            through_y = (turn_y * inside_y * yy / b).sum()
+            grad_c = ctx.sign * (through_x + through_y) / root - (grad * out).sum() / (2 * c)
+        return grad_x, grad_y, grad_c, None, None
+
+
+def _conformal(x, curvature, floor):
+    """|x|^2, max(1 - c |x|^2, floor), and whether the floor leaves it: [N, 1]."""
+    xx = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+    factor = 1 - curvature * xx
+    return xx, factor.clamp_min(floor), factor >= floor
+
+
+def _blocks(rows, columns):
+    """Slices of the columns, a block of all rows being no larger than _BLOCK; one
+    slice where a compiler joins the operations anyway."""
+    if torch.compiler.is_compiling():
+        return [slice(0, columns)]
+    step = max(_BLOCK // max(rows, 1), 1)
+    return [slice(i, min(i + step, columns)) for i in range(0, columns, step)]
 
 
 def _squared_norm(x):
@@ -259,13 +377,36 @@ def _safe_sqrt(z):
 @contextmanager
 def _ieee_matmul():
     """Full float32 products: SpeechBrain switches TensorFloat-32 on, whose
-    rounding of 1e-3 would swamp the distance of close points."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    rounding of 1e-3 would swamp the distance of close points. The older of
+    torch's two switches sets both, and they must agree."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        matmul.allow_tf32 = before == "tf32"
+        matmul.fp32_precision = before
+
+
+def _product(left, right):
+    """``left @ right`` of matrices in full float32, without autograd's help."""
+    if torch.compiler.is_compiling():
+        return torch.ops.hamsb.ieee_product(left, right)
+    with _ieee_matmul():
+        return left @ right
+
+
+@torch.library.custom_op("hamsb::ieee_product", mutates_args=())
+def _ieee_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The same for torch.compile, which cannot trace the switch."""
+    with _ieee_matmul():
+        return left @ right
+
+
+@_ieee_product.register_fake
+def _(left, right):
+    return left.new_empty(len(left), right.shape[1])
 
 
 def _full_precision(method):
@@ -284,9 +425,14 @@ def _full_precision(method):
 
 
 class Ball(nn.Module):
-    """What every ball offers; a subclass defines ``_project``, ``_measure``
-    and ``_limited``. Inputs of lower precision are widened: results are
-    float32 or wider, on the caller's device."""
+    """What every ball offers. Inputs of lower precision are widened: results
+    are float32 or wider, on the caller's device.
+
+    A subclass defines ``_project``, ``_limited``, ``_metric`` (the c of the
+    distance) and ``_floor`` (the least that ``1 - c |x|^2`` of a point is taken
+    for)."""
+
+    _pair_floor = 0.0  # a floor of the product for two points instead
 
     @_full_precision
     def project(self, x):
@@ -297,23 +443,45 @@ class Ball(nn.Module):
     def distance(self, x, y):
         """Distance of points x, y [..., D] (broadcast), [...], by direct
         difference: the form to trust, and the reference of the other."""
-        squared = _squared_norm(x - y)
-        return self._measure(squared, _squared_norm(x), _squared_norm(y))
+        return self._measure(_squared_norm(x - y), _squared_norm(x), _squared_norm(y))
 
     @_full_precision
     def pairwise_distance(self, x, y):
         """Distances of all pairs of points x [N, D] and y [M, D], [N, M].
 
-        One matrix product instead of an [N, M, D] tensor. In float32 it costs
-        some 4e-7 in ``|x - y|^2``: at coincidence a distance of up to 2e-3 at
-        the published c = 3, but more near the rim (3e-2 at ``sqrt(c)|v| =
-        2``, 1.5 at 4). Use float64 where close pairs near the rim matter.
+        One matrix product instead of an [N, M, D] tensor, and gradients in
+        closed form that keep nothing but the result; differentiating them
+        again is a RuntimeError. In float32 the product costs some 4e-7 in ``|x -
+        y|^2``: at coincidence a distance of up to 2e-3 at the published c = 3,
+        but more near the rim (3e-2 at ``sqrt(c)|v| = 2``, 1.5 at 4). Use
+        float64 where close pairs near the rim matter.
         """
-        return self._measure(
-            pairwise_squared(x, y),
-            _squared_norm(x).unsqueeze(-1),
-            _squared_norm(y).unsqueeze(-2),
-        )
+        return self._pairwise(x, y, 1)
+
+    @_full_precision
+    def pairwise_similarity(self, x, y):
+        """Minus :meth:`pairwise_distance`, [N, M], without a second buffer."""
+        return self._pairwise(x, y, -1)
+
+    @_full_precision
+    def plain_pairwise_distance(self, x, y):
+        """:meth:`pairwise_distance` as it reads, with autograd's gradients: what
+        the closed form is compared with, and differentiable twice."""
+        xx, yy = _squared_norm(x).unsqueeze(-1), _squared_norm(y).unsqueeze(-2)
+        return self._measure(pairwise_squared(x, y), xx, yy)
+
+    def _pairwise(self, x, y, sign):
+        if self._pair_floor:
+            return sign * self.plain_pairwise_distance(x, y)
+        return _PairwiseDistance.apply(x, y, self._metric, self._floor(x.dtype), sign)
+
+    def _measure(self, squared, xx, yy):
+        if self._pair_floor:
+            conformal = ((1 - xx) * (1 - yy)).clamp_min(self._pair_floor)
+        else:
+            c, floor = self._metric, self._floor(squared.dtype)
+            conformal = (1 - c * xx).clamp_min(floor) * (1 - c * yy).clamp_min(floor)
+        return arsinh_distance(squared, conformal, self._metric)
 
     @_full_precision
     def limited(self, x):
@@ -324,10 +492,14 @@ class Ball(nn.Module):
     def _project(self, x):
         raise NotImplementedError
 
-    def _measure(self, squared, xx, yy):
+    def _limited(self, x):
         raise NotImplementedError
 
-    def _limited(self, x):
+    def _floor(self, dtype):
+        raise NotImplementedError
+
+    @property
+    def _metric(self):
         raise NotImplementedError
 
 
@@ -369,6 +541,8 @@ class ClippedUnitBall(Ball):
                 "one use PoincareBall."
             )
         self.curvature = float(curvature)
+        if (1 - self.radius**2) ** 2 < _CONFORMAL_FLOOR:
+            self._pair_floor = _CONFORMAL_FLOOR
 
     @property
     def radius(self):
@@ -381,9 +555,11 @@ class ClippedUnitBall(Ball):
     def _limited(self, x):
         return torch.linalg.vector_norm(x, dim=-1) > self.radius
 
-    def _measure(self, squared, xx, yy):
-        conformal = ((1 - xx) * (1 - yy)).clamp_min(_CONFORMAL_FLOOR)
-        return arsinh_distance(squared, conformal, 1.0)
+    _metric = 1.0
+
+    def _floor(self, dtype):
+        """It acts on points outside of the clip alone."""
+        return _CONFORMAL_FLOOR**0.5
 
     def extra_repr(self):
         return f"curvature={self.curvature:g}"
@@ -515,11 +691,12 @@ class PoincareBall(Ball):
             x = self._tangent(x)
         return self.curvature**0.5 * torch.linalg.vector_norm(x, dim=-1) > longest
 
-    def _measure(self, squared, xx, yy):
-        c = self.curvature
-        inside = torch.finfo(squared.dtype).eps
-        conformal = (1 - c * xx).clamp_min(inside) * (1 - c * yy).clamp_min(inside)
-        return arsinh_distance(squared, conformal, c)
+    @property
+    def _metric(self):
+        return self.curvature
+
+    def _floor(self, dtype):
+        return torch.finfo(dtype).eps
 
     def extra_repr(self):
         curvature = torch.as_tensor(self.curvature).item()

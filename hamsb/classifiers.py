@@ -63,7 +63,7 @@ class HyperbolicClassifier(nn.Module):
             )
         points = self.ball.project(x.reshape(-1, size))
         centers = self.ball.project(self.centers)
-        return -self.ball.pairwise_distance(points, centers).unsqueeze(1)
+        return self.ball.pairwise_similarity(points, centers).unsqueeze(1)
 
     def extra_repr(self):
         out_neurons, input_size = self.centers.shape

@@ -9,13 +9,19 @@ is the same; no loss knows which head it serves.
 
 ``margin`` and ``scale`` may be set during training (a margin schedule does);
 nothing derived from them is kept. Targets stay sparse: no one-hot matrix.
+
+A loss is defined by what it makes of the target's similarity (``penalise``) and
+by whether it drops the classes below the target (``drops_easy``). From these
+come both the plain form (``logits``, then cross-entropy) and the closed form
+that ``forward`` uses.
 """
 
 import math
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+
+_BLOCK = 2**19  # logits worked on at once: what is needed for them fits a CPU's cache
 
 
 class Softmax(nn.Module):
@@ -35,6 +41,8 @@ class Softmax(nn.Module):
     >>> loss(torch.zeros(2, 1, 4), torch.tensor([[0], [3]]))
     tensor(1.3863)
     """
+
+    drops_easy = False  # whether logits below the target's are taken as 0
 
     def __init__(self, scale=1.0):
         super().__init__()
@@ -70,12 +78,24 @@ class Softmax(nn.Module):
             A scalar. A ValueError tells of shapes or dtypes that do not fit.
         """
         similarities, targets = _flatten(predictions, targets)
-        return cross_entropy(self.logits(similarities, targets), targets)
+        value, slope = self.penalise(similarities.detach().gather(1, targets))
+        return _MarginCrossEntropy.apply(
+            similarities, targets, value, slope, self.scale, self.drops_easy
+        ).mean()
 
     def logits(self, similarities, targets):
-        """What goes into the cross-entropy: [B, C] from similarities [B, C]
-        and targets [B]. Subclasses put their margin here."""
-        return self.scale * similarities
+        """What the cross-entropy is of: [B, C] from similarities [B, C] and
+        targets [B], by plain differentiable operations. With torch's
+        ``cross_entropy`` it is the loss that ``forward`` computes in closed form."""
+        targets = targets.unsqueeze(1)
+        target = self.scale * self.penalise(similarities.gather(1, targets))[0]
+        logits = (self.scale * similarities).scatter(1, targets, target)
+        return torch.where(logits < target, 0, logits) if self.drops_easy else logits
+
+    def penalise(self, similarity):
+        """What stands for the target's similarity, and its derivative: both
+        elementwise, of any shape. Subclasses put their margin here."""
+        return similarity, torch.ones_like(similarity)
 
     def extra_repr(self):
         return f"scale={self.scale:g}"
@@ -114,18 +134,8 @@ class AMSoftmax(Softmax):
             raise ValueError(f"margin={value}: must be finite and not negative.")
         self._margin = value
 
-    def logits(self, similarities, targets):
-        return self.scale * self._with_target(
-            similarities, targets, self.penalise(_target(similarities, targets))
-        )
-
     def penalise(self, similarity):
-        """The target's similarity less its margin, any shape."""
-        return similarity - self.margin
-
-    @staticmethod
-    def _with_target(similarities, targets, values):
-        return similarities.scatter(1, targets.unsqueeze(1), values)
+        return similarity - self.margin, torch.ones_like(similarity)
 
     def extra_repr(self):
         return f"margin={self.margin:g}, scale={self.scale:g}"
@@ -164,7 +174,13 @@ class AAMSoftmax(AMSoftmax):
         cosine = similarity.clamp(-1 + 1e-7, 1 - 1e-7)
         sine = torch.sqrt(1 - cosine.square())
         turned = cosine * math.cos(m) - sine * math.sin(m)
-        return torch.where(cosine > -math.cos(m), turned, cosine - m * math.sin(m))
+        slope = math.cos(m) + cosine / sine * math.sin(m)
+        far = cosine <= -math.cos(m)
+        clamped = cosine != similarity
+        return (
+            torch.where(far, cosine - m * math.sin(m), turned),
+            torch.where(far, 1, slope).masked_fill(clamped, 0),
+        )
 
 
 class RAMSoftmax(AMSoftmax):
@@ -189,9 +205,7 @@ class RAMSoftmax(AMSoftmax):
     tensor([[3., 4., 0.]])
     """
 
-    def logits(self, similarities, targets):
-        logits = super().logits(similarities, targets)
-        return torch.where(logits >= _target(logits, targets), logits, 0)
+    drops_easy = True
 
 
 class HSoftmax(Softmax):
@@ -231,13 +245,80 @@ class HAMSoftmax(AMSoftmax):
     """
 
 
-def _target(similarities, targets):
-    """The target's entry of each row, [B, 1]."""
-    return similarities.gather(1, targets.unsqueeze(1))
+class _MarginCrossEntropy(torch.autograd.Function):
+    """The cross-entropy of each row, [B], in closed form.
+
+    Logits are ``scale * similarities``, with ``scale * value`` in place of the
+    target's, and 0 where they are below it if ``drops_easy``. With p their
+    softmax, the gradient is ``scale * p`` for the other classes that are not
+    dropped, and ``scale * (p - 1) * slope`` for the target. The similarities are
+    the one [B, C] buffer kept for the backward pass, whose only other one is the
+    gradient itself: both passes make the logits block by block.
+
+    Arguments of ``apply``: similarities [B, C], targets [B, 1], value and slope
+    of the target's penalised similarity [B, 1], scale, drops_easy.
+    """
+
+    @staticmethod
+    def forward(similarities, targets, value, slope, scale, drops_easy):
+        losses = similarities.new_empty(len(similarities))
+        for part in _blocks(*similarities.shape):
+            logits, y = similarities[part] * scale, targets[part]
+            logits.scatter_(1, y, value[part] * scale)
+            if drops_easy:
+                logits.masked_fill_(logits < value[part] * scale, 0)
+            losses[part] = -torch.log_softmax(logits, 1).gather(1, y).squeeze(1)
+        return losses
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.scale, ctx.drops_easy = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # Gradients are recorded here for create_graph=True, or by a compiler.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the closed form of the loss cannot be differentiated twice "
+                "(create_graph=True); use torch's cross_entropy of its logits()."
+            )
+        similarities, targets, value, slope = ctx.saved_tensors
+
+        def block(part):
+            logits, y = similarities[part] * ctx.scale, targets[part]
+            logits.scatter_(1, y, value[part] * ctx.scale)
+            if ctx.drops_easy:
+                dropped = logits < value[part] * ctx.scale
+                logits.masked_fill_(dropped, 0)
+            p = torch.softmax(logits, 1)
+            p.scatter_(1, y, (p.gather(1, y) - 1) * slope[part])
+            p.mul_(ctx.scale * grad[part, None])
+            if ctx.drops_easy:
+                p.masked_fill_(dropped, 0)
+            return p
+
+        parts = _blocks(*similarities.shape)
+        if len(parts) == 1:
+            gradient = block(parts[0])
+        else:
+            gradient = torch.empty_like(similarities)
+            for part in parts:
+                gradient[part] = block(part)
+        return gradient, None, None, None, None, None
+
+
+def _blocks(rows, columns):
+    """Slices of the rows, a block of all columns being no larger than _BLOCK; one
+    slice where a compiler joins the operations anyway."""
+    if torch.compiler.is_compiling():
+        return [slice(0, rows)]
+    step = max(_BLOCK // max(columns, 1), 1)
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
 
 def _flatten(predictions, targets):
-    """Predictions [B, C] in float32 or wider and targets [B] as indices."""
+    """Predictions [B, C] in float32 or wider and targets [B, 1] as indices."""
     rows, classes = predictions.shape[0], predictions.shape[-1]
     if predictions.numel() != rows * classes or predictions.dim() not in (2, 3):
         raise ValueError(
@@ -252,4 +333,4 @@ def _flatten(predictions, targets):
         raise ValueError(f"targets are {targets.dtype}: speaker indices are needed.")
     if predictions.dtype != torch.float64:
         predictions = predictions.float()
-    return predictions.reshape(rows, classes), targets.reshape(rows).long()
+    return predictions.reshape(rows, classes), targets.reshape(rows, 1).long()

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import hamsb.ball
 from hamsb.ball import (
     ClippedUnitBall,
     PoincareBall,
@@ -347,6 +349,144 @@ def test_tensorfloat32_is_off_in_the_product_and_restored_after(monkeypatch):
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+class Operations(TorchDispatchMode):
+    """Records (name, whether TensorFloat-32 was on) of every operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        allowed = torch.backends.cuda.matmul.allow_tf32
+        self.seen.append((function.overloadpacket.__name__, allowed))
+        return function(*args, **(kwargs or {}))
+
+
+def test_products_of_the_closed_form_are_full_float32_forward_and_backward():
+    x, y = (torch.randn(n, 8).requires_grad_() for n in (3, 5))
+    ball = PoincareBall(1.0, learnable=True)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with Operations() as operations:
+            ball.pairwise_distance(0.1 * x, 0.1 * y).sum().backward()
+        products = [flag for name, flag in operations.seen if name in ("mm", "matmul")]
+        assert len(products) >= 3 and not any(products)
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_nothing_waits_for_a_value(name):
+    """No operation that makes a GPU wait: what reads a value or counts."""
+    x, y = (torch.randn(n, 8).requires_grad_() for n in (3, 5))
+    ball = BALLS[name]
+    with Operations() as operations:
+        d = ball.pairwise_distance(ball.project(x), ball.project(y))
+        d.backward(torch.rand(3, 5))
+    waiting = {"_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "unique"}
+    assert not waiting & {name for name, _ in operations.seen}
+
+
+# --------------------------------------------------------- the closed form
+
+
+def gradients(form, ball, x, y, weights):
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    d = form(ball.project(x), ball.project(y))
+    wanted = [x, y, *ball.parameters()]
+    return [d.detach(), *torch.autograd.grad((weights * d).sum(), wanted)]
+
+
+@pytest.mark.parametrize("name", BALLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block", [1, 40, 2**19])
+def test_closed_form_is_the_plain_form(name, dtype, block, monkeypatch):
+    """Values and gradients, with embeddings of many lengths, some of them at a
+    center, in one block of columns or several."""
+    monkeypatch.setattr(hamsb.ball, "_BLOCK", block)
+    ball = BALLS[name].to(dtype)
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(12, 9, generator=generator, dtype=dtype)
+    x *= torch.logspace(-2, 1, 12, dtype=dtype).unsqueeze(1)
+    y = torch.cat([torch.randn(20, 9, generator=generator, dtype=dtype), x[:3]])
+    weights = torch.randn(12, 23, generator=generator, dtype=dtype)
+    # At a center it is rounding that decides on value and gradient.
+    weights[torch.arange(3), 20 + torch.arange(3)] = 0
+    closed = gradients(ball.pairwise_distance, ball, x, y, weights)
+    plain = gradients(ball.plain_pairwise_distance, ball, x, y, weights)
+    truth = plain
+    if dtype == torch.float32:
+        truth = gradients(
+            ball.double().plain_pairwise_distance, ball, x.double(), y.double(), weights.double()
+        )
+        ball.float()
+    assert len(closed) == 3 + len(list(ball.parameters())) and closed[0].shape == (12, 23)
+    for d in (closed[0], plain[0], truth[0]):
+        d[weights == 0] = 0
+    for a, b, exact in zip(closed, plain, truth):
+        largest = exact.abs().max()
+        assert largest > 0
+        allowed = 3 * (b - exact).abs().max() + (1e-6 if dtype == torch.float32 else 1e-10) * largest
+        assert (a - exact).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_pairwise_similarity_is_minus_the_distance(name):
+    ball = BALLS[name]
+    x, y = torch.randn(4, 6), torch.randn(5, 6)
+    weights = torch.randn(4, 5)
+    minus = gradients(ball.pairwise_similarity, ball, x, y, -weights)
+    plus = gradients(ball.pairwise_distance, ball, x, y, weights)
+    torch.testing.assert_close(-minus[0], plus[0])
+    for a, b in zip(minus[1:], plus[1:]):
+        torch.testing.assert_close(a, b)
+
+
+def test_closed_form_gradient_at_coincident_points_is_zero():
+    """Axis points, whose squared distance the product gives as exactly 0."""
+    x = torch.tensor([[0.5, 0.0], [0.0, 0.25]], dtype=torch.float64, requires_grad=True)
+    d = PoincareBall(1.0).pairwise_distance(x, x.detach()).diagonal()
+    assert (d == 0).all()
+    assert (torch.autograd.grad(d.sum(), x)[0] == 0).all()
+
+
+def test_closed_form_keeps_one_buffer_of_pairs():
+    kept = []
+    x, y = torch.randn(32, 4, requires_grad=True), torch.randn(64, 4, requires_grad=True)
+    ball = ClippedUnitBall(3.0)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        ball.pairwise_similarity(ball.project(x), ball.project(y))
+    assert sum(n >= 32 * 64 for n in kept) == 1
+
+
+def test_closed_form_refuses_to_be_differentiated_twice():
+    x = (0.1 * torch.randn(3, 4)).requires_grad_()
+    ball, y = PoincareBall(1.0), 0.1 * torch.randn(5, 4)
+    with pytest.raises(RuntimeError, match="twice.*plain_pairwise_distance"):
+        torch.autograd.grad(ball.pairwise_distance(x, y).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(
+        ball.plain_pairwise_distance(x, y).sum(), x, create_graph=True
+    )
+    first.sum().backward()
+
+
+def test_backward_under_autocast_is_that_outside_of_it():
+    ball = ClippedUnitBall(3.0)
+    x, y = torch.randn(6, 32), torch.randn(9, 32)
+    found = []
+    for enabled in (False, True):
+        a = x.clone().requires_grad_()
+        d = ball.pairwise_distance(ball.project(a), ball.project(y))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            d.sum().backward()
+        found.append(a.grad)
+    assert torch.equal(*found)
 
 
 # ---------------------------------------------------------------- gradients

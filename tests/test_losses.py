@@ -12,7 +12,9 @@ from speechbrain.nnet.losses import (
     LogSoftmaxWrapper,
 )
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+import hamsb.losses
 from hamsb import (
     AAMSoftmax,
     AMSoftmax,
@@ -24,6 +26,14 @@ from hamsb import (
     Softmax,
 )
 
+LOSSES = {
+    "softmax": Softmax(scale=7.0),
+    "am": AMSoftmax(0.2, 30.0),
+    "aam": AAMSoftmax(0.2, 30.0),
+    "aam_wide": AAMSoftmax(2.0, 5.0),
+    "ram": RAMSoftmax(0.2, 10.0),
+    "ham": HAMSoftmax(0.35, 15.0),
+}
 RELEASED = Path(__file__).parent / "data" / "released_ram_softmax.npz"
 
 
@@ -92,6 +102,77 @@ def test_equals_the_naive_loop(name, ours, margin, scale, seed):
     assert ours(cosines, targets).item() == pytest.approx(
         naive(name, margin, scale)(cosines, targets), rel=1e-9
     )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block", [1, 30, 2**19])
+def test_closed_form_is_cross_entropy_of_the_plain_logits(name, dtype, block, monkeypatch):
+    """In one block of rows or several."""
+    monkeypatch.setattr(hamsb.losses, "_BLOCK", block)
+    loss = LOSSES[name]
+    cosines, targets = batch(7, dtype=dtype)
+
+    def plain(similarities, targets):
+        rows, y = similarities.squeeze(1), targets.squeeze(1)
+        return cross_entropy(loss.logits(rows, y), y)
+
+    close = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {
+        "rtol": 1e-4, "atol": 1e-6}
+    assert_same(loss, plain, cosines, targets, **close)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck(name):
+    cosines, targets = batch(8, rows=5, classes=4)
+    assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, targets), cosines)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_penalise_gives_the_derivative_of_its_value(name):
+    similarity = torch.linspace(-1.2, 1.2, 41, dtype=torch.float64, requires_grad=True)
+    value, slope = LOSSES[name].penalise(similarity)
+    (derivative,) = torch.autograd.grad(value.sum(), similarity)
+    torch.testing.assert_close(slope, derivative)
+
+
+def test_head_and_loss_keep_one_buffer_of_predictions():
+    kept = set()
+    x, targets = torch.randn(32, 1, 4, requires_grad=True), torch.randint(64, (32, 1))
+    head, loss = HyperbolicClassifier(4, 64, ClippedUnitBall(3.0)), HAMSoftmax()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t.numel() >= 32 * 64 and kept.add(t.data_ptr()) or t, lambda t: t
+    ):
+        loss(head(x), targets)
+    assert len(kept) == 1
+
+
+def test_differentiating_twice_is_refused():
+    cosines, targets = batch(9)
+    value = HAMSoftmax()(cosines, targets)
+    with pytest.raises(RuntimeError, match="twice.*logits"):
+        torch.autograd.grad(value, cosines, create_graph=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_head_and_loss_compile_to_one_graph(name):
+    """Values and gradients of the compiled ones are those of the eager ones."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    head = HyperbolicClassifier(6, 11, ClippedUnitBall(3.0))
+    x, targets = torch.randn(8, 1, 6), torch.randint(11, (8, 1))
+
+    def step(x, targets):
+        return LOSSES[name](head(x), targets)
+
+    found = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        a = x.clone().requires_grad_()
+        value = function(a, targets)
+        found.append([value, *torch.autograd.grad(value, [a, head.centers])])
+    assert found[0][1].abs().max() > 0
+    for eager, compiled in zip(*found):
+        torch.testing.assert_close(compiled, eager)
 
 
 @pytest.mark.parametrize("margin, scale", [(0.0, 1.0), (0.2, 30.0), (0.5, 64.0)])

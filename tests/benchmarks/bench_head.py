@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""Time, memory and precision of the hyperbolic head and loss beside others.
+
+    python tests/benchmarks/bench_head.py [--device cuda] [--sizes 256x5994 ...]
+
+For every size (batch B x speakers C, 192 dimensions) each system does its forward
+and backward pass in turn, round after round; a figure is the median over the rounds
+of its time over the reference's in the same round, so that a busy machine slows both.
+Memory is the most that one forward and backward pass adds to what is there before
+it, parameters' gradients included: resident size on a CPU, allocated on CUDA. The
+error is the largest difference of a value from the same system in float64, over the
+largest value: of the loss, of the embeddings' gradient and of the centers'. A system
+that does not fit is given with the size of its [B, C, D] tensors alone.
+"""
+
+import argparse
+import ctypes
+import gc
+import platform
+import re
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
+from torch import nn
+from torch.nn.functional import cross_entropy, linear, normalize, one_hot
+
+import hamsb
+
+DIMENSION, CURVATURE, MARGIN, SCALE = 192, 3.0, 0.2, 30.0
+SIZES = ["32x1211", "256x5994", "160x17982", "512x100000"]
+REFERENCE = "AM, cross_entropy"
+
+
+# ------------------------------------------------------------------ the systems
+
+
+class Hyperbolic(nn.Module):
+    """Our head and loss."""
+
+    def __init__(self, centers):
+        super().__init__()
+        ball = hamsb.ClippedUnitBall(CURVATURE)
+        self.head = hamsb.HyperbolicClassifier(DIMENSION, len(centers), ball)
+        self.head.centers = nn.Parameter(centers.clone())
+        self.loss = hamsb.HAMSoftmax(MARGIN, SCALE)
+
+    def forward(self, x, y):
+        return self.loss(self.head(x), y)
+
+
+class Plain(Hyperbolic):
+    """Ours as the formulas read, with autograd's gradients."""
+
+    def forward(self, x, y):
+        ball, y = self.head.ball, y.squeeze(1)
+        centers = ball.project(self.head.centers)
+        distances = ball.plain_pairwise_distance(ball.project(x.squeeze(1)), centers)
+        return cross_entropy(self.loss.logits(-distances, y), y)
+
+
+class Naive(Hyperbolic):
+    """The released form: everything expanded to [B, C, D], arcosh, one-hot."""
+
+    def forward(self, x, y):
+        ball, y = self.head.ball, y.squeeze(1)
+        shape = len(x), len(self.head.centers), DIMENSION
+        x = ball.project(x).expand(shape)
+        w = ball.project(self.head.centers).unsqueeze(0).expand(shape)
+        xx, ww, gap = x.pow(2).sum(-1), w.pow(2).sum(-1), (x - w).pow(2).sum(-1)
+        ratio = 2 * gap / ((1 - xx) * (1 - ww)).clamp_min(1e-5)
+        distances = torch.acosh((1 + ratio).clamp_min(1 + torch.finfo(x.dtype).eps))
+        hit = one_hot(y, shape[1]).to(x.dtype)
+        return cross_entropy(-SCALE * (distances + MARGIN * hit), y)
+
+
+class SpeechBrainAAM(nn.Module):
+    """SpeechBrain's cosine head, AAM and LogSoftmaxWrapper."""
+
+    def __init__(self, centers):
+        super().__init__()
+        from speechbrain.lobes.models.ECAPA_TDNN import Classifier
+
+        self.head = Classifier(DIMENSION, lin_blocks=0, out_neurons=len(centers))
+        self.head.weight = nn.Parameter(centers.clone())
+        self.loss = LogSoftmaxWrapper(AdditiveAngularMargin(MARGIN, SCALE))
+
+    def forward(self, x, y):
+        return self.loss(self.head(x), y)
+
+
+class CosineAM(nn.Module):
+    """AM-softmax with nothing but torch's functions: what a cosine head needs."""
+
+    def __init__(self, centers):
+        super().__init__()
+        self.centers = nn.Parameter(centers.clone())
+
+    def forward(self, x, y):
+        y = y.squeeze(1)
+        cosines = linear(normalize(x.squeeze(1)), normalize(self.centers))
+        cosines = cosines.scatter_add(1, y[:, None], cosines.new_full((len(y), 1), -MARGIN))
+        return cross_entropy(SCALE * cosines, y)
+
+
+class Products(nn.Module):
+    """The three matrix products that no head can do without."""
+
+    def __init__(self, centers):
+        super().__init__()
+        self.centers = nn.Parameter(centers.clone())
+
+    def forward(self, x, y):
+        return _Floor.apply(x.squeeze(1), self.centers)
+
+
+class _Floor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        product = x @ w.t()
+        ctx.save_for_backward(x, w, product)
+        return product[0, 0].clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w, product = ctx.saved_tensors
+        return product @ w, product.t() @ x
+
+
+def compiled(centers):
+    module = Hyperbolic(centers)
+    module.compile(fullgraph=True)
+    return module
+
+
+SYSTEMS = {
+    "hamsb": Hyperbolic,
+    "hamsb, compiled": compiled,
+    "hamsb, plain": Plain,
+    "naive broadcast": Naive,
+    "SpeechBrain AAM": SpeechBrainAAM,
+    REFERENCE: CosineAM,
+    "three products": Products,
+}
+
+
+# ---------------------------------------------------------------- the measuring
+
+
+def data(batch, classes, device):
+    """Embeddings as long as a network's, centers inside the ball; every other
+    target center lies close to its embedding's direction."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 1, DIMENSION, generator=generator)
+    centers = 0.03 * torch.randn(classes, DIMENSION, generator=generator)
+    y = torch.randperm(max(classes, batch), generator=generator)[:batch, None] % classes
+    near = torch.arange(0, batch, 2)
+    noise = torch.randn(len(near), DIMENSION, generator=generator)
+    centers[y[near, 0]] = normalize(x[near, 0] + 0.1 * noise) / CURVATURE**0.5
+    return x.to(device), y.to(device), centers.to(device)
+
+
+def step(module, x, y):
+    """One forward and backward pass."""
+    x = x.detach().requires_grad_()
+    module.zero_grad()
+    loss = module(x, y)
+    loss.backward()
+    return [loss.detach(), x.grad, *(p.grad for p in module.parameters())]
+
+
+def seconds(module, x, y):
+    synchronize(x)
+    start = time.perf_counter()
+    step(module, x, y)
+    synchronize(x)
+    return time.perf_counter() - start
+
+
+def synchronize(x):
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def resident(key):
+    """VmRSS or VmHWM of this process, bytes."""
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{key}:\s+(\d+)", text)[1])
+
+
+def peak_bytes(module, x, y):
+    """What a pass adds to the memory in use before it, at most."""
+    module.zero_grad(set_to_none=True)
+    gc.collect()
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(module, x, y)
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    step(module, x, y)
+    return resident("VmHWM") - before
+
+
+def errors(name, module, x, y, centers):
+    """Of loss and gradients, relative to the largest value in float64."""
+    # The naive form is the plain one's function; in float64 it would not fit.
+    kind = Plain if name.startswith(("hamsb", "naive")) else SYSTEMS[name]
+    truth = step(kind(centers.double()).double(), x.double(), y)
+    found = step(module, x, y)
+    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, truth)]
+
+
+def measure(size, rounds, device, room):
+    """A table of one size, as rows of cells."""
+    batch, classes = map(int, size.split("x"))
+    x, y, centers = data(batch, classes, device)
+    modules = {name: make(centers).to(device) for name, make in SYSTEMS.items()}
+    # Measured at (256, 5994): the naive pass holds some four of these at once.
+    expanded = batch * classes * DIMENSION * 4
+    if 5 * expanded > room:
+        del modules["naive broadcast"]
+    times = {name: [] for name in modules}
+    for name, module in modules.items():
+        step(module, x, y)  # warm up, compile
+    for _ in range(rounds):
+        for name, module in modules.items():
+            if name == "naive broadcast" and len(times[name]) >= max(rounds // 5, 3):
+                continue
+            times[name].append(seconds(module, x, y))
+    rows = []
+    for name in SYSTEMS:
+        if name not in modules:
+            text = f"does not fit: one [B, C, D] tensor is {expanded / 1e9:.1f} GB"
+            rows.append([name, "", "", "", text, "", ""])
+            continue
+
+        def ratio(other):
+            return median(t / o for t, o in zip(times[name], times[other]))
+
+        memory = peak_bytes(modules[name], x, y)
+        error = ["", "", ""]
+        if name != "three products":
+            error = [f"{e:.0e}" for e in errors(name, modules[name], x, y, centers)]
+        rows.append(
+            [
+                name,
+                f"{1e3 * median(times[name]):.1f}",
+                f"{ratio(REFERENCE):.2f}",
+                f"{ratio('hamsb'):.2f}",
+                f"{memory / 1e6:.0f}",
+                f"{memory / (4 * batch * classes):.1f}",
+                ", ".join(error).strip(", "),
+            ]
+        )
+    return rows
+
+
+HEADER = [
+    "system",
+    "ms",
+    f"time over {REFERENCE}",
+    "time over hamsb",
+    "memory, MB",
+    "in [B, C] buffers",
+    "error of loss, embeddings' gradient, centers' gradient",
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sizes", nargs="+", default=SIZES)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--room", type=float, default=16e9, help="bytes to be used")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    device = torch.device(options.device)
+    where = f"{options.threads} threads of {cpu()}"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    print(f"{where}; torch {torch.__version__}, Python {platform.python_version()}")
+    for size in options.sizes:
+        print(f"\n**B x C = {size.replace('x', ' x ')}**\n")
+        lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)]]
+        rounds = max(options.rounds // (5 if size == SIZES[-1] else 1), 5)
+        for line in lines + measure(size, rounds, device, options.room):
+            print(f"| {' | '.join(line)} |", flush=True)
+
+
+def cpu():
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
-"""The DET figure: what is drawn, where, and how it is saved."""
+"""The DET and score figures: what is drawn, where, and how it is saved."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from hamsb.metrics import det_curve, eer
-from hamsb.plots import _det_figure, plot_det
+from hamsb.plots import _det_figure, _scores_figure, plot_det, plot_scores
 
 
 def gaussians(n_target, n_impostor, distance, seed=0):
@@ -31,15 +32,27 @@ CASES = {
 }
 
 
+@functools.cache
+def det_figure(case):
+    """Drawn once, looked at by several tests."""
+    return _det_figure(CASES[case])
+
+
 def parts(figure):
     """The axes, and of each system the curve and the EER marker, after the diagonal."""
     (axes,) = figure.axes
     return axes, axes.lines[1::2], axes.lines[2::2]
 
 
+def legend(figure):
+    """The figure's only legend, in the axes or below them."""
+    (found,) = [*figure.legends, *filter(None, [figure.axes[0].get_legend()])]
+    return found
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_lines_are_det_curves_through_probit(case):
-    axes, lines, _ = parts(_det_figure(CASES[case]))
+    axes, lines, _ = parts(det_figure(case))
     low, high = axes.get_xlim()
     for line, (scores, labels) in zip(lines, CASES[case].values(), strict=True):
         _, miss, false_alarm = det_curve(scores, labels)
@@ -54,8 +67,9 @@ def test_the_lines_are_det_curves_through_probit(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_eer_is_marked_and_named(case):
-    axes, _, markers = parts(_det_figure(CASES[case]))
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = det_figure(case)
+    axes, _, markers = parts(figure)
+    texts = [text.get_text() for text in legend(figure).get_texts()]
     low, high = axes.get_xlim()
     for marker, text, (name, trials) in zip(
         markers, texts, CASES[case].items(), strict=True
@@ -70,7 +84,7 @@ def test_eer_is_marked_and_named(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_axes_are_in_percent_and_finite(case):
-    axes, _, _ = parts(_det_figure(CASES[case]))
+    axes, _, _ = parts(det_figure(case))
     assert axes.get_xlim() == axes.get_ylim()
     low, high = 100 * norm.cdf(axes.get_xlim())
     assert 0.0099 < low <= 5.001 and 39.99 < high < 99.1
@@ -93,9 +107,110 @@ def test_axes_follow_the_data():
     assert high == pytest.approx(40)
 
 
-def test_saved_as_png(tmp_path):
+def systems(n, name="HAM-Softmax with a margin of {}"):
+    return {name.format(k): gaussians(200, 200, 2.5 + k / 10, seed=k) for k in range(n)}
+
+
+@pytest.mark.parametrize(
+    "curves, below",
+    [
+        (CASES["large"], False),
+        (systems(3, name="{}"), False),
+        (systems(12), True),  # so many lines would cover curves
+        ({"worse than chance": gaussians(200, 200, -2.5)}, True),  # so would any
+        (systems(2, name="a name that is " + "very " * 20 + "long {}"), True),
+        ({"a name that is " + "very " * 20 + "long": gaussians(9, 9, 50.0)}, True),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_the_legend_covers_no_curve_and_is_whole(curves, below):
+    figure = _det_figure(curves)
+    figure.draw_without_rendering()
+    axes, lines, _ = parts(figure)
+    assert bool(figure.legends) == below
+    box, page = legend(figure).get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 <= page.y1
+    if below:
+        first = legend(figure).get_texts()[0].get_window_extent()
+        assert first.y1 <= axes.xaxis.label.get_window_extent().y0
+    for line in lines:
+        points = line.get_transform().transform(line.get_xydata())
+        assert not any(box.contains(x, y) for x, y in points)
+    # The axes are as large with the legend below as without.
+    assert axes.get_window_extent().width > 0.8 * 4.6 * figure.dpi
+
+
+def test_every_system_has_a_style_of_its_own():
+    _, lines, markers = parts(_det_figure(systems(25)))
+    styles = [(line.get_color(), line.get_linestyle()) for line in lines]
+    assert len(set(styles)) == 25
+    assert styles == [(m.get_color(), m.get_linestyle()) for m in markers]
+
+
+# ------------------------------------------------------------------- the scores
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("threshold", [None, 0.4])
+def test_a_panel_a_system_with_unit_areas_and_the_threshold(case, threshold):
+    figure = _scores_figure(CASES[case], threshold)
+    assert len(figure.axes) == len(CASES[case])
+    for axes, (name, (scores, labels)) in zip(figure.axes, CASES[case].items()):
+        scores, labels = np.asarray(scores), np.asarray(labels)
+        for polygon, label in zip(axes.patches, (0, 1), strict=True):
+            x, y = polygon.get_path().vertices.T
+            area = abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2  # the shoelace
+            assert area == pytest.approx(1, rel=1e-6)
+            chosen = scores[labels == label]
+            assert x.min() <= chosen.min() and chosen.max() <= x.max()
+            assert x.mean() == pytest.approx(chosen.mean(), abs=np.ptp(scores) / 3 + 1e-2)
+            assert len(np.unique(x)) <= 202
+        (line,) = axes.lines
+        if threshold is None:
+            value, expected = eer(scores, labels)
+            title = f"{name}\nEER {100 * value:.2f} % at {expected:.3g}"
+        else:
+            expected = threshold
+            miss, false_alarm = (
+                100 * np.mean((scores >= threshold)[labels == label] != label)
+                for label in (1, 0)
+            )
+            title = f"{name}\nmiss {miss:.2f} %, false alarm {false_alarm:.2f} % at 0.4"
+        assert axes.get_title(loc="left") == title
+        assert set(line.get_xdata()) == {expected}
+
+
+def test_the_panels_share_an_axis_with_a_common_threshold_only():
+    trials = {"one": gaussians(50, 50, 2.0), "two": gaussians(50, 50, 90.0)}
+    one, two = _scores_figure(trials, None).axes
+    assert one.get_xlim() != two.get_xlim()
+    one, two = _scores_figure(trials, 1.0).axes
+    assert one.get_xlim() == two.get_xlim()
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+def test_no_text_overlaps_another_or_leaves_the_page(n):
+    figure = _scores_figure(systems(n, name="name {} " + 12 * "a bit long "), 1.25)
+    figure.draw_without_rendering()
+    titles = [axes._left_title for axes in figure.axes]
+    boxes = [text.get_window_extent() for text in titles]
+    boxes.append(figure.legends[0].get_window_extent())
+    for k, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:k])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["impostor trials", "target trials", "decision threshold"]
+
+
+# ------------------------------------------------------------------- the files
+
+PLOTS = pytest.mark.parametrize("plot", [plot_det, plot_scores])
+
+
+@PLOTS
+def test_saved_as_png(plot, tmp_path):
     path = tmp_path / "new" / "det.png"
-    plot_det(CASES["large"], path)
+    plot(CASES["large"], path)
     image = matplotlib.image.imread(path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert all(800 <= side <= 1200 for side in image.shape[:2])
@@ -107,18 +222,18 @@ def test_saved_as_png(tmp_path):
     )
 
 
+@PLOTS
 @pytest.mark.parametrize("case", CASES)
-def test_every_case_is_drawn_without_a_warning(case, tmp_path, recwarn):
-    plot_det(
-        CASES[case], str(tmp_path / "det")
-    )  # any name: the format is PNG all the same
+def test_every_case_is_drawn_without_a_warning(plot, case, tmp_path, recwarn):
+    plot(CASES[case], str(tmp_path / "det"))  # any name: the format is PNG all the same
     assert (tmp_path / "det").read_bytes().startswith(b"\x89PNG")
     assert not [str(warning.message) for warning in recwarn]
 
 
-def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch):
+@PLOTS
+def test_a_failure_leaves_the_old_picture(plot, tmp_path, monkeypatch):
     path = tmp_path / "det.png"
-    plot_det(CASES["tiny"], path)
+    plot(CASES["tiny"], path)
     before = path.read_bytes()
 
     def half(self, target, **_):
@@ -127,15 +242,22 @@ def test_a_failure_leaves_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
     with pytest.raises(OSError, match="disk full"):
-        plot_det(CASES["large"], path)
+        plot(CASES["large"], path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_refuses(tmp_path):
-    with pytest.raises(ValueError, match="no curves"):
-        plot_det({}, tmp_path / "det.png")
+@PLOTS
+def test_refuses(plot, tmp_path):
+    path = tmp_path / "plot.png"
+    with pytest.raises(ValueError, match="no (curves|scores) to plot: give a mapping"):
+        plot({}, path)
     with pytest.raises(ValueError, match="cannot plot 'B': trials of both classes"):
-        plot_det(
-            {"A": ([0.1, 0.2], [0, 1]), "B": ([0.1, 0.2], [1, 1])}, tmp_path / "det.png"
-        )
+        plot({"A": ([0.1, 0.2], [0, 1]), "B": ([0.1, 0.2], [1, 1])}, path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_a_threshold_that_is_not_finite_is_refused(threshold, tmp_path):
+    with pytest.raises(ValueError, match=f"threshold must be finite, got {threshold}"):
+        plot_scores(CASES["tiny"], tmp_path / "scores.png", threshold=threshold)
     assert not list(tmp_path.iterdir())

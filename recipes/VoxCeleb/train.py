@@ -14,6 +14,7 @@ with ``out_n_neurons`` set to the number of training speakers and
 ``steps_per_epoch``, where the yaml has it, to the number of batches.
 """
 
+import ctypes
 import fcntl
 import shlex
 import time
@@ -531,7 +532,18 @@ def only_run(folder):
         yield
 
 
+def keep_memory():
+    """Have the C library (glibc; others are left alone) keep freed memory for the
+    next step instead of giving it back to the system, which would have to clear
+    every page of it anew: that is a third of a step's time on a CPU."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            mallopt(parameter, 2**31 - 1)
+
+
 def main(arguments):
+    keep_memory()
     hparams_file, run_opts, overrides = parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     plain = plain_keys(resolve(hparams_file, overrides))

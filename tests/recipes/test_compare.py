@@ -1,0 +1,424 @@
+"""Comparisons: what is trained, what is chosen, and the arithmetic of the table.
+
+One comparison is trained for real; elsewhere stand_in_train.py leaves the files of
+runs with the error rates that the test wants.
+"""
+
+import csv
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import compare
+import numpy as np
+import pytest
+import yaml
+from command_line import load_hparams, parse_arguments
+from conftest import REPOSITORY
+
+from hamsb.metrics import bootstrap_eer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import stand_in_train  # noqa: E402
+
+AM, HAM = (str(REPOSITORY / "hparams" / f"small_{name}.yaml") for name in ("am", "ham"))
+EXPERIMENTS = {"am": {"hparams": AM}, "ham": {"hparams": HAM, "baseline": "am"}}
+
+
+@pytest.fixture
+def comparison(tmp_path, tiny_options):
+    """A function that writes a comparison's yaml, changed by keywords, and returns its
+    path; its options make training a matter of seconds."""
+    given = (option[2:].partition("=") for option in tiny_options(baselines=False))
+    options = {key: yaml.safe_load(value) for key, equals, value in given if equals}
+    del options["output_folder"]
+
+    def write(**changes):
+        content = {
+            "output_folder": str(tmp_path / "out"),
+            "processes": 1,
+            "keep_checkpoints": True,
+            "seeds": [1],
+            "options": options | changes.pop("options", {}),
+            "experiments": EXPERIMENTS,
+            **changes,
+        }
+        path = tmp_path / "compare_tiny.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """`tell` how runs go, and see the `calls` and their `names`."""
+    monkeypatch.setattr(compare, "TRAIN", Path(stand_in_train.__file__))
+    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    monkeypatch.setattr(compare, "write_plots", lambda *_: [])  # test_real_runs has them
+
+    def tell(runs):
+        (tmp_path / "told.json").write_text(json.dumps(runs))
+
+    def calls():
+        path = tmp_path / "calls.txt"
+        return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    tell({})
+    return SimpleNamespace(
+        tell=tell, calls=calls, names=lambda: [call["name"] for call in calls()]
+    )
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def with_search(*points, **search_options):
+    """The keys of a comparison in which HAM has a search."""
+    ham = {**EXPERIMENTS["ham"], "search": list(points)}
+    return {"experiments": {**EXPERIMENTS, "ham": ham}, "search_options": search_options}
+
+
+# ------------------------------------------------------------------ for real
+
+
+def test_real_runs(comparison, out, capsys):
+    file = comparison(keep_checkpoints=False)
+    compare.main([file])
+    screen = capsys.readouterr().out
+    report = (out / "report.md").read_text()
+    assert "| am | veri_test | 1 |" in screen and "| am | veri_test | 1 |" in report
+
+    # The table holds what the runs themselves reported.
+    for line in rows(out / "runs.csv"):
+        own = (out / line["experiment"] / "1" / "report.md").read_text()
+        cells = re.search(r"^\| veri_test .*", own, re.M)[0].split(" | ")
+        for rate in ("EER %", "minDCF(p=0.01)", "minDCF(p=0.05)"):
+            assert f"{float(line[rate]):.3f}" in cells
+        development = re.search("Development EER: (.*) %", own)[1]
+        assert float(line["development EER %"]) == float(development)
+    curves = rows(out / "curves.csv")
+    assert [line["experiment"] for line in curves] == ["am", "ham"]
+    assert all(float(line["train loss"]) > 0 for line in curves)
+    for name in ("curves.png", "det_veri_test.png"):
+        assert (out / name).read_bytes()[1:4] == b"PNG"
+    assert not list(out.glob("*/*/save/CKPT*")) and len(list(out.glob("*/*/export"))) == 2
+
+    # Only the head and the loss differ in what the two were given.
+    am, ham = (json.loads((out / n / "1" / "run.json").read_text()) for n in ("am", "ham"))
+    differing = {k for k, v in am["settings"].items() if ham["settings"].get(k) != v}
+    folders = {"output_folder", "save_folder", "train_log", "train_annotation"}
+    assert differing - folders == {
+        "classifier", "compute_cost", "modules", "checkpointer", "train_logger"
+    }
+    assert am["starts"][0]["torch"] in report and am["starts"][0]["commit"] in report
+
+    # The same command trains nothing; other settings are refused, before anything runs.
+    compare.main([file])
+    assert "started" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"out/am/1 .* batch_size was 4, is 5;"):
+        compare.main([comparison(options={"batch_size": 5})])
+    assert "started" not in capsys.readouterr().out
+
+
+# -------------------------------------------------------------- what is trained
+
+
+def test_seeds_options_threads_and_order(comparison, stand_in):
+    experiments = {**EXPERIMENTS, "h": {"hparams": HAM, "options": {"lin_neurons": 8}}}
+    compare.main([comparison(seeds=[5, 6], experiments=experiments), "--debug"])
+    assert stand_in.names() == ["am/5", "ham/5", "h/5", "am/6", "ham/6", "h/6"]
+    calls = stand_in.calls()
+    assert [call["seed"] for call in calls] == ["5"] * 3 + ["6"] * 3
+    assert [call["lin_neurons"] for call in calls] == ["16", "16", "8"] * 2
+    cores = str(len(os.sched_getaffinity(0)))
+    assert all(call["debug"] == "true" and call["threads"] == cores for call in calls)
+
+
+def test_processes_share_the_cores_and_run_side_by_side(comparison, stand_in, capsys):
+    stand_in.tell({"am/1": {"sleep": 1.0}})
+    compare.main([comparison(processes=2)])
+    assert {call["threads"] for call in stand_in.calls()} == {
+        str(max(1, len(os.sched_getaffinity(0)) // 2))
+    }
+    done = re.findall(r"\] (.*), seed 1: test EER 10.00 %", capsys.readouterr().out)
+    assert done == ["ham", "am"]
+
+
+def test_a_failed_run_is_reported_and_tried_again(comparison, stand_in, out, capsys):
+    stand_in.tell({"am/1": {"status": 3}})
+    with pytest.raises(ValueError, match="1 runs failed: am, seed 1"):
+        compare.main([comparison()])
+    screen = capsys.readouterr().out
+    assert "am, seed 1: failed with status 3.\n    it went wrong" in screen
+    assert "Missing: am, seed 1." in screen and "| ham | test | 1 |" in screen
+    (line,) = rows(out / "results.csv")
+    assert line["baseline"] == "am" and line["change %"] == ""
+
+    stand_in.tell({})
+    compare.main([comparison()])
+    assert stand_in.names() == ["am/1", "ham/1", "am/1"]
+    assert "Missing" not in (out / "report.md").read_text()
+    assert len(compare.Run("am", "seed 1", out / "am" / "1", ()).starts()) == 2
+
+
+def test_a_stopped_comparison_stops_its_runs(comparison, stand_in, out):
+    stand_in.tell({"am/1": {"sleep": 60}, "ham/1": {"sleep": 60}})
+
+    def terminate():
+        while len(stand_in.calls()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    old = signal.signal(signal.SIGTERM, compare.interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            threading.Thread(target=terminate, daemon=True).start()
+            compare.main([comparison(processes=2)])
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    for call in stand_in.calls():
+        with pytest.raises(ProcessLookupError):
+            os.kill(call["pid"], 0)
+
+    # The same command starts them again.
+    stand_in.tell({})
+    compare.main([comparison()])
+    assert stand_in.names()[2:] == ["am/1", "ham/1"]
+
+
+def test_checkpoints_of_finished_runs_are_dropped_where_asked(comparison, stand_in, out):
+    compare.main([comparison()])
+    assert len(list(out.glob("*/1/save/CKPT*"))) == 2
+    compare.main([comparison(seeds=[2], keep_checkpoints=False)])
+    assert not list(out.glob("*/2/save/CKPT*"))
+    assert len(list(out.glob("*/2/save/*.csv"))) == 2
+
+
+def test_a_folder_of_unknown_settings_is_refused(comparison, stand_in, out):
+    stand_in_train.leave_a_run(out / "am" / "1")
+    with pytest.raises(ValueError, match=r"out/am/1 .* not known \(no run.json\)"):
+        compare.main([comparison()])
+    assert stand_in.calls() == []
+
+
+# ------------------------------------------------------------------- the search
+
+
+POINTS = [{"compute_cost": {"scale": scale}} for scale in (30.0, 20.0, 10.0)]
+
+
+def test_search_chooses_by_development_eer(comparison, stand_in, out):
+    # The test list would choose another point, the first of the two equal ones wins.
+    stand_in.tell({
+        "ham/search_1": {"dev": 5.0, "wrong": 1},
+        "ham/search_2": {"dev": 4.0, "wrong": 9},
+        "ham/search_3": {"dev": 4.0, "wrong": 0},
+    })
+    search = with_search(*POINTS, seed=0, number_of_epochs=7)
+    compare.main([comparison(**search, seeds=[1, 2])])
+    calls = {call["name"]: call for call in stand_in.calls()}
+    assert stand_in.names()[:3] == ["ham/search_1", "ham/search_2", "ham/search_3"]
+    for n, scale in enumerate(("30.0", "20.0", "10.0"), start=1):
+        call = calls[f"ham/search_{n}"]
+        assert call["compute_cost"] == f"{{scale: {scale}}}"
+        assert (call["seed"], call["number_of_epochs"]) == ("0", "7")
+    for seed in ("1", "2"):
+        assert calls[f"ham/{seed}"]["compute_cost"] == "{scale: 20.0}"
+        assert calls[f"ham/{seed}"]["number_of_epochs"] == "1"
+        assert "compute_cost" not in calls[f"am/{seed}"]
+    lines = rows(out / "search.csv")
+    assert [line["chosen"] for line in lines] == ["", "yes", ""]
+    assert [line["development EER %"] for line in lines] == ["5", "4", "4"]
+    assert lines[1]["options"] == "{compute_cost: {scale: 20.0}}"
+    report = (out / "report.md").read_text()
+    assert "| ham | `{compute_cost: {scale: 20.0}}` | 4.00 | yes |" in report
+    assert "Hours of training: 0.70, 0.30 of them the search." in report
+
+
+def test_an_experiment_waits_for_its_search(comparison, stand_in, out):
+    stand_in.tell({"ham/search_2": {"status": 1}})
+    with pytest.raises(ValueError, match="1 runs failed: ham, point 2"):
+        compare.main([comparison(**with_search(*POINTS))])
+    assert stand_in.names() == ["ham/search_1", "ham/search_2", "ham/search_3", "am/1"]
+    report = (out / "report.md").read_text()
+    assert "Missing: ham, point 2; ham, seed 1." in report
+    assert "| ham | `{compute_cost: {scale: 20.0}}` | missing |  |" in report
+
+
+def test_a_single_point_is_no_search(comparison, stand_in):
+    compare.main([comparison(**with_search(POINTS[1]))])
+    assert stand_in.names() == ["am/1", "ham/1"]
+    assert stand_in.calls()[1]["compute_cost"] == "{scale: 20.0}"
+
+
+def test_another_choice_is_refused_where_seeds_were_trained(comparison, stand_in):
+    stand_in.tell({"ham/search_1": {"dev": 3.0}})
+    compare.main([comparison(**with_search(*POINTS[:2]))])
+    stand_in.tell({"ham/search_3": {"dev": 2.0}})
+    with pytest.raises(ValueError, match=r"out/ham/1 holds a run with other settings"):
+        compare.main([comparison(**with_search(*POINTS))])
+
+
+# ---------------------------------------------------------------- the arithmetic
+
+
+@pytest.fixture
+def two_seeds(comparison, stand_in, out):
+    """AM with an EER of 10 and 20 %, HAM with 5 and 12.5 %; 6 minutes each."""
+    wrong = {"am/1": 4, "am/2": 8, "ham/1": 2, "ham/2": 5}
+    stand_in.tell({name: {"wrong": k} for name, k in wrong.items()})
+    compare.main([comparison(seeds=[1, 2])])
+    return out
+
+
+def test_table_by_hand(two_seeds):
+    am, ham = rows(two_seeds / "results.csv")
+    assert (am["experiment"], am["list"], am["seeds"]) == ("am", "test", "2")
+    assert float(am["EER %"]) == 15.0 and float(ham["EER %"]) == 8.75
+    assert float(am["EER % deviation"]) == pytest.approx(50**0.5, rel=1e-5)
+    assert float(ham["EER % deviation"]) == pytest.approx(28.125**0.5, rel=1e-5)
+    assert (am["baseline"], am["change %"], ham["baseline"]) == ("", "", "am")
+    assert float(ham["change %"]) == pytest.approx(100 * (8.75 / 15 - 1), rel=1e-5)
+    # Every impostor above all targets costs 99 of 40; rejecting all costs 1.
+    assert {float(row["minDCF(p=0.01)"]) for row in (am, ham)} == {1.0}
+    assert float(am["hours"]) == 0.2
+    lines = rows(two_seeds / "runs.csv")
+    by_seed = [(line["experiment"], line["seed"], line["EER %"]) for line in lines]
+    assert by_seed == [
+        ("am", "1", "10"), ("am", "2", "20"), ("ham", "1", "5"), ("ham", "2", "12.5")
+    ]
+    report = (two_seeds / "report.md").read_text()
+    assert "| ham | test | 2 | 8.75 ± 5.30 | 1.000 ± 0.000 |" in report
+    assert "| am | -41.7 |" in report
+    curves = [tuple(line.values()) for line in rows(two_seeds / "curves.csv")]
+    assert curves[:2] == [("am", "1", "1", "8", "12.5"), ("am", "1", "2", "0.4", "6.25")]
+    assert len(curves) == 8
+
+
+def test_interval_is_of_the_paired_means(two_seeds):
+    """Each run by itself, with the same draws; means over seeds; quantiles."""
+    enrol, test = zip(*(
+        (e.split("/")[0], t.split("/")[0]) for e, t, _ in stand_in_train.TRIALS
+    ))
+    am4, am8, ham2, ham5 = (
+        bootstrap_eer(stand_in_train.scores_with(k), stand_in_train.LABELS, enrol, test)
+        for k in (4, 8, 2, 5)
+    )
+    changes = (ham2 + ham5) / (am4 + am8) - 1
+    low, high = 100 * np.quantile(changes, [0.025, 0.975])
+    row = rows(two_seeds / "results.csv")[1]
+    assert float(row["change low %"]) == pytest.approx(low, rel=1e-5)
+    assert float(row["change high %"]) == pytest.approx(high, rel=1e-5)
+    assert low < float(row["change %"]) < high
+    assert f"{low:+.1f} to {high:+.1f}" in (two_seeds / "report.md").read_text()
+
+
+def test_change_takes_the_seeds_that_both_have(comparison, stand_in, out):
+    stand_in.tell({
+        "am/2": {"status": 1}, "ham/1": {"wrong": 2}, "ham/2": {"wrong": 20}
+    })
+    with pytest.raises(ValueError, match="am, seed 2"):
+        compare.main([comparison(seeds=[1, 2])])
+    am, ham = rows(out / "results.csv")
+    assert float(ham["change %"]) == -50.0
+    assert float(ham["EER %"]) == 27.5
+    assert am["seeds"] == "1" and am["EER % deviation"] == ""
+
+
+def test_a_baseline_without_errors_has_no_relative_change():
+    zero = compare.change([[1.0], [0.0]], [[[1.0, 1.0]], [[0.0, 0.0]]])
+    sometimes = compare.change([[1.0], [1.0]], [[[1.0, 1.0]], [[0.0, 1.0]]])
+    assert list(zero.values()) == [None, None, None]
+    assert list(sometimes.values()) == [0.0, None, None]
+
+
+def test_another_list_of_one_name_is_refused(comparison, stand_in, out):
+    compare.main([comparison()])
+    path = out / "ham" / "1" / "scores_test.txt"
+    path.write_text(path.read_text().replace("s0/a/0.wav", "s0/a/9.wav"))
+    with pytest.raises(ValueError, match="out/ham/1: scored another list test"):
+        compare.main([comparison()])
+
+
+def test_no_processes_only_the_table(comparison, stand_in, out, capsys):
+    compare.main([comparison(), "--processes=0"])
+    assert "Missing: am, seed 1; ham, seed 1." in capsys.readouterr().out
+    assert stand_in.calls() == []
+    compare.main([comparison()])
+    compare.main([comparison(options={"batch_size": 5}), "--processes=0"])
+    screen = capsys.readouterr().out
+    assert "With other settings: am, seed 1 (batch_size was 4, is 5; " in screen
+    assert "| ham | test | 1 | 10.00 |" in screen
+
+
+def test_an_epoch_logged_twice_counts_once(tmp_path):
+    line = "epoch: {}, lr: 1.00e-03 - train loss: {}, train limited: 1.00 - valid EER: {}\n"
+    epochs = [(1, "9.00", "8.00"), (2, "8.00", "7.00"), (2, "7.50e-01", "6.00")]
+    path = tmp_path / "train_log.txt"
+    path.write_text("".join(line.format(*epoch) for epoch in epochs))
+    assert compare.read_log(tmp_path) == ((9.0, 0.75), (8.0, 6.0))
+    path.write_text("epoch: 1, lr: 1.00e-03 - train loss: 9.00\n")
+    assert compare.read_log(tmp_path) == ((9.0,), ())
+
+
+# --------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
+    ({"seeds": []}, r"seeds=\[\]"),
+    ({"processes": -1}, "processes=-1"),
+    ({"options": {"seed": 3}}, "seed is no option"),
+    ({"options": {"bach_size": 3}}, "bach_size: no such key .* did you mean batch_size"),
+    ({"experiments": {"am": {"hparams": AM, "baseline": "ham"}}}, "baseline=ham"),
+    ({"experiments": {"am": {"hparams": AM, "baseline": "am"}}}, "baseline=am"),
+    ({"experiments": {"am": {"hparams": AM, "base": "h"}}}, "am. has hparams, base; it"),
+    ({"experiments": {"am": {"options": {}}}}, "am. has options; it needs hparams"),
+    ({"experiments": {"a/m": {"hparams": AM}}}, "the name is a folder's"),
+    ({"experiments": {"am": {"hparams": AM, "options": {"output_folder": "x"}}}},
+     "output_folder is no option"),
+    (with_search(*POINTS, {"compute_costs": {"scale": 1.0}}), "compute_costs: no such"),
+])
+def test_bad_comparisons_train_nothing(comparison, stand_in, changes, message):
+    with pytest.raises(ValueError, match=message):
+        compare.main([comparison(**changes)])
+    assert stand_in.calls() == []
+
+
+def test_files_that_are_not_there_or_no_comparison(comparison, stand_in):
+    experiments = {"am": {"hparams": AM.replace("small_am", "smal_am")}}
+    with pytest.raises(FileNotFoundError, match="small_am.yaml"):
+        compare.main([comparison(experiments=experiments)])
+    with pytest.raises(ValueError, match="verify.yaml: no experiments, .*not a comparison"):
+        compare.main([str(REPOSITORY / "hparams" / "verify.yaml"), "--model=x",
+                      "--test_data_folder=x", "--verification_file=x"])
+
+
+@pytest.mark.parametrize("value", [
+    1, 0.00001, 1e22, float("inf"), True, False, None, "/a/b=c", "a: b", [1, 2.5, "x y"],
+    {"a": {"b": 1e-7}, "c": ["/d, e", None]}, "!new:hamsb.Softmax [30.0]",
+])
+def test_options_arrive_as_they_are(value, tmp_path):
+    path = tmp_path / "a.yaml"
+    old = {"a": {"b": 0}, "c": 0} if isinstance(value, dict) else 0
+    path.write_text(yaml.safe_dump({"key": old}))
+    _, _, overrides = parse_arguments([str(path), f"--key={compare.option_text(value)}"])
+    found = load_hparams(path, overrides)["key"]
+    if isinstance(value, str) and value.startswith("!"):
+        assert repr(found) == "Softmax(scale=30)"
+    else:
+        assert found == value and type(found) is type(value)

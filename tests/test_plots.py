@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from hamsb import plots
 from hamsb.metrics import det_curve, eer
 from hamsb.plots import _det_figure, _scores_figure, plot_det, plot_scores
 
@@ -260,4 +261,32 @@ def test_refuses(plot, tmp_path):
 def test_a_threshold_that_is_not_finite_is_refused(threshold, tmp_path):
     with pytest.raises(ValueError, match=f"threshold must be finite, got {threshold}"):
         plot_scores(CASES["tiny"], tmp_path / "scores.png", threshold=threshold)
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_show_seeds_and_their_mean():
+    seeds = [[8.0, 4.0, 2.0], [6.0, 2.0, 1.0]]
+    panels = {"EER": {"AM": seeds, "HAM": [[9.0, 3.0]]}, "loss": {"HAM": [[1.0, 0.0]]}}
+    figure = plots._curves_figure(panels)
+    first, second = figure.axes
+    drawn = [line.get_ydata().tolist() for line in first.lines]
+    assert drawn == [*seeds, [7.0, 3.0, 1.5], [9.0, 3.0]]
+    assert [line.get_xdata().tolist() for line in first.lines[-2:]] == [[1, 2, 3], [1, 2]]
+    colors = [line.get_color() for line in first.lines]
+    assert colors[0] == colors[2] != colors[3] == second.lines[0].get_color()
+    assert (first.get_yscale(), second.get_yscale()) == ("log", "linear")  # a loss of 0
+    assert (first.get_ylabel(), second.get_ylabel()) == ("EER", "loss")
+    assert [text.get_text() for text in figure.legends[0].texts] == ["AM", "HAM"]
+
+
+@pytest.mark.parametrize("panels, message", [
+    ({}, "no panels"),
+    ({"loss": {}}, "'loss': no systems"),
+    ({"loss": {"AM": [1.0, 2.0]}}, r"'loss' of 'AM': expected \[seeds, epochs\]"),
+    ({"loss": {"AM": [[1.0, 2.0], [1.0]]}}, "'loss' of 'AM'"),
+    ({"loss": {"AM": np.empty((1, 0))}}, "'loss' of 'AM'"),
+])
+def test_curves_that_cannot_be_drawn_are_named(panels, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_curves(panels, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())

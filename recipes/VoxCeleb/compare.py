@@ -46,14 +46,12 @@ import speechbrain
 import torch
 import yaml
 from command_line import load_hparams, main_or_exit, parse_arguments
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from train import only_run, resolve
 
 import hamsb
 from hamsb.files import replacing
 from hamsb.metrics import bootstrap_eer, eer, interval, min_dcf
-from hamsb.plots import plot_det
+from hamsb.plots import plot_curves, plot_det
 
 TRAIN = Path(__file__).resolve().with_name("train.py")
 NEEDED = {
@@ -850,100 +848,6 @@ def write_plots(folder, results):
         plot_det(curves, folder / f"det_{key}.png")
         plots.append(f"![DET of {key}](det_{key}.png)")
     return plots
-
-
-# TEMPORARY, for hamsb/plots.py
-
-
-def plot_curves(panels, path):
-    """Save learning curves, one panel beside the other, as a PNG.
-
-    Each system has one colour in all panels: a line for the mean over its seeds and,
-    where it has several, a thin one for each seed. The vertical axes are logarithmic,
-    unless a value is not positive.
-
-    Arguments
-    ---------
-    panels : mapping of str to mapping of str to array of float
-        Label of the vertical axis -> name of the system -> values [S, E] of its S seeds
-        after each of E epochs; the systems may differ in S and E.
-    path : str or Path
-        PNG file to write; it appears under its name only when it is complete, and its
-        folder is made if need be.
-
-    Raises
-    ------
-    ValueError
-        No panels, a panel without systems, or values that are not [S, E], S and E at
-        least 1; names the panel and the system.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     losses = {"AM": [[9.0, 4.0, 2.0], [8.0, 3.0, 1.0]], "HAM": [[8.0, 2.0, 0.5]]}
-    ...     plot_curves({"training loss": losses}, f"{folder}/curves.png")
-    ...     Path(folder, "curves.png").read_bytes()[1:4]
-    b'PNG'
-    """
-    figure = _curves_figure(panels)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=200)
-
-
-def _curves_figure(panels):
-    """The figure that ``plot_curves`` saves: panels side by side, one legend below."""
-    if not panels:
-        raise ValueError("no panels to plot: give a mapping of label to systems")
-    names = list(dict.fromkeys(name for systems in panels.values() for name in systems))
-    colors = {name: f"C{i % 10}" for i, name in enumerate(names)}
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
-    places = figure.subplots(1, len(panels), squeeze=False)[0]
-    lines = {}
-    for axes, (label, systems) in zip(places, panels.items()):
-        if not systems:
-            raise ValueError(f"cannot plot {label!r}: no systems")
-        positive = True
-        for name, values in systems.items():
-            values = _seeds_and_epochs(label, name, values)
-            positive &= bool((values > 0).all())
-            epochs = np.arange(1, values.shape[1] + 1)
-            marker = "." if len(epochs) == 1 else None
-            if len(values) > 1:
-                axes.plot(epochs, values.T, color=colors[name], linewidth=0.6, alpha=0.35)
-            (lines[name],) = axes.plot(
-                epochs, values.mean(0), color=colors[name], linewidth=1.4, marker=marker
-            )
-        if positive:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.tick_params(labelsize="small")
-        axes.grid(color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside lower center",
-        ncols=min(len(lines), 4 * len(panels)), fontsize="small", frameon=False,
-    )
-    return figure
-
-
-def _seeds_and_epochs(label, name, values):
-    """Values as [S, E], or a ValueError that names panel and system."""
-    try:
-        values = np.asarray(values, dtype=np.float64)
-    except ValueError as error:  # seeds of different lengths
-        raise ValueError(f"cannot plot {label!r} of {name!r}: {error}") from error
-    if values.ndim != 2 or not values.size:
-        raise ValueError(
-            f"cannot plot {label!r} of {name!r}: expected [seeds, epochs], "
-            f"got shape {values.shape}"
-        )
-    return values
 
 
 # ------------------------------------------------------------------------- main

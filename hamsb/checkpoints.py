@@ -37,11 +37,12 @@ class Checkpointer(checkpoints.Checkpointer):
     """Stands in for ``speechbrain.utils.checkpoints.Checkpointer``.
 
     Arguments, methods and folders are SpeechBrain's, and each reads the other's
-    checkpoints. Three things differ. A save or a deletion that fails or is
+    checkpoints. Four things differ. A save or a deletion that fails or is
     killed leaves nothing that passes for a checkpoint, and the earlier ones as
     they were. ``meta`` that could not be read back is a ValueError at once, not
-    at the next start. ``importance_keys`` is never changed, neither the
-    caller's list nor the default (SpeechBrain appends to both).
+    at the next start. A checkpoint that lacks a recoverable is a ValueError that
+    names it, before anything is loaded. ``importance_keys`` is never changed,
+    neither the caller's list nor the default (SpeechBrain appends to both).
 
     Arguments
     ---------
@@ -100,6 +101,32 @@ class Checkpointer(checkpoints.Checkpointer):
                 logger.log(verbosity, f"Saved a checkpoint in {saved.path}")
         ddp_barrier()  # every process sees it
         return saved
+
+    def load_checkpoint(self, checkpoint):
+        """Load the recoverables from a checkpoint.
+
+        Arguments
+        ---------
+        checkpoint : Checkpoint
+            Without one of the recoverables, a ValueError before anything is
+            loaded, unless ``allow_partial_load``, that of a data loader, or one
+            added with ``optional_load``.
+        """
+        missing = [
+            name
+            for name in self.recoverables
+            if name not in checkpoint.paramfiles
+            and "dataloader" not in name  # as SpeechBrain has it
+            and not self.optional_recoverables.get(name)
+        ]
+        if missing and not self.allow_partial_load:
+            raise ValueError(
+                f"{checkpoint.path} has no {', '.join(missing)}, which the "
+                "checkpointer's recoverables in the yaml name: it was saved without. "
+                "Take that out of the yaml to go on from it, or give another "
+                "output_folder to train anew."
+            )
+        super().load_checkpoint(checkpoint)
 
     def save_and_keep_only(
         self,

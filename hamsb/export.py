@@ -11,10 +11,16 @@ The folder holds no path and may be moved: the ``Pretrainer`` in its yaml finds
     embeddings and verification need SpeechBrain alone.
 ``embedding_model.ckpt``, ``classifier.ckpt``, ``label_encoder.ckpt``
     the parameters and the speakers' names.
+``decision.json``
+    where to decide: thresholds for the cosine of two embeddings, and the
+    calibration of that cosine, from trials of other speakers; for
+    ``hamsb.inference.SpeakerRecognition``. Not there where none was given.
 ``README.md``
     the model card.
 """
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +28,9 @@ from pathlib import Path
 import torch
 import yaml
 
+from hamsb.files import replacing
+
+DECISION = "decision.json"
 FEATURES = ("compute_features", "mean_var_norm")
 
 _COMMON = """
@@ -42,7 +51,7 @@ class _Dumper(yaml.SafeDumper):
     ANCHOR_TEMPLATE = "shared%03d"
 
 
-def export_model(folder, hparams_yaml, modules, label_encoder, card):
+def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=None):
     """Write the folder, whole or not at all; an older one is replaced.
 
     Arguments
@@ -60,6 +69,8 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card):
         Speaker name <-> class index.
     card : str
         The model card, markdown.
+    decision : dict, optional
+        As for `write_decision`.
 
     Returns
     -------
@@ -78,12 +89,87 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card):
         _write(partial / "hyperparams.yaml", whole)
         _write(partial / "embedding.yaml", encoder)
         _write(partial / "README.md", card)
+        if decision is not None:
+            write_decision(partial, decision)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def write_decision(folder, decision):
+    """Store with an exported model where to decide; an earlier one is replaced.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The exported model's.
+    decision : dict
+        Ready for JSON. ``thresholds``: name -> the least cosine that is accepted, ``eer``
+        among them; ``calibration``: ``hamsb.calibration.Calibration.to_dict`` of the
+        cosines, or None; whatever else tells where they come from. Without thresholds,
+        or with one that is no finite number, it is a ValueError.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_decision(folder, {"thresholds": {"eer": 0.31}, "list": "veri_dev"})
+    ...     read_decision(folder)
+    {'thresholds': {'eer': 0.31}, 'list': 'veri_dev'}
+    """
+    if "eer" not in decision.get("thresholds", {}):
+        raise ValueError(f"{decision}: a decision needs thresholds, 'eer' among them")
+    try:
+        text = json.dumps(decision, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{error}: {decision}") from error
+    with replacing(Path(folder) / DECISION) as partial:
+        _write(partial, f"{text}\n")
+
+
+def read_decision(folder):
+    """What `write_decision` stored with an exported model; None where it did not."""
+    path = Path(folder) / DECISION
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); export the model again") from error
+
+
+def fingerprint(folder):
+    """What tells an exported model from any other: a digest of its yamls and parameters.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``*.yaml`` and ``*.ckpt``; other files do not count, nor does where it is.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "embedding.yaml").write_text("{}")
+    ...     before = fingerprint(folder)
+    ...     _ = Path(folder, "embedding_model.ckpt").write_bytes(b"0")
+    ...     fingerprint(folder) == before
+    False
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in (".yaml", ".ckpt"):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def inference_yaml(hparams_yaml, trained, labels):

@@ -1,4 +1,4 @@
-"""From a trial list to scores: read the list, embed each utterance once, compare.
+"""From a trial list to scores: read the list, compare, normalise.
 
 A trial list is a text file of lines ``label enrol test``, VoxCeleb style: label 1 for
 the same speaker and 0 for different speakers, then two paths below the corpus folder's
@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechbrain.dataio import audio_io
-from speechbrain.dataio.preprocess import AudioNormalizer
 from tqdm import tqdm
 
 from hamsb.files import replacing
-from hamsb.metrics import eer, min_dcf
 
 _LABELS = {"0": 0, "1": 1}
-_P_TARGETS = (0.01, 0.05)  # the priors at which minDCF is reported
-_CHUNK = 1024  # rows worked on at once: two float64 copies are 3 MB at 192 dimensions
+_CHUNK = 1024  # trials worked on at once: two float64 copies are 3 MB at 192 dimensions
+_BLOCK = 2**21  # scores against a cohort held at once: 16 MB
+_CONSTANT = 1e-7  # a deviation that float32's rounding alone can make
+
+
+# ----------------------------------------------------------------- trial lists
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,13 +75,20 @@ class Trials:
         for utterance in self.utterances:
             speaker, slash, _ = utterance.partition("/")
             if not slash or speaker in ("", ".", ".."):
-                line, _ = _first_line(self, {utterance})
+                line, _ = self.first_line({utterance})
                 raise ValueError(
                     f"{self.path}:{line}: no speaker in {utterance!r}: a path begins "
                     "with its speaker's folder, as in id10270/5r0dWxy17C8/00001.wav"
                 )
             speakers.add(speaker)
         return tuple(sorted(speakers))
+
+    def first_line(self, utterances):
+        """Number of the first line that names one of a set of utterances, and which."""
+        for number, pair in enumerate(zip(self.enrol, self.test), start=1):
+            for utterance in pair:
+                if utterance in utterances:
+                    return number, utterance
 
 
 def read_trials(path):
@@ -217,14 +225,14 @@ def find_utterances(trials, roots):
             continue
         for other in files[1:]:
             if not files[0].samefile(other):
-                line, _ = _first_line(trials, {utterance})
+                line, _ = trials.first_line({utterance})
                 raise ValueError(
                     f"{trials.path}:{line}: {utterance} is in two roots, "
                     f"{files[0]} and {other}; give the roots of one copy of the corpus"
                 )
         found[utterance] = files[0]
     if missing:
-        line, utterance = _first_line(trials, missing)
+        line, utterance = trials.first_line(missing)
         folders = ", ".join(
             f"{root}/wav" + ("" if Path(root, "wav").is_dir() else " (no such folder)")
             for root in roots
@@ -237,166 +245,99 @@ def find_utterances(trials, roots):
     return found
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Embeddings:
-    """One embedding for each utterance.
-
-    Attributes
-    ----------
-    utterances : tuple of str
-        N distinct names, as the trial lists name them.
-    matrix : torch.Tensor
-        [N, D], float32 on the CPU; row ``i`` belongs to ``utterances[i]``.
-
-    Example
-    -------
-    >>> embeddings = Embeddings(("id1/a.wav", "id2/a.wav"), torch.eye(2))
-    >>> embeddings.matrix[embeddings.rows(["id2/a.wav"])]
-    tensor([[0., 1.]])
-    """
-
-    utterances: tuple
-    matrix: torch.Tensor
-
-    def __post_init__(self):
-        n = len(self.utterances)
-        if self.matrix.ndim != 2 or len(self.matrix) != n:
-            raise ValueError(
-                f"{n} utterances need a matrix [{n}, D], "
-                f"got shape {tuple(self.matrix.shape)}"
-            )
-        if len(self._row) != n:
-            raise ValueError(f"{n - len(self._row)} of the utterances are named twice")
-
-    @cached_property
-    def _row(self):
-        return {utterance: row for row, utterance in enumerate(self.utterances)}
-
-    def rows(self, utterances):
-        """The matrix row of each of M utterances, int64 [M]; ValueError if unknown."""
-        try:
-            return torch.tensor(
-                [self._row[utterance] for utterance in utterances], dtype=torch.int64
-            )
-        except KeyError as error:
-            raise ValueError(
-                f"no embedding of {error.args[0]!r}; "
-                "embed every utterance of the list first"
-            ) from None
+# ------------------------------------------------------------------ backends
 
 
-def embed_utterances(paths, encode, sample_rate=16000, progress=True):
-    """Embed every utterance once, one at a time: nothing is padded or cut.
+class Cosine:
+    r"""Backend: cosine similarity, computed in float64.
 
-    Files are read as SpeechBrain's ``EncoderClassifier.load_audio`` reads them:
-    channels averaged to mono, resampled to ``sample_rate``.
+    .. math:: s = \frac{x^\top y}{\lVert x \rVert \lVert y \rVert}
 
-    Arguments
-    ---------
-    paths : mapping of str to Path
-        The utterances and their files, as ``find_utterances`` gives them.
-    encode : callable
-        From audio [1, T], float on the CPU, to an embedding [1, D] or [1, 1, D] on any
-        device. Runs without gradients; the caller sets its modules to ``eval()`` and
-        moves the audio to their device.
-    sample_rate : int
-        Rate that ``encode`` expects, in Hz.
-    progress : bool
-        Show a progress bar.
+    An embedding of length zero has cosine 0 to everything.
 
-    Returns
-    -------
-    Embeddings
-        In the order of ``paths``.
-
-    Raises
-    ------
-    FileNotFoundError
-        A file is missing.
-    ValueError
-        No utterances; a file that cannot be read or holds no samples; an embedding that
-        is not [1, D] or [1, 1, D], has another D than those before it, or is not
-        finite. The message names the utterance or file.
+    Every backend offers these three; a higher score means more similar, whatever it is.
+    ``points`` brings embeddings [N, D] into the form that the two others compare;
+    ``paired`` compares points [N, D] with points [N, D] row by row, [N]; ``pairwise``
+    points [N, D] with points [M, D] all with all, [N, M].
 
     Example
     -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     audio_io.save(f"{folder}/a.wav", torch.full((1, 400), 0.5), 16000)
-    ...     embeddings = embed_utterances(
-    ...         {"id1/a.wav": Path(folder, "a.wav")},
-    ...         lambda wav: torch.stack([wav.mean(1), wav.abs().amax(1)], dim=1),
-    ...         progress=False,
-    ...     )
-    >>> embeddings.matrix
-    tensor([[0.5000, 0.5000]])
+    >>> backend = Cosine()
+    >>> points = backend.points(torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))
+    >>> backend.pairwise(points[:1], points)
+    tensor([[1.0000, 0.6000, 0.0000]], dtype=torch.float64)
     """
-    if not paths:
-        raise ValueError("no utterances to embed: paths is empty")
-    normalizer = AudioNormalizer(sample_rate)
-    rows = []
-    with torch.no_grad():
-        for utterance, path in tqdm(paths.items(), desc="embed", disable=not progress):
-            row = _as_row(encode(_load(path, normalizer).unsqueeze(0)), utterance)
-            if rows and len(row) != len(rows[0]):
-                raise ValueError(
-                    f"{utterance}: embedding of {len(row)} dimensions "
-                    f"after ones of {len(rows[0])}"
-                )
-            rows.append(row)
-    return Embeddings(tuple(paths), torch.stack(rows))
+
+    name = "cosine"
+
+    def points(self, embeddings):
+        x = embeddings.detach().double()
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return x / torch.where(length > 0, length, 1.0)
+
+    def paired(self, x, y):
+        return torch.linalg.vecdot(x, y)
+
+    def pairwise(self, x, y):
+        return x @ y.T
 
 
-def _load(path, normalizer):
-    """Audio [T] of a file, mono and at the normalizer's rate."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such audio file")
-    try:
-        audio, rate = audio_io.load(str(path), channels_first=False)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: cannot be read as audio; fetch or convert it again ({error})"
-        ) from error
-    if len(audio) == 0:
-        raise ValueError(f"{path}: no samples; fetch or convert it again")
-    return normalizer(audio, rate)
+class Hyperbolic:
+    """Backend: minus the hyperbolic distance in a ball, computed in float64.
 
-
-def _as_row(embedding, utterance):
-    """The embedding of one utterance as a finite float32 [D] on the CPU."""
-    if tuple(embedding.shape[:-1]) not in ((1,), (1, 1)):
-        raise ValueError(
-            f"{utterance}: encode must return [1, D] or [1, 1, D], "
-            f"got shape {tuple(embedding.shape)}"
-        )
-    row = embedding.detach().reshape(-1).to("cpu", torch.float32, copy=True)
-    finite = row.isfinite()
-    if not finite.all():
-        raise ValueError(
-            f"{utterance}: the embedding is not finite "
-            f"({int((~finite).sum())} of {len(row)} values); "
-            "look at the audio file and at the model's parameters"
-        )
-    return row
-
-
-def cosine_scores(embeddings, trials):
-    r"""Cosine similarity of every trial, from gathered rows.
-
-    .. math:: s = \frac{e^\top t}{\lVert e \rVert \lVert t \rVert}
+    Trials are measured by direct difference. Pairs with a cohort come from one matrix
+    product, which float64 can afford near the rim too.
 
     Arguments
     ---------
-    embeddings : Embeddings
+    ball : Ball
+        Offers ``project``, ``distance`` and ``pairwise_distance`` as those of
+        ``hamsb.ball`` do: the one that the model was trained with, its
+        ``classifier.ball``, on the embeddings' device.
+
+    Example
+    -------
+    >>> from hamsb import PoincareBall
+    >>> backend = Hyperbolic(PoincareBall(1.0, projection="clip"))
+    >>> points = backend.points(torch.tensor([[0.0, 0.0], [0.0, 0.5]]))
+    >>> backend.pairwise(points, points)
+    tensor([[-0.0000, -1.0986],
+            [-1.0986, -0.0000]], dtype=torch.float64)
+    """
+
+    name = "hyperbolic"
+
+    def __init__(self, ball):
+        self.ball = ball
+
+    @torch.no_grad()
+    def points(self, embeddings):
+        return self.ball.project(embeddings.double())
+
+    @torch.no_grad()
+    def paired(self, x, y):
+        return -self.ball.distance(x, y)
+
+    @torch.no_grad()
+    def pairwise(self, x, y):
+        return -self.ball.pairwise_distance(x, y)
+
+
+def score_trials(embeddings, trials, backend=Cosine()):
+    """Score of every trial, from gathered rows.
+
+    Arguments
+    ---------
+    embeddings : hamsb.embeddings.Embeddings
         Holds every utterance of the list.
     trials : Trials
         N trials.
+    backend : Cosine or Hyperbolic
 
     Returns
     -------
     numpy.ndarray
-        [N], computed in float64, in [-1, 1] up to rounding; higher means more similar.
-        An embedding of length zero has cosine 0 to everything.
+        [N], float64; higher means more similar.
 
     Raises
     ------
@@ -405,31 +346,173 @@ def cosine_scores(embeddings, trials):
 
     Example
     -------
+    >>> from hamsb.embeddings import Embeddings
     >>> matrix = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     >>> embeddings = Embeddings(("1/a", "1/b", "2/a"), matrix)
     >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("1/b", "2/a"), Path("O.txt"))
-    >>> cosine_scores(embeddings, trials)
+    >>> score_trials(embeddings, trials)
     array([0.6, 0. ])
     """
-    matrix = embeddings.matrix.detach()
-    length = torch.cat(
-        [
-            torch.linalg.vector_norm(rows.double(), dim=1)
-            for rows in matrix.split(_CHUNK)
-        ]
-    )
-    length = torch.where(length > 0, length, 1.0)  # the product below is 0 already
-    scores = []
-    for enrol, test in zip(
-        embeddings.rows(trials.enrol).split(_CHUNK),
-        embeddings.rows(trials.test).split(_CHUNK),
-    ):
-        product = torch.linalg.vecdot(
-            matrix.index_select(0, enrol).double(),
-            matrix.index_select(0, test).double(),
+    matrix = embeddings.matrix
+    scores = [
+        backend.paired(
+            backend.points(matrix.index_select(0, enrol)),
+            backend.points(matrix.index_select(0, test)),
         )
-        scores.append(product / (length[enrol] * length[test]))
+        for enrol, test in zip(
+            embeddings.rows(trials.enrol).split(_CHUNK),
+            embeddings.rows(trials.test).split(_CHUNK),
+        )
+    ]
     return torch.cat(scores).numpy()
+
+
+# --------------------------------------------------------- score normalisation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CohortStatistics:
+    """How utterances score against a cohort of other speakers.
+
+    Attributes
+    ----------
+    mean, deviation : dict of str to float
+        For each utterance, mean and standard deviation (with k - 1) of its k scores.
+    """
+
+    mean: dict
+    deviation: dict
+
+
+def cohort_statistics(embeddings, cohort, backend=Cosine(), k=None, progress=False):
+    """Mean and deviation of each utterance's scores against a cohort.
+
+    Computed once an utterance, in chunks: memory does not grow with the product of
+    utterances and cohort.
+
+    Arguments
+    ---------
+    embeddings : hamsb.embeddings.Embeddings
+        N utterances.
+    cohort : hamsb.embeddings.Embeddings
+        M utterances, or speaker means, of speakers who occur in no trial.
+    backend : Cosine or Hyperbolic
+    k : int, optional
+        Of each utterance's M scores the k highest are taken, its own nearest cohort;
+        all M by default.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    CohortStatistics
+
+    Raises
+    ------
+    ValueError
+        k below 2, of which there is no deviation, or above M; an utterance whose k
+        scores are all equal (a deviation of up to 1e-7 times max(1, |mean|)), by which no
+        score can be divided: its embedding is zero, or the model has collapsed.
+
+    Example
+    -------
+    >>> from hamsb.embeddings import Embeddings
+    >>> embeddings = Embeddings(("id1/a",), torch.tensor([[1.0, 0.0]]))
+    >>> matrix = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    >>> cohort = Embeddings(("c1/a", "c2/a", "c3/a"), matrix)
+    >>> statistics = cohort_statistics(embeddings, cohort, k=2)
+    >>> f"{statistics.mean['id1/a']:.4f} {statistics.deviation['id1/a']:.4f}"
+    '0.7000 0.1414'
+    """
+    k = len(cohort) if k is None else k
+    if not 2 <= k <= len(cohort):
+        raise ValueError(
+            f"cohort_size={k}: at least 2, and at most the {len(cohort)} of the cohort"
+        )
+    others = backend.points(cohort.matrix)
+    mean = torch.empty(len(embeddings), dtype=torch.float64)
+    deviation = torch.empty_like(mean)
+    rows = max(1, _BLOCK // len(cohort))
+    for first in tqdm(
+        range(0, len(embeddings), rows), desc="cohort", disable=not progress
+    ):
+        part = slice(first, first + rows)
+        scores = backend.pairwise(backend.points(embeddings.matrix[part]), others)
+        if k < len(cohort):
+            scores = scores.topk(k, dim=1, sorted=False).values
+        deviation[part], mean[part] = torch.std_mean(scores, dim=1)
+    constant = ~(deviation > _CONSTANT * mean.abs().clamp_min(1))
+    if constant.any():
+        raise ValueError(
+            f"{embeddings.utterances[int(constant.int().argmax())]}: its {k} scores "
+            "against the cohort are all equal, so that nothing can be divided by their "
+            f"deviation ({int(constant.sum())} of {len(embeddings)} utterances); look "
+            "at the audio file, the cohort and the model"
+        )
+    return CohortStatistics(
+        dict(zip(embeddings.utterances, mean.tolist())),
+        dict(zip(embeddings.utterances, deviation.tolist())),
+    )
+
+
+def normalise_scores(scores, trials, statistics, method):
+    r"""Scores relative to those of a cohort.
+
+    With the mean :math:`\mu` and deviation :math:`\sigma` of the enrolment utterance e
+    and of the test utterance t against the cohort:
+
+    .. math::
+        z = \frac{s - \mu_e}{\sigma_e}, \quad
+        t = \frac{s - \mu_t}{\sigma_t}, \quad
+        s' = \frac{z + t}{2}
+
+    s' is the s-norm with statistics over the whole cohort, and the adaptive s-norm
+    (AS-norm [1]_) with statistics over each side's own k nearest.
+
+    Arguments
+    ---------
+    scores : numpy.ndarray
+        [N], of the backend that the statistics are of.
+    trials : Trials
+        N trials.
+    statistics : CohortStatistics
+        Of every utterance of the list.
+    method : {"z", "t", "s"}
+
+    Returns
+    -------
+    numpy.ndarray
+        [N], float64; higher means more similar.
+
+    Raises
+    ------
+    ValueError
+        Another method.
+
+    References
+    ----------
+    .. [1] P. Matejka et al., "Analysis of score normalization in multilingual speaker
+       recognition", Interspeech 2017.
+
+    Example
+    -------
+    >>> trials = Trials(np.array([1]), ("1/a",), ("1/b",), Path("O.txt"))
+    >>> statistics = CohortStatistics({"1/a": 0.5, "1/b": 0.25}, {"1/a": 1, "1/b": 0.5})
+    >>> normalise_scores(np.array([0.75]), trials, statistics, "s")
+    array([0.625])
+    """
+    if method not in ("z", "t", "s"):
+        raise ValueError(f"method={method!r}: one of 'z', 't' and 's'")
+    relative = []
+    for side, utterances in (("z", trials.enrol), ("t", trials.test)):
+        if method in (side, "s"):
+            mean = np.array([statistics.mean[name] for name in utterances])
+            deviation = np.array([statistics.deviation[name] for name in utterances])
+            relative.append((scores - mean) / deviation)
+    return sum(relative) / len(relative)
+
+
+# ---------------------------------------------------------------- files of scores
 
 
 def write_scores(path, trials, scores):
@@ -472,103 +555,3 @@ def write_scores(path, trials, scores):
             trials.enrol, trials.test, trials.labels.tolist(), scores.tolist()
         ):
             file.write(f"{enrol} {test} {label} {score!r}\n")
-
-
-def evaluate_trials(trials, scores):
-    """The numbers that a table shows of one scored list, ready for JSON.
-
-    Arguments
-    ---------
-    trials : Trials
-        N trials.
-    scores : array, tensor or list of float
-        [N], in the order of the trials; higher means more similar.
-
-    Returns
-    -------
-    dict
-        ``list`` (the list's name), ``target_trials``, ``impostor_trials``, ``eer`` (a
-        fraction), ``eer_threshold`` (accept ``score >= eer_threshold``),
-        ``min_dcf_0.01`` and ``min_dcf_0.05`` (normalised; the prior p of a target is in
-        the name).
-
-    Raises
-    ------
-    ValueError
-        The list has one class only, or a score is NaN or infinite; names the list.
-
-    Example
-    -------
-    >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("1/b", "2/a"), Path("O.txt"))
-    >>> for key, value in evaluate_trials(trials, [0.75, 0.25]).items():
-    ...     print(key, value)
-    list O
-    target_trials 1
-    impostor_trials 1
-    eer 0.0
-    eer_threshold 0.5
-    min_dcf_0.01 0.0
-    min_dcf_0.05 0.0
-    """
-    try:
-        value, threshold = eer(scores, trials.labels)
-        costs = {
-            f"min_dcf_{p}": min_dcf(scores, trials.labels, p_target=p)[0]
-            for p in _P_TARGETS
-        }
-    except ValueError as error:
-        raise ValueError(f"{trials.path}: {error}") from error
-    targets = int(trials.labels.sum())
-    return {
-        "list": trials.name,
-        "target_trials": targets,
-        "impostor_trials": len(trials) - targets,
-        "eer": value,
-        "eer_threshold": threshold,
-        **costs,
-    }
-
-
-def results_table(results):
-    """A table in GitHub's markdown, one line a list.
-
-    Arguments
-    ---------
-    results : list of dict
-        As ``evaluate_trials`` returns them.
-
-    Returns
-    -------
-    str
-        Ends in a newline. EER in percent, minDCF normalised.
-
-    Example
-    -------
-    >>> trials = {"list": "vox1_O", "target_trials": 18802, "impostor_trials": 18809}
-    >>> numbers = {"eer": 0.0098, "min_dcf_0.01": 0.1234, "min_dcf_0.05": 0.061}
-    >>> print(results_table([{**trials, **numbers}]), end="")
-    | list | target trials | impostor trials | EER % | minDCF(p=0.01) | minDCF(p=0.05) |
-    | --- | ---: | ---: | ---: | ---: | ---: |
-    | vox1_O | 18802 | 18809 | 0.980 | 0.123 | 0.061 |
-    """
-    header = [
-        "list",
-        "target trials",
-        "impostor trials",
-        "EER %",
-        *(f"minDCF(p={p})" for p in _P_TARGETS),
-    ]
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    for result in results:
-        costs = [f"{result[f'min_dcf_{p}']:.3f}" for p in _P_TARGETS]
-        counts = [str(result["target_trials"]), str(result["impostor_trials"])]
-        lines.append([result["list"], *counts, f"{100 * result['eer']:.3f}", *costs])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _first_line(trials, utterances):
-    """Number of the first line that names one of the utterances, and that utterance."""
-    for number, pair in enumerate(zip(trials.enrol, trials.test), start=1):
-        for utterance in pair:
-            if utterance in utterances:
-                return number, utterance

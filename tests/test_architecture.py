@@ -19,9 +19,16 @@ ALLOWED = {
     "metrics": {"torch", "numpy", "scipy"},
     "sampling": {"torch", "numpy"},
     "schedules": {"speechbrain"},
-    "scoring": {"torch", "numpy", "tqdm", "speechbrain", "hamsb.files", "hamsb.metrics"},
+    "embeddings": {
+        "torch", "numpy", "tqdm", "soundfile", "speechbrain", "hamsb.files",
+    },
+    "evaluation": {"numpy", "hamsb.metrics"},
+    "inference": {
+        "torch", "speechbrain", "hamsb.calibration", "hamsb.embeddings", "hamsb.export",
+    },
+    "scoring": {"torch", "numpy", "tqdm", "hamsb.files"},
     "plots": {"numpy", "scipy", "matplotlib", "hamsb.files", "hamsb.metrics"},
-    "export": {"torch", "yaml"},
+    "export": {"torch", "yaml", "hamsb.files"},
 }
 
 

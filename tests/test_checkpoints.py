@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import re
 import resource
 import signal
 import sys
@@ -169,6 +170,36 @@ def test_a_saver_may_write_a_folder(tmp_path):
     hooks = {"note": save}
     saved = Checkpointer(tmp_path, {"note": Note(3)}, None, hooks).save_checkpoint()
     assert (saved.paramfiles["note"] / "within" / "file").read_text() == "3"
+
+
+# ------------------------------------------------------- checkpoints that lack something
+
+
+def test_a_checkpoint_that_lacks_a_recoverable_is_refused_before_loading(tmp_path):
+    saved = make(tmp_path, 1).save_checkpoint({"number": 1})
+    later = make(tmp_path, 2)
+    later.add_recoverables({"schedule": Note(2), "third": Note(2)})
+    before = contents(tmp_path)
+    message = rf"^{re.escape(str(saved.path))} has no schedule, third, .*output_folder"
+    for load in (later.recover_if_possible, lambda: later.load_checkpoint(saved)):
+        with pytest.raises(ValueError, match=message):
+            load()
+    assert later.recoverables["first"].number == 2 and contents(tmp_path) == before
+
+
+def test_what_speechbrain_lets_a_checkpoint_lack(tmp_path):
+    make(tmp_path, 1).save_checkpoint({"number": 1})
+    later = make(tmp_path, 2)
+    later.add_recoverable("optional", Note(2), optional_load=True)
+    later.add_recoverable("dataloader-TRAIN", Note(2))
+    with pytest.warns(UserWarning, match="missing a load path"):
+        later.recover_if_possible()
+    partial = make(tmp_path, 2)
+    partial.allow_partial_load = True
+    partial.add_recoverables({"schedule": Note(2)})
+    partial.recover_if_possible()
+    for checkpointer in (later, partial):
+        assert checkpointer.recoverables["first"].number == 1
 
 
 # ------------------------------------------------------------------ saves that fail

@@ -1,11 +1,21 @@
 """The exported folder: its yaml, and that it appears whole or not at all."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CategoricalEncoder
 
-from hamsb.export import export_model, inference_yaml
+from hamsb import export
+from hamsb.export import (
+    export_model,
+    fingerprint,
+    inference_yaml,
+    read_decision,
+    write_decision,
+)
 
 EXPERIMENT = """
 sample_rate: 8000
@@ -88,3 +98,70 @@ def test_an_export_replaces_an_earlier_one(tmp_path, model):
     export_model(folder, **{**model, "card": "# newer\n"})
     assert (folder / "README.md").read_text() == "# newer\n"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+# Where to decide
+
+DECISION = {"list": "veri_dev", "thresholds": {"eer": 0.1 + 0.2, "min_dcf_0.01": 0.5}}
+
+
+def test_a_decision_is_exported_with_the_model(tmp_path, model):
+    folder = export_model(tmp_path / "export", **model, decision=DECISION)
+    assert read_decision(folder) == DECISION
+    assert json.loads((folder / "decision.json").read_text()) == DECISION
+    folder = export_model(tmp_path / "export", **model)
+    assert read_decision(folder) is None and not (folder / "decision.json").exists()
+
+
+def test_a_decision_replaces_an_earlier_one_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_decision(tmp_path, DECISION)
+    newer = {**DECISION, "thresholds": {"eer": -1.5}}
+    write_decision(tmp_path, newer)
+    for bad in (
+        {"thresholds": {"eer": float("nan")}},
+        {"thresholds": {"eer": 0.3, "min_dcf_0.01": float("inf")}},
+        {"thresholds": {}},
+        {"list": "veri_dev"},
+    ):
+        with pytest.raises(ValueError):
+            write_decision(tmp_path, bad)
+
+    def full(path, text):
+        path.write_text(text[:9])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "_write", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_decision(tmp_path, DECISION)
+    assert read_decision(tmp_path) == newer
+    assert [path.name for path in tmp_path.iterdir()] == ["decision.json"]
+
+
+def test_a_damaged_decision_is_named(tmp_path):
+    (tmp_path / "decision.json").write_text('{"thresholds": {"eer"')
+    with pytest.raises(ValueError, match="decision.json: damaged"):
+        read_decision(tmp_path)
+
+
+def test_fingerprint_is_of_yamls_and_parameters_alone(tmp_path, model):
+    folder = export_model(tmp_path / "export", **model)
+    found = fingerprint(folder)
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    write_decision(tmp_path / "elsewhere", DECISION)
+    (tmp_path / "elsewhere" / "README.md").write_text("newer")
+    assert fingerprint(str(tmp_path / "elsewhere")) == found and len(found) == 64
+    export_model(folder, **model)  # the same again
+    assert fingerprint(folder) == found
+
+    with torch.no_grad():
+        model["modules"]["embedding_model"].bias[0] += 1e-3
+    others = {found, fingerprint(export_model(folder, **model))}
+    for name in ("embedding.yaml", "hyperparams.yaml", "label_encoder.ckpt"):
+        with open(folder / name, "a") as file:
+            file.write(" ")
+        others.add(fingerprint(folder))
+    (folder / "a.ckpt").write_bytes(b"")
+    others.add(fingerprint(folder))
+    (folder / "a.ckpt").rename(folder / "b.ckpt")
+    others.add(fingerprint(folder))
+    assert len(others) == 7

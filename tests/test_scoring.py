@@ -1,27 +1,23 @@
-"""Trial lists, embeddings, cosine scores and score files."""
+"""Trial lists, backends, score normalisation and score files."""
 
-import json
 import shutil
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from speechbrain.dataio import audio_io
-from speechbrain.dataio.preprocess import AudioNormalizer
-from speechbrain.lobes.features import Fbank
 
-from hamsb.metrics import eer, min_dcf
+from hamsb import ClippedUnitBall, PoincareBall, scoring
+from hamsb.embeddings import Embeddings
 from hamsb.scoring import (
-    Embeddings,
+    Cosine,
+    Hyperbolic,
     Trials,
-    cosine_scores,
-    embed_utterances,
-    evaluate_trials,
+    cohort_statistics,
     find_utterances,
+    normalise_scores,
     read_trials,
-    results_table,
+    score_trials,
     write_scores,
 )
 
@@ -40,39 +36,14 @@ def trials(tmp_path):
     return read_trials(tmp_path / "vox1_O.txt")
 
 
-def write_wav(path, samples, rate=16000, channels=1, seed=0):
-    """Noise whose spectrum depends on the seed; a lossless float file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(channels, samples, generator=generator)
-    tone = torch.sin(torch.arange(samples) * 0.05 * (seed + 1))
-    audio_io.save(str(path), 0.02 * noise + 0.3 * tone, rate)
-
-
 @pytest.fixture
 def corpus(tmp_path):
-    """The list's utterances, of different lengths, two of the same basename."""
-    for seed, utterance in enumerate(UTTERANCES):
-        write_wav(
-            tmp_path / "corpus" / "wav" / utterance, 8000 + 3001 * seed, seed=seed
-        )
+    """The list's utterances; what is in the files does not matter here."""
+    for utterance in UTTERANCES:
+        path = tmp_path / "corpus" / "wav" / utterance
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(utterance)
     return tmp_path / "corpus"
-
-
-class FbankMean:
-    """Mean and maximum of log Mel energies, with a record of what was embedded."""
-
-    def __init__(self):
-        self.features = Fbank(n_mels=20)
-        self.seen = []
-
-    def __call__(self, wav):
-        assert not torch.is_grad_enabled()
-        self.seen.append(wav.clone())
-        features = self.features(wav)
-        return torch.cat([features.mean(1), features.amax(1)], dim=1).unsqueeze(
-            1
-        )  # [1, 1, 40]
 
 
 # Reading lists
@@ -220,7 +191,7 @@ def test_an_utterance_in_two_roots(trials, corpus, tmp_path):
         find_utterances(trials, [corpus, tmp_path / "other"])["id2/x/1.wav"]
         == corpus / "wav" / "id2/x/1.wav"
     )
-    write_wav(other / "2.wav", 8000)
+    (other / "2.wav").touch()
     with pytest.raises(
         ValueError,
         match=rf"vox1_O.txt:3: id2/x/2.wav is in two roots, .* and {other}/2.wav",
@@ -233,138 +204,11 @@ def test_no_roots(trials):
         find_utterances(trials, [])
 
 
-# Embedding
+# Backends
 
 
-def test_each_utterance_is_embedded_once_and_whole(trials, corpus):
-    encode = FbankMean()
-    embeddings = embed_utterances(
-        find_utterances(trials, [corpus]), encode, progress=False
-    )
-    assert embeddings.utterances == UTTERANCES
-    assert (
-        embeddings.matrix.shape == (4, 40) and embeddings.matrix.dtype == torch.float32
-    )
-    assert not embeddings.matrix.requires_grad
-    assert [tuple(wav.shape) for wav in encode.seen] == [
-        (1, 8000 + 3001 * i) for i in range(4)
-    ]
-    assert (
-        len(torch.unique(embeddings.matrix, dim=0)) == 4
-    )  # the same basename is not the same file
-
-
-def test_an_embedding_does_not_depend_on_the_list(trials, corpus):
-    paths = find_utterances(trials, [corpus])
-    together = embed_utterances(paths, FbankMean(), progress=False)
-    for utterance, path in paths.items():
-        alone = embed_utterances({utterance: path}, FbankMean(), progress=False)
-        assert torch.equal(alone.matrix, together.matrix[together.rows([utterance])])
-
-
-@pytest.mark.parametrize(
-    "rate, channels", [(16000, 1), (16000, 2), (8000, 1), (44100, 2)]
-)
-def test_audio_is_loaded_as_speechbrain_loads_it(tmp_path, rate, channels):
-    path = tmp_path / "a.wav"
-    write_wav(path, rate // 2, rate=rate, channels=channels)
-    encode = FbankMean()
-    embed_utterances({"id1/a.wav": path}, encode, progress=False)
-    signal, sample_rate = audio_io.load(str(path), channels_first=False)
-    assert sample_rate == rate and signal.shape == (rate // 2, channels)
-    assert torch.equal(
-        encode.seen[0], AudioNormalizer(16000)(signal, rate).unsqueeze(0)
-    )
-    assert encode.seen[0].shape == (1, 8000)
-
-
-def test_sample_rate_is_the_models(corpus):
-    encode = FbankMean()
-    embed_utterances(
-        {"u": corpus / "wav" / "id1/x/1.wav"}, encode, sample_rate=8000, progress=False
-    )
-    assert encode.seen[0].shape == (1, 4000)
-
-
-def test_progress_bar(corpus, capsys):
-    paths = {"u": corpus / "wav" / "id1/x/1.wav"}
-    embed_utterances(paths, FbankMean(), progress=False)
-    assert capsys.readouterr().err == ""
-    embed_utterances(paths, FbankMean())
-    assert "1/1" in capsys.readouterr().err
-
-
-def test_embeddings_are_copies_in_float32(corpus):
-    """An encoder may reuse its buffer, and answer in another type and shape."""
-    buffer = torch.zeros(1, 3, dtype=torch.bfloat16)
-    values = iter([1.0, 2.0, 3.0, 4.0])
-    paths = {utterance: corpus / "wav" / utterance for utterance in UTTERANCES}
-    matrix = embed_utterances(
-        paths, lambda wav: buffer.fill_(next(values)), progress=False
-    ).matrix
-    assert matrix.dtype == torch.float32 and matrix[:, 0].tolist() == [1, 2, 3, 4]
-    buffer, values = torch.zeros(1, 1, 3), iter([1.0, 2.0, 3.0, 4.0])
-    assert torch.equal(
-        embed_utterances(
-            paths, lambda wav: buffer.fill_(next(values)), progress=False
-        ).matrix,
-        matrix,
-    )
-
-
-def test_files_that_cannot_be_embedded(corpus, tmp_path):
-    def embed(path, encode=None):
-        embed_utterances({"id9/bad.wav": path}, encode or FbankMean(), progress=False)
-
-    good = corpus / "wav" / "id1/x/1.wav"
-    (tmp_path / "text.wav").write_text("no audio")
-    with pytest.raises(ValueError, match=r"text.wav: cannot be read as audio"):
-        embed(tmp_path / "text.wav")
-    audio_io.save(str(tmp_path / "silent.wav"), torch.zeros(1, 0), 16000)
-    with pytest.raises(ValueError, match="silent.wav: no samples"):
-        embed(tmp_path / "silent.wav")
-    with pytest.raises(FileNotFoundError, match="gone.wav: no such audio file"):
-        embed(tmp_path / "gone.wav")
-    with pytest.raises(
-        ValueError, match=r"id9/bad.wav: the embedding is not finite \(1 of 2 values\)"
-    ):
-        embed(good, lambda wav: torch.tensor([[1.0, float("nan")]]))
-    for shape in [(3,), (2, 3), (1, 2, 3), (1, 1, 1, 3)]:
-        wrong = torch.zeros(shape)
-        with pytest.raises(
-            ValueError, match=r"id9/bad.wav: encode must return \[1, D\]"
-        ):
-            embed(good, lambda wav, wrong=wrong: wrong)
-    with pytest.raises(ValueError, match="no utterances"):
-        embed_utterances({}, FbankMean())
-
-
-def test_embeddings_of_changing_size(corpus):
-    sizes = iter([3, 4])
-    paths = {utterance: corpus / "wav" / utterance for utterance in UTTERANCES}
-    with pytest.raises(
-        ValueError, match="id1/y/1.wav: embedding of 4 dimensions after ones of 3"
-    ):
-        embed_utterances(paths, lambda wav: torch.ones(1, next(sizes)), progress=False)
-
-
-def test_embeddings_refuse_what_does_not_fit():
-    with pytest.raises(
-        ValueError, match=r"2 utterances need a matrix \[2, D\], got shape \(3, 4\)"
-    ):
-        Embeddings(("a", "b"), torch.zeros(3, 4))
-    with pytest.raises(ValueError, match="got shape"):
-        Embeddings(("a", "b"), torch.zeros(2, 1, 4))
-    with pytest.raises(ValueError, match="1 of the utterances are named twice"):
-        Embeddings(("a", "b", "a"), torch.zeros(3, 4))
-    with pytest.raises(ValueError, match="no embedding of 'c'"):
-        Embeddings(("a", "b"), torch.zeros(2, 4)).rows(["a", "c"])
-
-
-# Scores
-
-
-def random_case(n=3000, utterances=50, dim=16, seed=0):
+def random_case(n=3000, utterances=50, dim=16, seed=0, scale=1.0):
+    """Embeddings of 7 speakers in a random order, and trials between them."""
     rng = np.random.default_rng(seed)
     names = tuple(f"id{i % 7}/{i}.wav" for i in range(utterances))
     pairs = rng.integers(0, utterances, (2, n))
@@ -372,36 +216,104 @@ def random_case(n=3000, utterances=50, dim=16, seed=0):
     trials = Trials(rng.integers(0, 2, n), enrol, test, Path("random.txt"))
     order = rng.permutation(utterances)
     matrix = torch.randn(utterances, dim, generator=torch.Generator().manual_seed(seed))
-    return Embeddings(tuple(names[i] for i in order), matrix), trials
+    return Embeddings(tuple(names[i] for i in order), matrix * scale), trials
 
 
-def naive_cosine(embeddings, trials):
+def naive_cosine(x, y):
+    x, y = x.double(), y.double()
+    return (x @ y / (x.norm() * y.norm())).item()
+
+
+def naive_distance(ball):
+    def score(x, y):
+        x, y = (ball.project(v.double()) for v in (x, y))
+        return -ball.distance(x, y).item()
+
+    return score
+
+
+CLIPPED, TRUE = ClippedUnitBall(3.0), PoincareBall(1.0, gain=0.5)
+BACKENDS = {
+    "cosine": (Cosine(), naive_cosine),
+    "clipped": (Hyperbolic(CLIPPED), naive_distance(CLIPPED)),
+    "true": (Hyperbolic(TRUE), naive_distance(TRUE)),
+}
+
+
+def naive_scores(embeddings, trials, score):
     """One trial at a time."""
-    embedding = dict(zip(embeddings.utterances, embeddings.matrix.double()))
-    return [
-        torch.nn.functional.cosine_similarity(embedding[e], embedding[t], dim=0).item()
-        for e, t in zip(trials.enrol, trials.test)
-    ]
+    of = dict(zip(embeddings.utterances, embeddings.matrix))
+    return np.array([score(of[e], of[t]) for e, t in zip(trials.enrol, trials.test)])
 
 
-@pytest.mark.parametrize("n", [1, 1024, 3000])
-@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
-def test_cosine_scores_are_the_naive_ones(n, scale):
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [1, 1024, 1500])
+def test_scores_are_the_naive_ones(backend, n):
     embeddings, trials = random_case(n)
-    scores = cosine_scores(
-        Embeddings(embeddings.utterances, embeddings.matrix * scale), trials
-    )
+    backend, score = BACKENDS[backend]
+    scores = score_trials(embeddings, trials, backend)
     assert scores.shape == (n,) and scores.dtype == np.float64
-    np.testing.assert_allclose(scores, naive_cosine(embeddings, trials), atol=1e-6)
-
-
-def test_cosine_of_real_audio(trials, corpus):
-    embeddings = embed_utterances(
-        find_utterances(trials, [corpus]), FbankMean(), progress=False
-    )
     np.testing.assert_allclose(
-        cosine_scores(embeddings, trials), naive_cosine(embeddings, trials), atol=1e-12
+        scores, naive_scores(embeddings, trials, score), rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_cosine_at_every_scale(scale):
+    embeddings, trials = random_case(500)
+    large = Embeddings(embeddings.utterances, embeddings.matrix * scale)
+    np.testing.assert_allclose(
+        score_trials(large, trials), score_trials(embeddings, trials), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_pairs_score_as_they_do_one_by_one(backend):
+    """What trials and what cohorts are compared by is one backend."""
+    backend, _ = BACKENDS[backend]
+    points = backend.points(random_case(1)[0].matrix)
+    all_pairs = backend.pairwise(points[:20], points)
+    one_by_one = [
+        backend.paired(points[i].expand_as(points), points) for i in range(20)
+    ]
+    assert all_pairs.shape == (20, 50) and all_pairs.dtype == torch.float64
+    off_diagonal = ~torch.eye(20, 50, dtype=torch.bool)
+    torch.testing.assert_close(
+        all_pairs[off_diagonal],
+        torch.stack(one_by_one)[off_diagonal],
+        rtol=0,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scores_are_symmetric_and_highest_with_itself(backend):
+    backend, _ = BACKENDS[backend]
+    embeddings, trials = random_case()
+    scores = score_trials(embeddings, trials, backend)
+    back = Trials(trials.labels, trials.test, trials.enrol, trials.path)
+    np.testing.assert_array_equal(scores, score_trials(embeddings, back, backend))
+    same = Trials(trials.labels, trials.enrol, trials.enrol, trials.path)
+    itself = score_trials(embeddings, same, backend)
+    best = 1.0 if backend.name == "cosine" else 0.0
+    np.testing.assert_allclose(itself, best, atol=1e-12)
+    assert np.all(scores <= best + 1e-12)
+
+
+def test_on_one_sphere_both_backends_rank_alike():
+    """Longer than the clip, embeddings lie on its sphere."""
+    embeddings, trials = random_case(scale=100.0)
+    order = np.argsort(score_trials(embeddings, trials), kind="stable")
+    distances = score_trials(embeddings, trials, Hyperbolic(CLIPPED))[order]
+    assert np.all(np.diff(distances) > -1e-12)
+
+
+def test_a_learned_ball_gives_plain_numbers():
+    embeddings, trials = random_case()
+    learned = PoincareBall(1.0, gain=0.5, learnable=True)
+    scores = score_trials(embeddings, trials, Hyperbolic(learned))
+    plain = score_trials(embeddings, trials, Hyperbolic(TRUE))
+    np.testing.assert_allclose(scores, plain, rtol=1e-6)
 
 
 def test_cosine_of_a_zero_embedding_is_zero():
@@ -409,33 +321,178 @@ def test_cosine_of_a_zero_embedding_is_zero():
     embeddings.matrix[0] = 0.0
     zero = embeddings.utterances[0]
     touched = np.array([zero in pair for pair in zip(trials.enrol, trials.test)])
-    scores = cosine_scores(embeddings, trials)
-    assert (
-        touched.any() and np.all(scores[touched] == 0) and np.all(scores[~touched] != 0)
-    )
+    scores = score_trials(embeddings, trials)
+    assert touched.any()
+    assert np.all(scores[touched] == 0) and np.all(scores[~touched] != 0)
 
 
-def test_cosine_is_symmetric_and_one_with_itself():
-    embeddings, trials = random_case()
-    back = Trials(trials.labels, trials.test, trials.enrol, trials.path)
-    np.testing.assert_array_equal(
-        cosine_scores(embeddings, trials), cosine_scores(embeddings, back)
-    )
-    same = Trials(trials.labels, trials.enrol, trials.enrol, trials.path)
-    np.testing.assert_allclose(cosine_scores(embeddings, same), 1, atol=1e-12)
-
-
-def test_cosine_needs_every_utterance(trials):
+def test_scores_need_every_utterance(trials):
     with pytest.raises(ValueError, match="no embedding of 'id2/x/1.wav'"):
-        cosine_scores(Embeddings(("id1/x/1.wav", "id1/y/1.wav"), torch.eye(2)), trials)
+        score_trials(Embeddings(("id1/x/1.wav", "id1/y/1.wav"), torch.eye(2)), trials)
 
 
-# Files and tables
+def test_files_of_one_name_are_not_mistaken_in_scoring():
+    """All test files are called 00001.wav; each has its own embedding."""
+    names = tuple(f"id{i}/v{j}/00001.wav" for i in range(2) for j in range(2))
+    angles = torch.tensor([0.0, 0.1, 1.0, 1.3])
+    embeddings = Embeddings(names, torch.stack([angles.cos(), angles.sin()], dim=1))
+    pairs = [(0, 1), (2, 3), (0, 2), (1, 3), (0, 3)]
+    enrol, test = (tuple(names[i] for i in side) for side in zip(*pairs))
+    trials = Trials(np.array([1, 1, 0, 0, 0]), enrol, test, Path("list.txt"))
+    expected = [np.cos(float(angles[i] - angles[j])) for i, j in pairs]
+    np.testing.assert_allclose(score_trials(embeddings, trials), expected, atol=1e-6)
+
+
+# Score normalisation
+
+
+def random_cohort(size=90, dim=16, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    names = tuple(f"c{i % 30:02d}/{i}" for i in range(size))
+    return Embeddings(names, torch.randn(size, dim, generator=generator))
+
+
+def naive_normalised(embeddings, trials, cohort, score, norm, k):
+    """The formulas, for one trial after the other."""
+    of = dict(zip(embeddings.utterances, embeddings.matrix))
+
+    def relative(raw, side):
+        against = sorted(
+            (score(of[side], other) for other in cohort.matrix), reverse=True
+        )
+        nearest = np.array(against[:k])
+        mean = nearest.sum() / len(nearest)
+        variance = ((nearest - mean) ** 2).sum() / (len(nearest) - 1)
+        return (raw - mean) / np.sqrt(variance)
+
+    normalised = []
+    for enrol, test in zip(trials.enrol, trials.test):
+        raw = score(of[enrol], of[test])
+        z, t = relative(raw, enrol), relative(raw, test)
+        normalised.append({"z": z, "t": t, "s": (z + t) / 2}[norm])
+    return np.array(normalised)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("means", [False, True], ids=["utterances", "speakers"])
+@pytest.mark.parametrize("norm, k", [("z", None), ("t", None), ("s", None), ("s", 7)])
+def test_normalisation_is_the_naive_one(backend, means, norm, k, monkeypatch):
+    monkeypatch.setattr(scoring, "_BLOCK", 80)  # two utterances at a time
+    embeddings, trials = random_case(6, utterances=9)
+    cohort = random_cohort(size=36)
+    cohort = cohort.speaker_means() if means else cohort
+    assert len(cohort) == (30 if means else 36)
+    backend, score = BACKENDS[backend]
+    raw = score_trials(embeddings, trials, backend)
+    statistics = cohort_statistics(embeddings, cohort, backend, k)
+    fast = normalise_scores(raw, trials, statistics, norm)
+    slow = naive_normalised(embeddings, trials, cohort, score, norm, k)
+    assert fast.dtype == np.float64
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-9)
+    other = {"z": "t", "t": "z", "s": "z"}[norm]
+    assert not np.allclose(fast, normalise_scores(raw, trials, statistics, other))
+
+
+def test_the_whole_cohort_as_the_nearest_is_the_s_norm():
+    embeddings, cohort = random_case(1)[0], random_cohort()
+    whole = cohort_statistics(embeddings, cohort)
+    nearest = cohort_statistics(embeddings, cohort, k=len(cohort))
+    assert (whole.mean, whole.deviation) == (nearest.mean, nearest.deviation)
+    higher = cohort_statistics(embeddings, cohort, k=len(cohort) - 1)
+    assert all(higher.mean[name] > whole.mean[name] for name in whole.mean)
+
+
+@pytest.mark.parametrize("block", [1, 90, 271, 10**9])
+def test_chunks_change_nothing(block, monkeypatch):
+    embeddings, cohort = random_case(1)[0], random_cohort()
+    expected = cohort_statistics(embeddings, cohort, k=9)
+    monkeypatch.setattr(scoring, "_BLOCK", block)
+    found = cohort_statistics(embeddings, cohort, k=9)
+    for numbers, others in (
+        (found.mean, expected.mean),
+        (found.deviation, expected.deviation),
+    ):
+        assert list(numbers) == list(embeddings.utterances)
+        assert list(numbers.values()) == pytest.approx(list(others.values()), rel=1e-12)
+
+
+def test_an_affine_change_of_all_scores_is_taken_back():
+    """What normalisation is for: shift and scale of a side's scores do not matter."""
+
+    class Shifted(Cosine):
+        def paired(self, x, y):
+            return 5 + 3 * super().paired(x, y)
+
+        def pairwise(self, x, y):
+            return 5 + 3 * super().pairwise(x, y)
+
+    embeddings, trials = random_case(200)
+    results = []
+    for backend in (Cosine(), Shifted()):
+        statistics = cohort_statistics(embeddings, random_cohort(), backend, k=20)
+        raw = score_trials(embeddings, trials, backend)
+        results.append(normalise_scores(raw, trials, statistics, "s"))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [91, 1, 0, -1])
+def test_a_cohort_size_that_is_not_there(k):
+    with pytest.raises(ValueError, match=f"cohort_size={k}: .*at most the 90 of the"):
+        cohort_statistics(random_case(1)[0], random_cohort(), k=k)
+    with pytest.raises(ValueError, match="cohort_size=1: at least 2"):
+        cohort_statistics(random_case(1)[0], random_cohort(size=1))
+
+
+def test_constant_cohort_scores_are_refused():
+    """A zero embedding; a cohort of one point, but for rounding; a collapsed model."""
+    embeddings, cohort = random_case(1, utterances=20)[0], random_cohort()
+    embeddings.matrix[3] = 0
+    message = (
+        rf"{embeddings.utterances[3]}: its 90 scores against the cohort are all equal.*"
+        r"\(1 of 20 utterances\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        cohort_statistics(embeddings, cohort)
+    embeddings = random_case(1, utterances=20)[0]
+    point = torch.randn(16, generator=torch.Generator().manual_seed(5))
+    lengths = torch.linspace(1, 100, 90).unsqueeze(1)
+    rounded = Embeddings(cohort.utterances, lengths * point)
+    with pytest.raises(ValueError, match=r"\(20 of 20 utterances\)"):
+        cohort_statistics(embeddings, rounded)
+    embeddings.matrix[:] = point
+    for backend, _ in BACKENDS.values():
+        with pytest.raises(ValueError, match="20 of 20"):
+            cohort_statistics(
+                embeddings, Embeddings(("c1", "c2"), point.repeat(2, 1)), backend
+            )
+    # Only the nearest k are equal.
+    matrix = torch.cat([point.repeat(5, 1), cohort.matrix])
+    twins = Embeddings(tuple(map(str, range(95))), matrix)
+    cohort_statistics(embeddings, twins)
+    with pytest.raises(ValueError, match="its 5 scores"):
+        cohort_statistics(embeddings, twins, k=5)
+
+
+def test_unknown_normalisation():
+    trials = Trials(np.array([1]), ("a",), ("b",), Path("list.txt"))
+    with pytest.raises(ValueError, match="method='as'"):
+        normalise_scores(np.ones(1), trials, scoring.CohortStatistics({}, {}), "as")
+
+
+def test_progress_of_the_cohort(capsys):
+    embeddings, cohort = random_case(1)[0], random_cohort()
+    cohort_statistics(embeddings, cohort)
+    assert capsys.readouterr().err == ""
+    cohort_statistics(embeddings, cohort, progress=True)
+    assert "cohort" in capsys.readouterr().err
+
+
+# Files
 
 
 def test_score_files_lose_nothing(tmp_path):
     embeddings, trials = random_case()
-    scores = cosine_scores(embeddings, trials)
+    scores = score_trials(embeddings, trials)
     path = tmp_path / "new" / "scores_random.txt"
     write_scores(path, trials, scores)
     lines = [line.split(" ") for line in path.read_text().splitlines()]
@@ -486,78 +543,3 @@ def test_write_scores_refuses_another_number(tmp_path, trials, scores):
         ValueError, match="vox1_O.txt has 4 trials, got scores of shape"
     ):
         write_scores(tmp_path / "s.txt", trials, scores)
-
-
-def test_evaluate_trials():
-    embeddings, trials = random_case()
-    scores = cosine_scores(embeddings, trials)
-    result = evaluate_trials(trials, scores)
-    value, threshold = eer(scores, trials.labels)
-    assert result == {
-        "list": "random",
-        "target_trials": int((trials.labels == 1).sum()),
-        "impostor_trials": int((trials.labels == 0).sum()),
-        "eer": value,
-        "eer_threshold": threshold,
-        "min_dcf_0.01": min_dcf(scores, trials.labels, p_target=0.01)[0],
-        "min_dcf_0.05": min_dcf(scores, trials.labels, p_target=0.05)[0],
-    }
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def test_evaluate_trials_names_the_list(trials):
-    with pytest.raises(
-        ValueError, match=r"vox1_O.txt: scores must be finite, got nan at index 2"
-    ):
-        evaluate_trials(trials, [0.1, 0.2, float("nan"), 0.4])
-    one_class = Trials(
-        np.ones(2, dtype=np.int64), ("a", "b"), ("c", "d"), Path("one.txt")
-    )
-    with pytest.raises(ValueError, match=r"one.txt: trials of both classes are needed"):
-        evaluate_trials(one_class, [0.1, 0.2])
-
-
-def test_results_table():
-    rows = [
-        {
-            "list": "O",
-            "target_trials": 2,
-            "impostor_trials": 3,
-            "eer": 0.0125,
-            "min_dcf_0.01": 1.0,
-            "min_dcf_0.05": 0.5,
-        },
-        {
-            "list": "E",
-            "target_trials": 4,
-            "impostor_trials": 5,
-            "eer": 0.5,
-            "min_dcf_0.01": 0.0,
-            "min_dcf_0.05": 0.25,
-        },
-    ]
-    assert results_table(rows).splitlines()[2:] == [
-        "| O | 2 | 3 | 1.250 | 1.000 | 0.500 |",
-        "| E | 4 | 5 | 50.000 | 0.000 | 0.250 |",
-    ]
-
-
-def test_from_list_to_table(trials, corpus, tmp_path):
-    """The whole way: speakers who hum at their own pitch are told apart."""
-    for utterance in UTTERANCES:
-        speaker = utterance.split("/")[0]
-        seed = 3 if speaker == "id1" else 20
-        write_wav(
-            corpus / "wav" / utterance,
-            8000 + zlib.crc32(utterance.encode()) % 4000,
-            seed=seed,
-        )
-    embeddings = embed_utterances(
-        find_utterances(trials, [corpus]), FbankMean(), progress=False
-    )
-    scores = cosine_scores(embeddings, trials)
-    write_scores(tmp_path / "scores.txt", trials, scores)
-    result = evaluate_trials(trials, scores)
-    assert result["eer"] == 0.0 and result["min_dcf_0.01"] == 0.0
-    np.testing.assert_array_equal(scores >= result["eer_threshold"], trials.labels == 1)
-    assert "| vox1_O | 2 | 2 | 0.000 | 0.000 | 0.000 |" in results_table([result])

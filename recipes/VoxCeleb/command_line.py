@@ -22,6 +22,7 @@ import json
 import logging
 import re
 import sys
+import time
 import traceback
 from argparse import ArgumentError
 from collections import deque
@@ -34,13 +35,14 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML, Loader, MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from speechbrain.utils.distributed import infer_device
+from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
 
 EXPECTED_ERROR = 2  # the exit status; Python's own for an unexpected error is 1
 INTERRUPTED = 130
+PATIENCE = 2.0  # seconds between the turns of a run's processes to speak
 OUR_FOLDERS = (Path(hamsb.__file__).resolve().parent, Path(__file__).resolve().parent)
 BUILD_ERRORS = (ValueError, TypeError, ImportError, YAMLError)  # hyperpyyaml's
 YAML_STARTS = tuple("[{!'\"")
@@ -70,8 +72,8 @@ def parse_arguments(arguments):
     ValueError
         An option that is unknown, abbreviated, repeated, without a value or with
         one that does not fit; a yaml that cannot be read, or in which a
-        ``!PLACEHOLDER`` is left; a device that this machine has not, or fp16 on
-        a CPU.
+        ``!PLACEHOLDER`` is left; a device that this machine has not; fp16 on a
+        CPU, or several processes joined by nccl there.
     FileNotFoundError
         No such yaml file.
 
@@ -415,6 +417,12 @@ def _check_device(run_opts, resolved):
     if device.type != "cpu":
         _check_accelerator(device)
         return
+    backend = run_opts.distributed_backend
+    if get_local_rank() is not None and backend == "nccl":
+        raise ValueError(
+            f"distributed_backend={backend}: it joins processes on accelerators, and "
+            f"the device is {name}. Use --distributed_backend=gloo."
+        )
     wanted = [key for key in ("precision", "eval_precision") if chosen(key) == "fp16"]
     if chosen("auto_mix_prec"):
         wanted.append("auto_mix_prec")
@@ -528,6 +536,12 @@ def main_or_exit(main):
     - Ctrl-C is one line, and the exit status is 130.
     - Any other error passes, with its traceback, and the exit status is 1.
 
+    Of several processes the first that speaks ends the others, as torchrun does
+    with a run of which one process failed. So they take turns: what the user can
+    put right before other errors, and the main process first. An error that all
+    processes meet is printed once, one that a single process meets by that
+    process, and none says that it lost the others.
+
     Arguments
     ---------
     main : callable
@@ -536,20 +550,31 @@ def main_or_exit(main):
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt as error:
+        if get_rank():  # Ctrl-C is for all; the main process says so
+            raise SystemExit(INTERRUPTED) from None
         message = "interrupted; the same command goes on where it was."
         _leave(message, INTERRUPTED, error)
-    except (ValueError, OSError) as error:
+    except Exception as error:
         file, message = _origin(error)
         if not _is_expected(error, file):
+            _wait_for_turn(1)
             raise
         _leave(f"error: {message}", EXPECTED_ERROR, error)
 
 
 def _leave(message, status, error):
     """Say the last words on the screen and in the log, and exit."""
+    _wait_for_turn(0)
     _log(message, error)
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     raise SystemExit(status) from None
+
+
+def _wait_for_turn(turn):
+    """One of several processes waits; the main process's turns 0 and 1 come first."""
+    rank = get_rank()
+    if rank is not None:
+        time.sleep(PATIENCE * (turn + 2 * (rank > 0)))
 
 
 def _log(message, error):
@@ -581,6 +606,8 @@ def _origin(error):
 
 def _is_expected(error, file):
     """Whether the error is the user's to put right, and its message enough."""
+    if not isinstance(error, (ValueError, OSError)):
+        return False
     if isinstance(error, OSError) and (
         error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
     ):

@@ -4,9 +4,10 @@
     python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
 
 prepare -> train -> choose -> average -> verify -> export. Everything of a run
-is in its ``output_folder``: ``train_log.txt`` (a line an epoch), ``report.md``,
-``det.png``, ``scores_<list>.txt`` and ``export/``, the folder that
-``EncoderClassifier.from_hparams`` loads.
+is in its ``output_folder``: ``train_log.txt`` (a line an epoch), what verify.py
+writes too (``report.md``, ``metrics.json``, ``scores_<list>.txt``, ``det.png``,
+``scores.png``) and ``export/``, the folder that ``EncoderClassifier.from_hparams``
+loads.
 
 The yaml is loaded in two steps, because hyperpyyaml builds every object as it
 loads: first the plain keys, on which the data are prepared; then the objects,
@@ -40,19 +41,15 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
 from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
-from verify import read_lists, score_lists, write_results
+from verify import System, make_decision, read_lists, score_lists, write_verification
 from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
+from hamsb.embeddings import embed_utterances
 from hamsb.export import export_model
 from hamsb.files import replacing
 from hamsb.metrics import eer
-from hamsb.scoring import (
-    cosine_scores,
-    embed_utterances,
-    find_utterances,
-    read_trials,
-)
+from hamsb.scoring import find_utterances, read_trials, score_trials
 
 AVERAGED = ("embedding_model", "classifier")
 
@@ -118,11 +115,7 @@ def count_overrides(overrides, plain, preparation):
 
 
 def prepare(plain):
-    """Make the mini corpus where the yaml asks for it; write the csv files."""
-    if "mini_corpus" in plain:
-        from mini_corpus import make_mini_corpus
-
-        run_on_main(make_mini_corpus, kwargs=plain["mini_corpus"])
+    """Write the csv files."""
     return run_on_main(
         prepare_voxceleb,
         kwargs={
@@ -401,13 +394,17 @@ class SpeakerBrain(sb.Brain):
         with torch.no_grad():
             return self.modules.compute_features(wavs.to(self.device)).mean(1)
 
-    def development_eer(self):
-        """EER of the development trials, a fraction."""
+    def development_scores(self):
+        """Cosines of the development trials, [N]."""
         trials, files = self.development
         embeddings = embed_utterances(
-            files, self.encode, self.hparams.sample_rate, not self.noprogressbar
+            files, self.encode, self.hparams.sample_rate, progress=not self.noprogressbar
         )
-        return eer(cosine_scores(embeddings, trials), trials.labels)[0]
+        return score_trials(embeddings, trials)
+
+    def development_eer(self):
+        """EER of the development trials, a fraction."""
+        return eer(self.development_scores(), self.development[0].labels)[0]
 
     def choose_and_average(self):
         """Load the mean of the chosen checkpoints' weights; returns their epochs.
@@ -451,7 +448,7 @@ def run_table(hparams, brain, epochs):
 
     header = ["loss", "head", "parameters", "in the head", "epochs", "averaged", "minutes"]
     cells = [
-        hparams["compute_cost"],
+        " ".join(str(hparams["compute_cost"]).split()),
         describe(hparams["classifier"]),
         millions(hparams["embedding_model"]),
         millions(hparams["classifier"]),
@@ -469,19 +466,35 @@ def describe(classifier):
     return f"{type(classifier).__name__}" + (f", {ball}" if ball is not None else "")
 
 
-def conditions(hparams_file, arguments, preparation, brain, development_eer):
+def conditions(hparams_file, arguments, preparation, brain, decision):
     """What the numbers were measured under."""
     lines = [
         f"Command: `train.py {shlex.join(arguments)}`",
         f"Training: {preparation.speakers} speakers, {preparation.utterances} "
         f"utterances, {preparation.hours:.2f} hours, seed {brain.hparams.seed}",
-        "Scoring: cosine, one embedding an utterance, no padding, no normalisation",
+        "Scoring: cosine, one embedding an utterance, no padding, no normalisation; "
+        "95 % intervals by bootstrap over speakers",
         f"Software: hamsb {hamsb.__version__}, speechbrain {sb.__version__}, "
         f"torch {torch.__version__}, on {brain.device}, {torch.get_num_threads()} threads",
     ]
-    if development_eer is not None:
-        lines.insert(2, f"Development EER: {100 * development_eer:.2f} %")
+    if decision is not None:
+        lines.insert(
+            2,
+            f"Development EER: {100 * decision['eer']:.2f} %; there the threshold "
+            f"of the cosine is {decision['thresholds']['eer']:.3f}",
+        )
     return "\n".join(f"- {line}" for line in lines)
+
+
+REPORT = """# {experiment}
+
+{report}
+![DET](det.png)
+
+Scores of the trained network:
+
+![Scores](scores.png)
+"""
 
 
 CARD = """# Speaker embeddings trained with {loss}
@@ -494,19 +507,23 @@ Made by [hamsb](https://arxiv.org/abs/2601.19709 "H- and HAM-Softmax") {version}
 The folder may be moved; nothing is downloaded. Audio: {sample_rate} Hz, mono.
 
 ```python
-from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
+from speechbrain.inference.speaker import EncoderClassifier
+
+from hamsb.inference import SpeakerRecognition
 
 encoder = EncoderClassifier.from_hparams(source="path/to/this/folder")
 embedding = encoder.encode_batch(encoder.load_audio("speech.wav").unsqueeze(0))  # [1, 1, D]
 scores, best, index, name = encoder.classify_file("speech.wav")  # training speakers
 
 verification = SpeakerRecognition.from_hparams(source="path/to/this/folder")
-score, same = verification.verify_files("one.wav", "other.wav")  # cosine; accepts above 0.25
+score, same = verification.verify_files("one.wav", "other.wav")  # cosine, decision
 ```
 
-With `hparams_file="embedding.yaml"` the embeddings and `verify_files` need
-SpeechBrain alone; `hyperparams.yaml` needs hamsb where it names hamsb's classifier.
-SpeechBrain's threshold of 0.25 is fixed and not this model's.
+`decision.json`, where there were development speakers, holds the thresholds that
+`SpeakerRecognition` decides with. SpeechBrain's own class of that name loads the folder
+too, but accepts above a cosine of 0.25. With `hparams_file="embedding.yaml"` embeddings
+and decisions of SpeechBrain's classes need SpeechBrain alone; `hyperparams.yaml` needs
+hamsb where it names hamsb's classifier.
 """
 
 
@@ -555,14 +572,17 @@ def main(arguments):
 
 def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
     """Prepare, train, choose, average, verify, export."""
-    preparation = prepare(plain)
+    if "mini_corpus" in plain:
+        from mini_corpus import make_mini_corpus
+
+        run_on_main(make_mini_corpus, kwargs=plain["mini_corpus"])
+    # First: lists that are wrong leave an earlier preparation as it is.
     lists, utterances = read_lists(plain["verification_file"], plain["test_data_folder"])
+    preparation = prepare(plain)
 
     # The objects.
     overrides = count_overrides(overrides, plain, preparation)
     resolved = resolve(hparams_file, overrides)
-    if if_main_process():
-        (output_folder / "hyperparams.yaml").write_text(resolved, encoding="utf-8")
     hparams = load_hparams(hparams_file, overrides)
     for name in ("prepare_noise_data", "prepare_rir_data"):
         if name in hparams:
@@ -592,11 +612,14 @@ def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
             progress=not brain.noprogressbar,
         )
 
-    systems = {}
+    untrained = {}
     if hparams["baselines"] and if_main_process():
-        systems["untrained network"] = score(brain.encode)
-        systems["mean log-mel vector"] = score(brain.mean_features)
+        untrained["untrained network"] = score(brain.encode)
+        untrained["mean log-mel vector"] = score(brain.mean_features)
 
+    if if_main_process():  # that of an earlier run stays until this one trains
+        with replacing(output_folder / "hyperparams.yaml") as partial:
+            partial.write_text(resolved, encoding="utf-8")
     brain.fit(
         brain.hparams.epoch_counter,
         train_data,
@@ -607,16 +630,28 @@ def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
 
     # The model that comes out.
     epochs = brain.choose_and_average()
-    development_eer = brain.development_eer() if development else None
-    systems["trained"] = score(brain.encode)
-    results = write_results(output_folder, lists, systems, scored="trained")
-    tables = f"{run_table(hparams, brain, epochs)}\n{results}\n"
-    facts = conditions(hparams_file, arguments, preparation, brain, development_eer)
-    report = f"{tables}{facts}\n"
+    decision = None
+    if development:
+        decision = make_decision(development[0], brain.development_scores())
+    systems = [
+        System("trained", score(brain.encode)),
+        *(System(name, scores) for name, scores in untrained.items()),
+    ]
     experiment = Path(hparams_file).stem
-    with replacing(output_folder / "report.md") as partial:
-        text = f"# {experiment}\n\n{report}\n![DET](det.png)\n"
-        partial.write_text(text, encoding="utf-8")
+    run_facts = run_table(hparams, brain, epochs)
+    facts = conditions(hparams_file, arguments, preparation, brain, decision)
+
+    def report(results):
+        return f"{run_facts}\n{results}\n{facts}\n"
+
+    results = write_verification(
+        output_folder,
+        lists,
+        systems,
+        lambda results, _: REPORT.format(experiment=experiment, report=report(results)),
+        about={"experiment": experiment, "arguments": arguments, "epochs": epochs},
+        progress=not brain.noprogressbar,
+    )
     export = export_model(
         output_folder / "export",
         resolved,
@@ -626,11 +661,15 @@ def run(arguments, hparams_file, run_opts, overrides, plain, output_folder):
             loss=hparams["compute_cost"],
             version=hamsb.__version__,
             experiment=experiment,
-            report=report,
+            report=report(results),
             sample_rate=hparams["sample_rate"],
         ),
+        decision,
     )
-    print(f"\n{tables}\nReport: {output_folder / 'report.md'}\nModel: {export}")
+    print(
+        f"\n{run_facts}\n{results}\n"
+        f"Report: {output_folder / 'report.md'}\nModel: {export}"
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ The first rule that fits a file decides, and the summary counts it.
 reason              what happens
 ==================  ==========================================================
 ``misplaced``       below ``wav/`` but not at ``speaker/session/``: left out
-``not_wav_or_flac`` m4a, mp3 and the like: left out; convert it
+``not_wav_or_flac`` m4a, mp3 and the like: left out; convert m4a with
+                    ``convert_m4a.py``, others with ffmpeg
 ``trial_speaker``   the speaker is in a trial list: left out, not opened
 ``unusable_name``   the name has white space, ``$`` (SpeechBrain replaces it in
                     csv files) or is not UTF-8: left out
@@ -90,7 +91,7 @@ AUDIO = (".wav", ".flac")
 OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".mp3", ".ogg", ".opus", ".sph", ".wma")
 REASONS = {
     "misplaced": "not at wav/<speaker>/<session>/: left out",
-    "not_wav_or_flac": "neither wav nor flac: left out",
+    "not_wav_or_flac": "neither wav nor flac: left out (for m4a: convert_m4a.py)",
     "trial_speaker": "of a speaker of the trial lists: left out",
     "unusable_name": "white space, $ or no UTF-8 in the name: left out",
     "unreadable": "no readable audio: left out",
@@ -101,7 +102,6 @@ REASONS = {
     "silent": "silent: left out",
     "stereo": "several channels: used, to be averaged when loaded",
 }
-CONVERT = "convert with: ffmpeg -i IN -ac 1 -ar {rate} OUT.flac (or .wav)"
 
 _FORMAT_VERSION = 1  # of prepare.json and of the files' meaning
 _SILENCE = 1e-4  # -80 dB relative to full scale
@@ -392,9 +392,8 @@ def _hint(root):
     for part in ("aac", "dev/aac", "test/aac"):
         if os.path.isdir(os.path.join(root, part)):
             return (
-                f"{part}/ is VoxCeleb2 as downloaded: convert its m4a files "
-                f"to {root}/wav/<speaker>/<session>/<utterance>.flac "
-                "(ffmpeg -i IN.m4a -ac 1 -ar 16000 OUT.flac)"
+                f"{part}/ is VoxCeleb2 as downloaded: "
+                f"{_convert_m4a(os.path.join(root, part))}"
             )
     for part in ("dev", "test"):
         if os.path.isdir(os.path.join(root, part, "wav")):
@@ -460,15 +459,24 @@ def _scan(roots):
 
 
 def _no_audio(root, here):
-    others = sum(f.reason == "not_wav_or_flac" for f in here)
-    if not others:
-        return (
-            f"{root}/wav holds no wav or flac file at "
-            "<speaker>/<session>/<utterance>"
-        )
+    wav = os.path.join(root, "wav")
+    extensions = [os.path.splitext(f.path)[1].lower() for f in here]
+    kinds = Counter(e.lstrip(".") for e in extensions if e in OTHER_AUDIO)
+    if not kinds:
+        return f"{wav} holds no wav or flac file at <speaker>/<session>/<utterance>"
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    how = "convert them: ffmpeg -i IN -ac 1 -ar 16000 OUT.flac"
+    if "m4a" in kinds:
+        how = _convert_m4a(wav)
+    return f"{wav} holds {counts} files, but no wav or flac; {how}"
+
+
+def _convert_m4a(folder):
+    """What to do about a folder of m4a files."""
+    script = Path(__file__).resolve().with_name("convert_m4a.py")
     return (
-        f"{root}/wav holds {others} m4a or similar files, but no wav "
-        f"or flac; {CONVERT.format(rate=16000)}"
+        f"convert m4a files with python {script} {folder} TARGET and give TARGET as "
+        "data_folder"
     )
 
 

@@ -2,8 +2,8 @@
 
 import errno
 import logging
-import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import command_line
@@ -12,6 +12,7 @@ import speechbrain as sb
 import torch
 from command_line import load_hparams, main_or_exit, parse_arguments
 from hyperpyyaml import load_hyperpyyaml
+from runs import fork, status_of
 from torch._utils import ExceptionWrapper
 
 import hamsb
@@ -433,18 +434,51 @@ def test_the_message_is_in_the_log_with_its_traceback(ending, experiment):
 
 
 def test_an_unexpected_error_keeps_its_traceback(folder):
-    script = folder / "script.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(command_line.OUR_FOLDERS[1])!r})\n"
-        "import speechbrain as sb\n"
-        "from command_line import main_or_exit\n"
-        "def main(arguments):\n"
-        "    sb.create_experiment_directory('run', save_env_desc=False)\n"
-        "    raise ValueError('a bug')\n"
-        "main_or_exit(main)\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert done.returncode == 1
-    for text in (done.stdout + done.stderr, (folder / "run" / "log.txt").read_text()):
+    def main(arguments):
+        sb.create_experiment_directory("run", save_env_desc=False)
+        raise ValueError("a bug")
+
+    def script():
+        try:
+            main_or_exit(main)
+        except BaseException:  # as the interpreter does
+            sys.excepthook(*sys.exc_info())
+            raise SystemExit(1) from None
+
+    assert status_of(fork(script, folder / "screen")) == 1
+    for file in (folder / "screen", folder / "run" / "log.txt"):
+        text = file.read_text()
         assert "Traceback" in text and "ValueError: a bug" in text
+
+
+# -------------------------------------------------------------- several processes
+
+
+def test_processes_take_turns(monkeypatch, ending):
+    """Main process or not, what the user can put right or not."""
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+
+    def bug():
+        with pytest.raises(KeyError):
+            main_or_exit(raising(KeyError("bug")))
+
+    def users():
+        ending(lambda _: hamsb.ClippedUnitBall(curvature=0.5))
+
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        users()
+        bug()
+    assert waited == sorted(waited) and len(set(waited)) == 4 and waited[0] == 0
+    monkeypatch.delenv("RANK")
+    users()
+    bug()
+    assert len(waited) == 4  # a run of one process does not wait
+
+
+def test_processes_are_not_joined_by_nccl_on_a_cpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="^distributed_backend=nccl: .*backend=gloo.$"):
+        options("--device=cpu")
+    assert options("--distributed_backend=gloo").distributed_backend == "gloo"

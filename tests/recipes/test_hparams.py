@@ -5,18 +5,20 @@ import re
 import pytest
 import train
 import yaml
+from command_line import load_hparams, parse_arguments
+from compare import Comparison
 from conftest import REPOSITORY
+from runs import quick  # noqa: F401
+from speechbrain.nnet.schedulers import StepScheduler
 from speechbrain.utils.run_opts import RunOptions
-from test_upstream import TRAINING, VERIFICATION
+from test_upstream import TRAINING, VERIFICATION, train_hparams
 
 HPARAMS = REPOSITORY / "hparams"
-EXPERIMENTS = sorted(
-    path for path in HPARAMS.glob("*.yaml") if not path.stem.startswith("veri")
-)
+COMPARISONS = sorted(HPARAMS.glob("compare_*.yaml"))
 # Read by our scripts, and by SpeechBrain's own.
 SCRIPTS = [
     (REPOSITORY / "recipes" / "VoxCeleb" / name).read_text(encoding="utf-8")
-    for name in ("train.py", "verify.py")
+    for name in ("train.py", "verify.py", "compare.py")
 ]
 UPSTREAM = {"train_ecapa": TRAINING, "verification_ecapa": VERIFICATION}
 
@@ -30,20 +32,51 @@ def uses(text):
     return set(re.findall(r'"(\w+)"|hparams\.(\w+)|<(\w+)[\[>]', text))
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", [
+    "train_ecapa_ham", "train_ecapa_softmax", "train_ecapa_aam", "train_ecapa_blend",
+    "small_ham", "small_scaled_softmax",
+])
 def test_experiment_trains_and_exports(
-    path, tiny_options, tiny_distortions, tmp_path, capsys
+    name, tiny_options, tiny_distortions, tmp_path, capsys
 ):
-    if path.stem.startswith("mini"):
-        pytest.skip("makes the whole corpus; small_ham.yaml is the same but for it")
+    """Each kind of head and of recipe. The others differ from these in their loss
+    alone, as tests below show, or are in test_train.py (fine-tuning) and in the
+    README's first command (mini); test_upstream.py makes a step with each loss."""
+    path = HPARAMS / f"{name}.yaml"
     changes = dict(tiny_distortions) if "data_folder_noise" in keys(path) else {}
-    if "pretrained_model" in keys(path):
-        finished = tmp_path / "finished"
-        train.main([str(HPARAMS / "small_ham.yaml"), *tiny_options(output_folder=finished)])
-        changes["pretrained_model"] = finished / "export"
+    changes |= {"baselines": False, "batch_size": 12}
     train.main([str(path), *tiny_options(**changes)])
     assert (tmp_path / "run" / "export" / "hyperparams.yaml").is_file()
     assert "veri_test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["small_ham", "small_blend", "train_ecapa_ham", "train_ecapa_blend", "train_ecapa_ham_lmft"],
+)
+def test_whatever_training_changes_is_checkpointed(name, tmp_path):
+    hparams = train_hparams(HPARAMS / f"{name}.yaml", tmp_path)
+    kept = list(hparams["checkpointer"].recoverables.values())
+    changing = [m for m in hparams["modules"].values() if list(m.parameters())]
+    changing += [hparams["epoch_counter"], hparams.get("margin_schedule", kept[0])]
+    if not isinstance(hparams["lr_annealing"], StepScheduler):  # a function of the epoch
+        changing.append(hparams["lr_annealing"])
+    assert all(any(thing is other for other in kept) for thing in changing)
+    for branch, parts in hparams.get("branches", {}).items():
+        assert branch in hparams["modules"] and parts["weight"] > 0
+    assert hparams["nonfinite_patience"] == 0  # the first loss stops the run
+
+
+def test_fine_tuning_has_longer_crops_a_larger_margin_and_a_low_rate(tmp_path):
+    published, tuned = (
+        train_hparams(HPARAMS / f"train_ecapa_{name}.yaml", tmp_path / name)
+        for name in ("ham", "ham_lmft")
+    )
+    assert tuned["sentence_len"] >= 2 * published["sentence_len"]
+    assert tuned["lr"] <= published["lr"] / 10
+    schedule = tuned["margin_schedule"]
+    assert schedule.initial_margin == published["compute_cost"].margin
+    assert schedule.margin == tuned["compute_cost"].margin > schedule.initial_margin
 
 
 @pytest.mark.parametrize("path", sorted(HPARAMS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -57,27 +90,60 @@ def test_every_key_is_used(path):
     assert unused == []
 
 
-def test_published_experiments_differ_only_in_head_and_loss():
-    head = {"classifier", "compute_cost", "output_folder"}
-    further = {
-        "train_ecapa_blend": {
-            "branches", "euclidean_classifier", "euclidean_cost", "modules", "checkpointer",
-        },
-        "train_ecapa_ham_lmft": {
-            "pretrained_model", "number_of_epochs", "batch_size", "sentence_len", "lr",
-            "lr_decay", "steps_per_epoch", "margin_schedule", "checkpointer",
-        },
-    }
-    family = sorted(HPARAMS.glob("train_ecapa_*.yaml"))
-    assert len(family) == 8
-    for path in family:
-        found = differing(HPARAMS / "train_ecapa_ham.yaml", path)
-        assert found <= head | further.get(path.stem, set())
+# The keys in which experiments may differ from HAM-Softmax of the same family.
+HEAD_AND_LOSS = {"classifier", "compute_cost", "output_folder"}
+FURTHER = {
+    "blend": {
+        "branches", "euclidean_classifier", "euclidean_cost", "modules", "checkpointer",
+    },
+    "ham_lmft": {
+        "pretrained_model", "number_of_epochs", "batch_size", "sentence_len", "lr",
+        "lr_decay", "steps_per_epoch", "margin_schedule", "checkpointer",
+    },
+}
+FAMILIES = {
+    "train_ecapa": {"softmax", "am", "aam", "ram", "h", "ham", "blend", "ham_lmft"},
+    "small": {"softmax", "scaled_softmax", "am", "aam", "ram", "h", "ham", "blend"},
+    "mini": {"softmax", "am", "h", "ham"},
+}
 
 
-def test_small_experiments_differ_only_in_head_and_loss():
-    found = differing(HPARAMS / "small_ham.yaml", HPARAMS / "small_am.yaml")
-    assert found == {"classifier", "compute_cost", "output_folder"}
+@pytest.mark.parametrize("family, names", FAMILIES.items())
+def test_experiments_of_a_family_differ_only_in_head_and_loss(family, names):
+    found = sorted(HPARAMS.glob(f"{family}_*.yaml"))
+    assert {path.stem for path in found} == {f"{family}_{name}" for name in names}
+    for path in found:
+        further = FURTHER.get(path.stem.removeprefix(f"{family}_"), set())
+        assert differing(HPARAMS / f"{family}_ham.yaml", path) <= HEAD_AND_LOSS | further
+
+
+@pytest.mark.parametrize("name", ["softmax", "am", "aam", "ram", "h", "ham", "blend"])
+def test_head_and_loss_are_the_same_in_every_family(name):
+    published = HPARAMS / f"train_ecapa_{name}.yaml"
+    keys = (HEAD_AND_LOSS | FURTHER.get(name, set())) - {"output_folder", "checkpointer"}
+    for family in FAMILIES:
+        path = HPARAMS / f"{family}_{name}.yaml"
+        if path.exists():
+            assert not differing(published, path) & keys
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
+    placeholders = [
+        f"--{key}=/somewhere"
+        for key, value in top_level(path).items()
+        if value.startswith("!PLACEHOLDER")
+    ]
+    hparams_file, _, overrides = parse_arguments([str(path), *placeholders])
+    comparison = Comparison(hparams_file, load_hparams(hparams_file, overrides))
+    comparison.check_runs()  # every option is one that train.py takes
+    for name, experiment in comparison.experiments.items():
+        assert experiment["hparams"].endswith((f"_{name}.yaml", "_softmax.yaml"))
+        assert len(comparison.points(name)) <= 4
+        for options in (experiment.get("options", {}), *comparison.points(name)):
+            assert options.keys() <= {
+                "compute_cost", "classifier", "euclidean_cost", "branches"
+            }
 
 
 def differing(path, other):

@@ -156,14 +156,21 @@ def test_trial_list(corpus):
 
 
 def test_bytes_depend_on_neither_workers_nor_other_speakers(corpus, tmp_path):
-    again = mini_corpus.make_mini_corpus(tmp_path / "a", **TINY, workers=1)
-    assert digests(again) == digests(corpus)
-    more = {**TINY, "train_speakers": 4, "test_speakers": 2}
-    wider = digests(mini_corpus.make_mini_corpus(tmp_path / "b", **more))
-    narrow = digests(corpus)
-    shared = {name for name in wider if name in narrow and "wav" in name}
+    other = {**TINY, "train_speakers": 4, "test_speakers": 2}
+    other = mini_corpus.make_mini_corpus(tmp_path / "other", **other, workers=1)
+    ours, theirs = digests(corpus), digests(other)
+    shared = {name for name in theirs if name in ours and "wav" in name}
     assert len(shared) == (3 + 2) * 2 * 2
-    assert all(wider[name] == narrow[name] for name in shared)
+    assert all(theirs[name] == ours[name] for name in shared)
+    rows = {(row["part"], row["path"]): row for row in metadata(corpus)}
+    same = [row for row in metadata(other) if row == rows.get((row["part"], row["path"]))]
+    assert len(same) == len(shared)
+
+
+def test_trials_depend_on_the_seed(corpus):
+    rows = [row for row in metadata(corpus) if row["part"] == "test"]
+    drawn = [list(mini_corpus.draw_trials(rows, 10, seed)) for seed in (7, 7, 8)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_another_seed_is_another_corpus():

@@ -1,9 +1,7 @@
 """The whole path on a tiny corpus: train, choose, average, verify, export, load."""
 
-import os
-import shutil
-import signal
-import subprocess
+import importlib
+import random
 import sys
 from types import SimpleNamespace
 
@@ -13,27 +11,36 @@ import soundfile
 import torch
 import train
 import verify
-from speechbrain.lobes.features import Fbank
+import watched_train
+from runs import fork, quick, status_of  # noqa: F401
+from speechbrain import Stage
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
+from speechbrain.lobes.models.ECAPA_TDNN import Classifier
+from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
+
+import hamsb
+from hamsb.augment import SpeedPerturb
 
 HAM = "hparams/small_ham.yaml"
 
 
 @pytest.fixture
 def run(repository, tiny_options, tmp_path, monkeypatch):
-    """A function that trains and returns the output folder."""
+    """A function that trains, without baselines, and returns the output folder."""
     monkeypatch.chdir(repository)
 
     def run(yaml=HAM, **changes):
-        train.main([yaml, *tiny_options(**changes)])
+        train.main([yaml, *tiny_options(**{"baselines": False, **changes})])
         return changes.get("output_folder", tmp_path / "run")
 
     return run
 
 
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
-    out = run(number_of_epochs=3, avg_checkpoints=2)
+    out = run(number_of_epochs=3, avg_checkpoints=2, baselines=True)
 
     labels = [int(line[0]) for line in (tiny_corpus / "veri_test.txt").open()]
     counts = f"| {sum(labels)} | {len(labels) - sum(labels)} |"
@@ -89,65 +96,76 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
     assert best == scores.max()
 
     # Embeddings and verification in another process where there is no hamsb.
-    alone = subprocess.run(
-        [sys.executable, "-c", ALONE, str(files[0]), str(files[-1])],
-        capture_output=True, text=True, cwd=moved.parent,
-    )
-    assert alone.returncode == 0, alone.stderr
-    ours = encoder.encode_batch(encoder.load_audio(str(files[0])).unsqueeze(0))
+    pair = str(files[0]), str(files[-1])
+    alone = fork(lambda: embed_and_verify_without_hamsb(*pair), tmp_path / "screen")
+    assert status_of(alone) == 0, (tmp_path / "screen").read_text()
+    ours = encoder.encode_batch(encoder.load_audio(pair[0]).unsqueeze(0))
     score, _ = SpeakerRecognition.from_hparams(
         source="model", run_opts={"device": "cpu"}
-    ).verify_files(str(files[0]), str(files[-1]))
-    theirs = [float(value) for value in alone.stdout.split()]
-    assert theirs == [ours.double().sum().item(), score.item()]
+    ).verify_files(*pair)
+    theirs = (tmp_path / "screen").read_text().split()[-2:]
+    assert [float(value) for value in theirs] == [ours.double().sum().item(), score.item()]
 
 
-ALONE = """
-import sys
+def embed_and_verify_without_hamsb(one, other):
+    """Print an embedding's sum and a score."""
 
-class NoHamsb:
-    def find_spec(self, name, path=None, target=None):
+    class NoHamsb:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == "hamsb":
+                raise ModuleNotFoundError("hamsb is not installed here")
+
+    for name in list(sys.modules):
         if name.split(".")[0] == "hamsb":
-            raise ImportError("hamsb is not installed here")
-
-sys.meta_path.insert(0, NoHamsb())
-import torch
-torch.set_num_threads(1)
-from speechbrain.lobes.features import Fbank
-from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
-options = {"source": "model", "hparams_file": "embedding.yaml", "run_opts": {"device": "cpu"}}
-encoder = EncoderClassifier.from_hparams(**options)
-audio = encoder.load_audio(sys.argv[1]).unsqueeze(0)
-print(encoder.encode_batch(audio).double().sum().item())
-print(SpeakerRecognition.from_hparams(**options).verify_files(*sys.argv[1:])[0].item())
-"""
+            del sys.modules[name]
+    sys.meta_path.insert(0, NoHamsb())
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("hamsb.classifiers")
+    options = {"source": "model", "hparams_file": "embedding.yaml"}
+    options["run_opts"] = {"device": "cpu"}
+    encoder = EncoderClassifier.from_hparams(**options)
+    audio = encoder.load_audio(one).unsqueeze(0)
+    print(encoder.encode_batch(audio).double().sum().item())
+    print(SpeakerRecognition.from_hparams(**options).verify_files(one, other)[0].item())
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypatch):
-    """Interrupted in the middle of an epoch; and begun again when complete."""
+    """Interrupted before the first checkpoint, in the middle of an epoch and while a
+    checkpoint is saved; and begun again when complete."""
 
-    def log(folder):
-        return (folder / "train_log.txt").read_text().splitlines()
+    def weights(folder):
+        return [
+            torch.load(folder / "export" / f"{name}.ckpt")
+            for name in ("embedding_model", "classifier")
+        ]
 
-    whole = run(output_folder=tmp_path / "whole", number_of_epochs=3)
-    batches, fit_batch = [], train.SpeakerBrain.fit_batch
+    def same(ours, theirs):
+        return all(torch.equal(a[key], b[key]) for a, b in zip(ours, theirs) for key in b)
 
-    def interrupted(self, batch):
-        batches.append(batch)
-        if len(batches) == 9:  # the third of the six batches of epoch 2
-            raise KeyboardInterrupt
-        return fit_batch(self, batch)
+    def interrupted(owner, name, call):
+        calls, method = [], getattr(owner, name)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train.SpeakerBrain, "fit_batch", interrupted)
-        run(number_of_epochs=3)
-    out = run(number_of_epochs=3)
-    assert log(out) == log(whole) and len(log(out)) == 3
-    for name in ("embedding_model", "classifier"):
-        ours, theirs = (torch.load(f / "export" / f"{name}.ckpt") for f in (out, whole))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    run(number_of_epochs=3)
-    assert log(out) == log(whole)
+        def interrupting(*arguments, **options):
+            calls.append(name)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return method(*arguments, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, interrupting)
+            run(**options)
+
+    options = {"number_of_epochs": 2, "num_workers": 1}
+    whole = run(output_folder=tmp_path / "whole", **options)
+    interrupted(train.SpeakerBrain, "fit_batch", 4)  # of six in an epoch
+    interrupted(train.SpeakerBrain, "fit_batch", 9)
+    interrupted(hamsb.checkpoints.Checkpointer, "_publish", 1)  # of epoch 2
+    expected = (whole / "train_log.txt").read_text().splitlines()
+    for _ in range(2):
+        out = run(**options)
+        lines = (out / "train_log.txt").read_text().splitlines()
+        assert lines == [*expected, expected[1]]  # epoch 2 was not saved at first
+        assert same(weights(out), weights(whole))
 
 
 def test_checkpoints_within_an_epoch_are_not_averaged(run):
@@ -156,11 +174,11 @@ def test_checkpoints_within_an_epoch_are_not_averaged(run):
 
 
 def test_best_averages_the_epochs_of_lowest_development_eer(run):
-    out = run(number_of_epochs=4, avg_checkpoints=1, average_by="best")
+    out = run(number_of_epochs=3, avg_checkpoints=1, average_by="best")
     log = (out / "train_log.txt").read_text().splitlines()
     eers = [float(line.rsplit(":", 1)[1]) for line in log]
     report = (out / "report.md").read_text()
-    chosen = int(report.split("| 4 | ")[1].split(" |")[0])
+    chosen = int(report.split("| 3 | ")[1].split(" |")[0])
     assert eers[chosen - 1] == min(eers)
 
 
@@ -172,145 +190,33 @@ def test_without_development_speakers_the_last_epochs_are_taken(run, capsys):
         run(dev_speakers=0, number_of_epochs=2, average_by="best")
 
 
-def test_equal_seeds_give_equal_models_and_others_do_not(run, tmp_path):
-    def weights(name, seed):
-        run(output_folder=tmp_path / name, seed=seed)
-        return torch.load(tmp_path / name / "export" / "classifier.ckpt")["centers"]
-
-    first = weights("first", 1)
-    assert torch.equal(first, weights("second", 1))
-    assert not torch.equal(first, weights("third", 2))
-
-
-def test_bfloat16_trains(run):
-    train_log = run(precision="bf16") / "train_log.txt"
-    assert "nan" not in train_log.read_text()
-
-
-def test_head_and_loss_are_changed_on_the_command_line(run):
-    out = run(
-        compute_cost="{margin: 0.35}", classifier="{ball: {curvature: 5.0}}"
-    )
-    report = (out / "report.md").read_text()
-    assert "HAMSoftmax(margin=0.35, scale=30)" in report
-    assert "ClippedUnitBall(curvature=5)" in report
-    assert "curvature: 5.0" in (out / "export" / "hyperparams.yaml").read_text()
-
-
-def test_several_trial_lists_and_folders(run, tiny_corpus, tmp_path):
+def test_a_run_with_many_options(run, tiny_corpus, tmp_path):
+    """Several lists and folders, another loss and ball, bfloat16, more classes."""
     lines = (tiny_corpus / "veri_test.txt").read_text().splitlines(keepends=True)
     (tmp_path / "half.txt").write_text("".join(lines[:20]))
     out = run(
         verification_file=f"[{tiny_corpus / 'veri_test.txt'}, {tmp_path / 'half.txt'}]",
         data_folder=f"[{tiny_corpus / 'train'}, {tiny_corpus / 'test'}]",
+        compute_cost="{margin: 0.35}",
+        classifier="{ball: {curvature: 5.0}}",
+        precision="bf16",
+        out_n_neurons=9,
     )
-    report = (out / "report.md").read_text()
-    assert "| veri_test: trained |" in report and "| half: trained |" in report
+    report, export = (out / "report.md").read_text(), out / "export"
+    assert "| veri_test |" in report and "| half |" in report
+    assert (out / "scores_half.txt").is_file()
     # The test speakers are in a training root and in no training file.
     assert "6 speakers" in report
-    assert (out / "scores_half.txt").is_file()
-
-
-def test_speakers_are_counted_and_a_smaller_number_is_refused(run):
-    with pytest.raises(ValueError, match="out_n_neurons=5.*6 speakers"):
-        run(out_n_neurons=5)
-    out = run(out_n_neurons=9)
-    assert torch.load(out / "export" / "classifier.ckpt")["centers"].shape[0] == 9
-
-
-def test_messages_of_bad_options(run, tmp_path):
-    with pytest.raises(ValueError, match="batch_size=400.*only 24 utterances"):
-        run(batch_size=400)
-    with pytest.raises(ValueError, match="numbr_of_epochs.*did you mean number_of_epochs"):
-        run(numbr_of_epochs=3)
-    with pytest.raises(FileNotFoundError, match="no exported model"):
-        verify.main(["hparams/verify.yaml", f"--model={tmp_path}"])
-
-
-def test_two_runs_on_one_folder_are_refused(run, tmp_path):
-    """The other run holds the folder until it is killed, and its child, as a
-    data loader's worker, does not hold it longer."""
-    other = subprocess.Popen(
-        [sys.executable, "-c", OTHER, train.__file__, str(tmp_path / "run")],
-        stdout=subprocess.PIPE, text=True,
-    )
-    try:
-        child = int(other.stdout.readline())
-        with pytest.raises(ValueError, match="another run is at work there"):
-            run()
-        assert not (tmp_path / "run" / "save").exists()
-    finally:
-        other.kill()
-        other.wait()
-    os.kill(child, 0)  # is still there
-    with train.only_run(tmp_path / "run"):
-        os.kill(child, signal.SIGKILL)
-
-
-OTHER = """
-import os, pathlib, sys, time
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
-from train import only_run
-
-with only_run(pathlib.Path(sys.argv[2])):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
-    time.sleep(100)
-"""
+    assert "HAMSoftmax(margin=0.35, scale=30)" in report
+    assert "ClippedUnitBall(curvature=5)" in report
+    assert "curvature: 5.0" in (export / "hyperparams.yaml").read_text()
+    assert torch.load(export / "classifier.ckpt")["centers"].shape[0] == 9
+    assert "nan" not in (out / "train_log.txt").read_text()
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(run):
     with pytest.raises(OSError, match="/proc/hamsb"):
         run(output_folder="/proc/hamsb/run")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
-    run, tmp_path, monkeypatch
-):
-    def poisoned(self, wavs):
-        return forward(self, wavs) * float("nan") if self.training else forward(self, wavs)
-
-    forward = Fbank.forward
-    monkeypatch.setattr(Fbank, "forward", poisoned)
-    with pytest.raises(ValueError, match=r"the loss is nan in step 1.*id1000\d/"):
-        run()
-    assert not list((tmp_path / "run" / "save").glob("CKPT*"))
-
-
-def test_a_file_that_became_unreadable_is_named(run, tmp_path, tiny_corpus, monkeypatch):
-    copy = tmp_path / "train"
-    shutil.copytree(tiny_corpus / "train", copy)
-    preparing = train.prepare_voxceleb
-
-    def corrupting(**options):
-        preparation = preparing(**options)
-        for path in copy.rglob("*.*"):
-            path.write_bytes(path.read_bytes()[:2000])
-        return preparation
-
-    monkeypatch.setattr(train, "prepare_voxceleb", corrupting)
-    with pytest.raises(ValueError, match=f"{copy}/wav/id1000.*(cannot be read|too early)"):
-        run(data_folder=copy, dev_speakers=0)
-
-
-def test_clean_and_augmented_views_one_after_the_other_or_at_once(
-    repository, tiny_options, tiny_distortions, tmp_path
-):
-    """With weights that do not change, the summed loss of two views is twice the
-    mean loss of the joined batch but for the batch statistics."""
-    losses = {}
-    for separate in (True, False):
-        out = tmp_path / str(separate)
-        train.main([
-            str(repository / "hparams" / "train_ecapa_ham.yaml"),
-            *tiny_options(
-                output_folder=out, separate_views=separate, lr=1e-12, **tiny_distortions
-            ),
-        ])
-        log = (out / "train_log.txt").read_text()
-        losses[separate] = float(log.split("train loss: ")[1].split(",")[0])
-    assert losses[True] == pytest.approx(2 * losses[False], rel=0.05)
 
 
 def test_speeds_make_further_speakers(repository, tiny_options, tiny_distortions, tmp_path):
@@ -373,24 +279,119 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     assert margins == pytest.approx([min(0.02 * step, 0.2) for step in steps])
 
 
-def test_bad_trial_lists_are_noticed_before_training(run, tiny_corpus, tmp_path):
-    lines = (tiny_corpus / "veri_test.txt").read_text().splitlines(keepends=True)
-
-    def refused(error, message, text, name="bad.txt", also=()):
-        (tmp_path / name).write_text("".join(text))
-        with pytest.raises(error, match=message):
-            run(verification_file=[*also, str(tmp_path / name)], baselines=False)
-        assert not (tmp_path / "run" / "save" / "label_encoder.txt").exists()
-
-    missing = "0 id20001/no/1.wav id20002/no/1.wav\n"
-    refused(FileNotFoundError, r"bad.txt:3: no file", [*lines[:2], missing, *lines])
-    targets = [line for line in lines if line.startswith("1")]
-    refused(ValueError, "bad.txt: all .* have the label 1", targets)
-    both = [str(tiny_corpus / "veri_test.txt")]
-    refused(ValueError, "two lists are named 'veri_test'", lines, "veri_test.txt", both)
-
-
 # ------------------------------------------------------------------ the parts
+
+
+class Framed(torch.nn.Module):
+    """Stands for the features, without any loss: [B, T] -> [B, T / 10, 10]."""
+
+    def forward(self, wavs):
+        return wavs.reshape(len(wavs), -1, 10)
+
+
+class Distorted(torch.nn.Module):
+    """Stands for an augmentation."""
+
+    def forward(self, wavs):
+        return wavs.cumsum(1)
+
+
+@pytest.fixture
+def brain():
+    """A function: a tiny SpeakerBrain with two heads, changed by hparams."""
+
+    def brain(**hparams):
+        torch.manual_seed(0)
+        modules = {
+            "compute_features": Framed(),
+            "mean_var_norm": InputNormalization(norm_type="sentence", std_norm=False),
+            "embedding_model": watched_train.Embedding(10, 6),
+            "classifier": hamsb.HyperbolicClassifier(6, 5, hamsb.PoincareBall(1.0)),
+            "euclidean_classifier": Classifier(6, out_neurons=5),
+        }
+        given = {"compute_cost": hamsb.HAMSoftmax(), **hparams}
+        brain = train.SpeakerBrain(modules, hparams=given, run_opts={"device": "cpu"})
+        brain.limited = []
+        return brain
+
+    return brain
+
+
+def drawn(samples, size=40):
+    generator = torch.Generator().manual_seed(1)
+    return PaddedBatch([
+        {
+            "id": str(number),
+            "sig": torch.randn(samples, generator=generator),
+            "spk_id_encoded": torch.tensor([number % 5]),
+        }
+        for number in range(size)
+    ])
+
+
+def test_an_epoch_draws_from_seed_and_epoch(brain):
+    def draws(seed, epoch):
+        brain(seed=seed).on_stage_start(Stage.TRAIN, epoch)
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+    first = draws(1, 1)
+    for other in (draws(1, 2), draws(2, 1)):
+        assert all(one != two for one, two in zip(first, other))
+    assert draws(1, 1) == first
+
+
+def test_branches_are_added_by_their_weights(brain):
+    costs = hamsb.HAMSoftmax(margin=0.3), hamsb.RAMSoftmax(margin=0.1)
+    names = ("classifier", "euclidean_classifier")
+    branches = {
+        name: {"cost": cost, "weight": weight}
+        for name, cost, weight in zip(names, costs, (0.7, 0.3))
+    }
+    blend, batch = brain(branches=branches), drawn(400)
+    forward = blend.compute_forward(batch, Stage.TRAIN)
+    loss = blend.compute_objectives(forward, batch, Stage.TRAIN)
+    loss.backward()
+    wavs, targets = batch.sig.data, batch.spk_id_encoded.data
+    features = wavs.reshape(40, 40, 10)
+    features = features - features.mean(1, keepdim=True)
+    embeddings = blend.modules.embedding_model(features)
+    parts = [
+        cost(blend.modules[name](embeddings), targets) for name, cost in zip(names, costs)
+    ]
+    assert loss.item() == pytest.approx((0.7 * parts[0] + 0.3 * parts[1]).item())
+    for name in names:
+        assert all(p.grad.abs().sum() > 0 for p in blend.modules[name].parameters())
+    alone = brain(compute_cost=costs[0])
+    forward = alone.compute_forward(batch, Stage.TRAIN)
+    loss = alone.compute_objectives(forward, batch, Stage.TRAIN)
+    assert loss.item() == pytest.approx(parts[0].item())
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_clean_and_the_augmented_view(brain, separate):
+    """One after the other, or in one batch; at one speed for both."""
+    augment = Augmenter(concat_original=True, augmentations=[Distorted()])
+    speeds = SpeedPerturb([100, 50], out_neurons=10)
+    given = {"speed_perturb": speeds, "wav_augment": augment, "separate_views": separate}
+    made, batch, seen = brain(**given), drawn(speeds.read_length(400)), []
+    made.modules.compute_features.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0])
+    )
+    views = made.compute_forward(batch, Stage.TRAIN)
+    assert [len(view[1]) for view in views] == ([40, 40] if separate else [80])
+    assert [len(wavs) for wavs in seen] == [len(view[1]) for view in views]
+    wavs, targets = torch.cat(seen), torch.cat([view[1] for view in views])
+    assert wavs.shape == (80, 400)
+    torch.testing.assert_close(wavs[40:], wavs[:40].cumsum(1))
+    assert torch.equal(targets[40:], targets[:40])
+    speed = targets[:40, 0] // 5
+    assert torch.equal(targets[:40, 0] % 5, batch.spk_id_encoded.data[:, 0])
+    assert speed.unique().tolist() == [0, 1]
+    assert torch.equal(wavs[:40][speed == 0], batch.sig.data[speed == 0])
+    assert [len(outputs["classifier"]) for outputs, *_ in views] == [len(w) for w in seen]
+    # At one speed and without augmentation: the batch as it is.
+    ((_, targets, _),) = brain().compute_forward(batch, Stage.TRAIN)
+    assert torch.equal(targets, batch.spk_id_encoded.data)
 
 
 def test_plain_keys_build_nothing():

@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -819,11 +820,28 @@ def test_voxceleb2_as_downloaded(tmp_path):
     m4a = tmp_path / "dev/aac/id00/s0/0.m4a"
     m4a.parent.mkdir(parents=True)
     m4a.write_bytes(b"x")
-    with pytest.raises(FileNotFoundError, match="dev/aac/ is VoxCeleb2 as downloaded: convert"):
+    script = Path(voxceleb_prepare.__file__).with_name("convert_m4a.py")
+    assert script.is_file()
+    command = f"convert m4a files with python {script} {tmp_path}"
+    message = f"dev/aac/ is VoxCeleb2 as downloaded: {command}/dev/aac TARGET"
+    with pytest.raises(FileNotFoundError, match=message):
         prepare(tmp_path)
     (tmp_path / "dev/aac").rename(tmp_path / "wav")
-    with pytest.raises(FileNotFoundError, match="1 m4a or similar files.*convert with: ffmpeg"):
+    (tmp_path / "wav/id00/s0/1.mp3").write_bytes(b"x")
+    message = f"{tmp_path}/wav holds 1 m4a, 1 mp3 files, but no wav or flac; {command}/wav"
+    with pytest.raises(FileNotFoundError, match=message):
         prepare(tmp_path)
+    m4a = tmp_path / "wav/id00/s0/0.m4a"
+    m4a.rename(m4a.with_suffix(".opus"))
+    with pytest.raises(FileNotFoundError, match="1 mp3, 1 opus files, .*; convert them: ff"):
+        prepare(tmp_path)
+
+
+def test_m4a_files_beside_others_name_the_script(tmp_path, caplog):
+    (tree(tmp_path) / "wav/id00/s0/x.m4a").write_bytes(b"x")
+    with caplog.at_level(logging.INFO):
+        prepare(tmp_path)
+    assert "1 neither wav nor flac: left out (for m4a: convert_m4a.py)" in caplog.text
 
 
 def test_one_root_twice(tmp_path):

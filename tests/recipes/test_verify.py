@@ -1,0 +1,659 @@
+"""verify.py on tones: lists to results, every option, and what it refuses."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import verify
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.inference.classifiers import EncoderClassifier
+from test_inference import EXPERIMENT
+
+from hamsb.calibration import Calibration, symmetric_qualities
+from hamsb.embeddings import embed_utterances
+from hamsb.evaluation import eer_intervals, evaluate_trials
+from hamsb.export import export_model, read_decision
+from hamsb.inference import SpeakerRecognition
+from hamsb.scoring import (
+    Cosine,
+    Hyperbolic,
+    cohort_statistics,
+    find_utterances,
+    normalise_scores,
+    read_trials,
+    score_trials,
+)
+
+FILES = ["det.png", "metrics.json", "report.md", "scores.png"]
+ALL = "[none, z-norm, t-norm, s-norm, as-norm]"
+
+
+def write_speakers(root, speakers, first):
+    """Two sessions of two utterances each, all called 00000 and 00001.wav; the first
+    two are of one length."""
+    for number in range(first, first + speakers):
+        random = np.random.default_rng(number)
+        pitch = random.uniform(100, 1000)
+        for session in ("x", "y"):
+            for k in range(2):
+                samples = 16000 + random.integers(8000) * (session == "y")
+                time = np.arange(samples) / 16000
+                tone = np.sin(2 * np.pi * pitch * random.uniform(0.9, 1.1) * time)
+                noise = 0.03 * random.standard_normal(len(time))
+                path = Path(root, "wav", f"id{number:02d}", session, f"{k:05d}.wav")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, 0.3 * tone + noise, 16000)
+
+
+def write_list(root, path, speakers, seed=0):
+    """Every target pair of the speakers and as many impostor pairs."""
+    random = np.random.default_rng(seed)
+    files = {
+        name: sorted(
+            str(f.relative_to(root / "wav")) for f in (root / "wav" / name).rglob("*.wav")
+        )
+        for name in speakers
+    }
+    lines = []
+    for name, own in files.items():
+        for i, one in enumerate(own):
+            for other in own[i + 1 :]:
+                lines.append(f"1 {one} {other}")
+                stranger = random.choice([s for s in speakers if s != name])
+                lines.append(f"0 {one} {random.choice(files[stranger])}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """test/, dev/ and train/ with their lists: 5, 4 and 6 speakers, and a model."""
+    root = tmp_path_factory.mktemp("verification")
+    for part, speakers, first in (("test", 5, 0), ("dev", 4, 20), ("train", 6, 40)):
+        write_speakers(root / part, speakers, first)
+    names = [f"id{i:02d}" for i in range(5)]
+    write_list(root / "test", root / "O.txt", names)
+    write_list(root / "test", root / "H.txt", names[:3], seed=1)
+    write_list(root / "dev", root / "dev.txt", [f"id{i:02d}" for i in range(20, 24)])
+    torch.manual_seed(0)
+    hparams, labels = load_hyperpyyaml(EXPERIMENT), CategoricalEncoder()
+    labels.update_from_iterable(["a", "b"], sequence_input=False)
+    modules = {name: hparams[name] for name in ("embedding_model", "classifier")}
+    export_model(root / "export", EXPERIMENT, modules, labels, "# card\n")
+    return root
+
+
+@pytest.fixture
+def plots(monkeypatch):
+    """Stand-ins for the plots, which take most of the time."""
+
+    def plot(curves, path):
+        assert curves
+        Path(path).write_text("\n".join(curves))
+
+    for name in ("plot_det", "plot_scores"):
+        monkeypatch.setattr(verify, name, plot)
+
+
+@pytest.fixture
+def real_plots():
+    """Asked for where the plots are to be real."""
+
+
+@pytest.fixture
+def run(request, corpus, repository, tmp_path, monkeypatch):
+    """A function that verifies and returns the output folder."""
+    monkeypatch.chdir(repository)
+    if "real_plots" not in request.fixturenames:
+        request.getfixturevalue("plots")
+
+    def run(**changes):
+        values = {
+            "model": corpus / "export",
+            "test_data_folder": corpus / "test",
+            "verification_file": corpus / "O.txt",
+            "output_folder": tmp_path / "out",
+            "cache_folder": corpus / "cache",
+            "device": "cpu",
+            **changes,
+        }
+        options = [f"--{key}={value}" for key, value in values.items()]
+        verify.main(["hparams/verify.yaml", *options, "--noprogressbar"])
+        return Path(values["output_folder"])
+
+    return run
+
+
+@pytest.fixture
+def embedded(corpus):
+    """A function: a list's trials and embeddings, by the library alone."""
+    encoder = EncoderClassifier.from_hparams(
+        source=str(corpus / "export"), run_opts={"device": "cpu"}
+    )
+    ball = encoder.mods["classifier"].ball
+
+    def embedded(part, list_name):
+        trials = read_trials(corpus / f"{list_name}.txt")
+        files = find_utterances(trials, corpus / part)
+        return trials, embed_utterances(files, encoder.encode_batch, progress=False)
+
+    def all_of(part):
+        root = corpus / part / "wav"
+        files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.wav"))}
+        return embed_utterances(files, encoder.encode_batch, progress=False)
+
+    embedded.all_of, embedded.backends = all_of, [Cosine(), Hyperbolic(ball)]
+    return embedded
+
+
+def records(folder):
+    return json.loads((folder / "metrics.json").read_text())["results"]
+
+
+def test_by_default_cosines_as_they_are(real_plots, run, corpus, embedded, capsys):
+    out = run()
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "scores_O.txt"])
+    trials, embeddings = embedded("test", "O")
+    scores = score_trials(embeddings, trials)
+    written = [line.split() for line in (out / "scores_O.txt").read_text().splitlines()]
+    assert [line[:3] for line in written] == [
+        [e, t, str(label)] for e, t, label in zip(trials.enrol, trials.test, trials.labels)
+    ]
+    assert [float(line[3]) for line in written] == scores.tolist()
+
+    numbers = json.loads((out / "metrics.json").read_text())
+    (record,) = numbers["results"]
+    expected = evaluate_trials(trials, scores)
+    assert {key: record[key] for key in expected} == expected
+    assert record["eer_interval"] == list(eer_intervals(trials, scores[None])[0])
+    assert (record["backend"], record["normalisation"]) == ("cosine", "none")
+    assert record["calibrated"] is False
+    assert [g["group"] for g in record["groups"]] == ["same", "different"]
+    assert numbers["settings"]["model"] == str(corpus / "export")
+    assert set(numbers["versions"]) >= {"hamsb", "torch", "speechbrain"}
+
+    report, screen = (out / "report.md").read_text(), capsys.readouterr().out
+    row = f"| O | 30 | 30 | {100 * expected['eer']:.3f} |"
+    assert row in report and row in screen
+    assert "| O | session | same | 10 | 30 |" in report
+    for text in ("95 %, bootstrap over speakers, 1000 draws", "hamsb 0.", "(det.png)"):
+        assert text in report
+    for plot in ("det.png", "scores.png"):
+        assert (out / plot).read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("means, subtract", [(False, False), (False, True), (True, False)])
+def test_every_backend_and_normalisation(run, corpus, embedded, means, subtract):
+    out = run(
+        verification_file=f"[{corpus / 'O.txt'}, {corpus / 'H.txt'}]",
+        backends="[cosine, hyperbolic]",
+        normalisations=ALL,
+        cohort=corpus / "train",
+        cohort_size=5,
+        cohort_speaker_means=means,
+        subtract_mean=subtract,
+        bootstrap_draws=5,
+    )
+    found = {(r["list"], r["backend"], r["normalisation"]): r for r in records(out)}
+    assert len(found) == 20
+    cohort = embedded.all_of("train")
+    for name in ("O", "H"):
+        trials, embeddings = embedded("test", name)
+        others = cohort
+        if subtract:
+            others, embeddings = (e.minus(cohort.mean()) for e in (cohort, embeddings))
+        if means:
+            others = others.speaker_means()
+        for backend in embedded.backends:
+            raw = score_trials(embeddings, trials, backend)
+            for norm in ("none", "z-norm", "t-norm", "s-norm", "as-norm"):
+                scores = raw
+                if norm != "none":
+                    k = 5 if norm == "as-norm" else None
+                    statistics = cohort_statistics(embeddings, others, backend, k)
+                    method = "s" if norm == "as-norm" else norm[0]
+                    scores = normalise_scores(raw, trials, statistics, method)
+                expected = evaluate_trials(trials, scores)
+                record = found[name, backend.name, norm]
+                assert record["eer"] == pytest.approx(expected["eer"], abs=1e-12)
+                threshold = expected["eer_threshold"]
+                assert record["eer_threshold"] == pytest.approx(threshold, rel=1e-6)
+    report = (out / "report.md").read_text()
+    assert "| H: hyperbolic, as-norm | 18 | 18 |" in report
+    kind = "their means" if means else "each an utterance"
+    assert f"24 utterances of 6 speakers who are in no trial, {kind}" in report
+    assert "their mean subtracted" in report or not subtract
+    # The first backend and normalisation is what is written.
+    trials, embeddings = embedded("test", "H")
+    if not subtract:
+        written = np.loadtxt(out / "scores_H.txt", usecols=3)
+        assert written.tolist() == score_trials(embeddings, trials).tolist()
+
+
+def test_the_cohort_has_no_speaker_of_the_trials(run, corpus, tmp_path):
+    """As a folder, a csv file or several, with fewer utterances of a speaker."""
+    everything = tmp_path / "everything"
+    for part in ("test", "dev", "train"):
+        shutil.copytree(corpus / part, everything, dirs_exist_ok=True)
+    options = {"normalisations": "[s-norm]", "bootstrap_draws": 0, "cohort": everything}
+
+    def cohort_line(**changes):
+        report = (run(**{**options, **changes}) / "report.md").read_text()
+        return next(line for line in report.splitlines() if line.startswith("- Cohort: "))
+
+    assert "40 utterances of 10 speakers" in cohort_line()
+    with_dev = {
+        "calibration_file": corpus / "dev.txt",
+        "calibration_data_folder": corpus / "dev",
+    }
+    assert "24 utterances of 6 speakers" in cohort_line(**with_dev)
+    assert "12 utterances of 6 speakers" in cohort_line(**with_dev, cohort_per_speaker=2)
+    table = tmp_path / "out" / "cohort" / "train.csv"
+    rows = list(csv.reader(table.open()))
+    path = tmp_path / "all.csv"
+    for speaker in ("id00", "id21"):  # in the csv, but in the trials
+        file = next((everything / "wav" / speaker).rglob("*.wav"))
+        rows.append(["x", "1", str(file), "0", "16000", speaker])
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert "24 utterances of 6 speakers" in cohort_line(**with_dev, cohort=path)
+    assert "25 utterances of 7 speakers" in cohort_line(cohort=f"[{path}, {path}]")
+
+
+def test_utterances_of_a_speaker_are_spread_evenly(corpus, tmp_path):
+    found = verify.find_cohort(str(corpus / "train"), [], tmp_path, 16000, per_speaker=2)
+    sessions = [Path(file).parts[-2] for file in found.values()]
+    assert sessions == ["x", "y"] * 6
+    assert all(name.partition("/")[0] == file.parts[-3] for name, file in found.items())
+
+
+@pytest.mark.parametrize("measures", [[], ["duration", "norm"]])
+def test_calibration_on_a_list_of_its_own(run, corpus, embedded, measures):
+    out = run(
+        calibration_file=corpus / "dev.txt",
+        calibration_data_folder=corpus / "dev",
+        quality_measures=measures,
+        normalisations="[none, s-norm]",
+        cohort=corpus / "train",
+        bootstrap_draws=0,
+    )
+    found = {r["system"]: r for r in records(out)}
+    assert list(found) == [
+        "cosine",
+        "cosine, s-norm",
+        "cosine, calibrated",
+        "cosine, s-norm, calibrated",
+    ]
+
+    def qualities(trials, embeddings):
+        if not measures:
+            return None
+        lengths = embeddings.matrix.double().norm(dim=1)
+        values = torch.stack([embeddings.seconds.log(), lengths], dim=1)
+        sides = (values[embeddings.rows(side)] for side in (trials.enrol, trials.test))
+        return symmetric_qualities(*sides)
+
+    dev, dev_embeddings = embedded("dev", "dev")
+    test, test_embeddings = embedded("test", "O")
+    fitted = Calibration.fit(
+        score_trials(dev_embeddings, dev), dev.labels, qualities(dev, dev_embeddings)
+    )
+    ratios = fitted(score_trials(test_embeddings, test), qualities(test, test_embeddings))
+    record = found["cosine, calibrated"]
+    expected = evaluate_trials(test, ratios, calibrated=True)
+    assert {key: record[key] for key in expected} == pytest.approx(expected)
+    assert len(record["calibration"]["quality_weights"]) == 2 * len(measures)
+    assert record["calibrated"] is True and "cllr" not in found["cosine"]
+    report = (out / "report.md").read_text()
+    assert (
+        f"dev.txt, {len(dev)} trials" + ", with duration, norm" * bool(measures) in report
+    )
+    assert "speakers are in the test lists" not in report
+
+
+def test_a_calibration_list_with_test_speakers_is_reported(run, corpus):
+    out = run(calibration_file=corpus / "H.txt", bootstrap_draws=0)
+    assert "3 of its speakers are in the test lists too" in (out / "report.md").read_text()
+
+
+def test_the_decision_is_stored_with_the_model(run, corpus, embedded, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(corpus / "export", model)
+    options = {
+        "model": model,
+        "calibration_file": corpus / "dev.txt",
+        "calibration_data_folder": corpus / "dev",
+        "bootstrap_draws": 0,
+    }
+    run(**options)
+    assert read_decision(model) is None
+    # Whatever the tables are about, the thresholds are of plain cosines.
+    run(
+        **options,
+        store_decision=True,
+        backends="[hyperbolic]",
+        cohort=corpus / "train",
+        subtract_mean=True,
+    )
+    trials, embeddings = embedded("dev", "dev")
+    scores = score_trials(embeddings, trials)
+    expected = evaluate_trials(trials, scores)
+    decision = read_decision(model)
+    assert decision["thresholds"]["eer"] == expected["eer_threshold"]
+    assert decision["list"] == "dev" and decision["eer"] == expected["eer"]
+    assert Calibration.from_dict(decision["calibration"]) == Calibration.fit(
+        scores, trials.labels
+    )
+
+    verification = SpeakerRecognition.from_hparams(
+        source=str(model), run_opts={"device": "cpu"}
+    )
+    roots = corpus / "dev" / "wav"
+    decided = []
+    for enrol, test, score in zip(trials.enrol[:8], trials.test[:8], scores):
+        cosine, same = verification.verify_files(roots / enrol, roots / test)
+        assert cosine.item() == pytest.approx(score, abs=1e-6)
+        decided.append(same.item())
+    assert decided == (scores[:8] >= expected["eer_threshold"]).tolist()
+
+
+def test_no_threshold_where_rejecting_all_is_best(embedded):
+    trials, _ = embedded("test", "O")
+    decision = verify.make_decision(trials, 1.0 - trials.labels)
+    assert list(decision["thresholds"]) == ["eer"]
+
+
+def test_utterances_of_one_name_in_two_corpora(run, corpus, tmp_path):
+    """A calibration list may name id00/x/00000.wav of another folder."""
+    other = tmp_path / "other"
+    shutil.copytree(corpus / "dev" / "wav", other / "wav")
+    for number in range(4):
+        (other / "wav" / f"id2{number}").rename(other / "wav" / f"id0{number}")
+    text = (corpus / "dev.txt").read_text()
+    (tmp_path / "dev.txt").write_text(text.replace("id2", "id0"))
+
+    def calibrated(folder, file):
+        out = run(calibration_data_folder=folder, calibration_file=file, bootstrap_draws=0)
+        return records(out)[1]["calibration"]
+
+    assert calibrated(other, tmp_path / "dev.txt") == calibrated(
+        corpus / "dev", corpus / "dev.txt"
+    )
+
+
+def test_groups_by_metadata_and_duration(run, corpus, tmp_path):
+    rows = [f"id{i:02d},{'fm'[i % 2]},{i}" for i in range(5)]
+    (tmp_path / "meta.csv").write_text("\n".join(["speaker,gender,age", *rows]))
+    out = run(
+        metadata=tmp_path / "meta.csv",
+        metadata_columns="[gender, age]",
+        duration_bins="[1.1, 1.3]",
+        bootstrap_draws=0,
+    )
+    found = {(g["what"], g["group"]): g for g in records(out)[0]["groups"]}
+    assert {what for what, _ in found} == {"duration", "session", "gender"}
+    impostors = [found["gender", name]["impostor_trials"] for name in ("same", "different")]
+    assert sum(impostors) == 30 and min(impostors) > 0
+    assert "| O | gender | different | 30 |" in (out / "report.md").read_text()
+
+
+def test_a_second_run_embeds_nothing_and_gives_the_same(run, tmp_path, monkeypatch):
+    cache = {"cache_folder": tmp_path / "cache", "bootstrap_draws": 0}
+    first = (run(**cache) / "scores_O.txt").read_bytes()
+    monkeypatch.setattr(
+        EncoderClassifier, "encode_batch", lambda *_: pytest.fail("embedded again")
+    )
+    assert (run(**cache) / "scores_O.txt").read_bytes() == first
+    with pytest.raises(pytest.fail.Exception, match="embedded again"):
+        run(cache_folder="null")
+
+
+def test_another_model_in_the_same_cache(run, corpus, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(corpus / "export", model)
+    weights = torch.load(model / "embedding_model.ckpt")
+    name = next(name for name in weights if name.endswith("fc.conv.weight"))
+    weights[name] = weights[name].flip(1)
+    torch.save(weights, model / "embedding_model.ckpt")
+    options = {"model": model, "bootstrap_draws": 0}
+    run(bootstrap_draws=0)
+    cached = (run(**options) / "scores_O.txt").read_bytes()
+    plain = (run(**options, cache_folder="null") / "scores_O.txt").read_bytes()
+    assert cached == plain
+
+
+def test_batches_give_the_same_scores(run, monkeypatch):
+    sizes, encode_batch = [], EncoderClassifier.encode_batch
+
+    def watched(self, wavs):
+        sizes.append(len(wavs))
+        return encode_batch(self, wavs)
+
+    monkeypatch.setattr(EncoderClassifier, "encode_batch", watched)
+    one, many = (
+        np.loadtxt(run(batch_size=size, cache_folder="null") / "scores_O.txt", usecols=3)
+        for size in (1, 8)
+    )
+    np.testing.assert_allclose(one, many, atol=1e-5)
+    assert sizes[:20] == [1] * 20 and max(sizes[20:]) == 2 and sum(sizes[20:]) == 20
+
+
+def test_no_intervals(run, corpus, tmp_path):
+    out = run(bootstrap_draws=0)
+    assert "eer_interval" not in records(out)[0]
+    assert "95 %" not in (out / "report.md").read_text()
+    # A list whose folders are no speakers has no other choice.
+    root = tmp_path / "flat"
+    (root / "wav").mkdir(parents=True)
+    for i, path in enumerate(sorted((corpus / "test" / "wav").rglob("*.wav"))[:6]):
+        shutil.copy(path, root / "wav" / f"{i}.wav")
+    (tmp_path / "flat.txt").write_text("1 0.wav 1.wav\n0 0.wav 4.wav\n0 1.wav 5.wav\n")
+    flat = {"test_data_folder": root, "verification_file": tmp_path / "flat.txt"}
+    assert len(records(run(**flat, bootstrap_draws=0))) == 1
+    with pytest.raises(ValueError, match="flat.txt:1: no speaker.*bootstrap_draws: 0"):
+        run(**flat)
+
+
+def test_settings_that_json_has_not(corpus, tmp_path):
+    """A training yaml's .inf, and a path."""
+    trials = read_trials(corpus / "O.txt")
+    settings = {"max_grad_norm": float("inf"), "folder": tmp_path, "seed": 1}
+    verify.write_verification(
+        tmp_path,
+        [trials],
+        [verify.System("s", {"O": trials.labels + 0.5})],
+        lambda table, groups: table,
+        draws=0,
+        about={"settings": settings},
+        progress=False,
+    )
+    numbers = json.loads(
+        (tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail
+    )
+    assert numbers["settings"] == {
+        "max_grad_norm": "Infinity",
+        "folder": str(tmp_path),
+        "seed": 1,
+    }
+
+
+def test_results_are_named_by_list_and_system(corpus):
+    """By the list alone where one system is compared with nothing."""
+    plain = verify.System("cosine", {})
+    other = verify.System("cosine, z-norm", {})
+    calibrated = verify.System("cosine, calibrated", {}, calibrated=True)
+
+    def titles(*systems):
+        return [
+            verify.title({"list": "O", "system": s.name, "calibrated": s.calibrated}, systems)
+            for s in systems
+        ]
+
+    assert titles(plain) == ["O"]
+    assert titles(plain, calibrated) == ["O", "O, calibrated"]
+    assert titles(plain, other, calibrated) == [
+        "O: cosine",
+        "O: cosine, z-norm",
+        "O: cosine, calibrated",
+    ]
+
+
+def test_priors(run):
+    (record,) = records(run(p_targets="[0.3]", bootstrap_draws=0))
+    assert "min_dcf_0.3" in record and "min_dcf_0.01" not in record
+
+
+def test_a_plot_has_at_most_ten_curves(corpus):
+    def curves(lists, systems):
+        trials = [read_trials(corpus / f"{name}.txt") for name in lists]
+        made = [
+            verify.System(f"s{i}", dict.fromkeys(lists, np.zeros(3)), drawn=i != 1)
+            for i in range(systems)
+        ]
+        return list(verify.det_curves(trials, made))
+
+    assert curves(["O"], 1) == ["O"]
+    assert curves(["O"], 3) == ["s0", "s2"]
+    assert curves(["O", "H"], 1) == ["O", "H"]
+    assert curves(["O", "H"], 3) == ["O: s0", "O: s2", "H: s0", "H: s2"]
+    assert len(curves(["O"], 12)) == 10 and len(curves(["O", "H", "dev"], 12)) == 9
+
+
+# What is refused, before anything is embedded
+
+
+@pytest.fixture
+def nothing_is_embedded(monkeypatch):
+    monkeypatch.setattr(
+        EncoderClassifier, "encode_batch", lambda *_: pytest.fail("embedded")
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"backends": "[cosin]"},
+            r"backends=\['cosin'\]: each once, of cosine, hyperbolic",
+        ),
+        ({"backends": "cosine"}, "backends=cosine: must be a list, as"),
+        ({"backends": "[cosine, cosine]"}, "backends=.*each once"),
+        ({"backends": "[]"}, "backends=.*at least one of"),
+        ({"normalisations": "[snorm]"}, "normalisations=.*none, z-norm, t-norm"),
+        ({"normalisations": "[none, s-norm]"}, "normalisations=.*needs a cohort"),
+        ({"subtract_mean": True}, "subtract_mean=True: needs a cohort"),
+        ({"quality_measures": "[duration]"}, "quality_measures=.*needs a calibration_file"),
+        ({"quality_measures": "[snr]"}, "quality_measures=.*of duration, norm"),
+        ({"store_decision": True}, "store_decision=True: needs a calibration_file"),
+        ({"p_targets": "[0.01, 1]"}, "p_target must be in"),
+        ({"batch_size": "1.5"}, "batch_size=1.5: must be a number"),
+        ({"cohort_size": -1}, "cohort_size=-1: must be a number"),
+        ({"duration_bins": "[5, 3]"}, r"duration_bins=\[5, 3\]: must ascend"),
+    ],
+)
+def test_wrong_values_are_named(run, tmp_path, nothing_is_embedded, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_data_are_named(run, corpus, tmp_path, nothing_is_embedded):
+    def refused(error, message, **changes):
+        with pytest.raises(error, match=message):
+            run(**changes)
+
+    refused(FileNotFoundError, "no exported model here", model=tmp_path)
+    lines = (corpus / "O.txt").read_text().splitlines(keepends=True)
+    bad = tmp_path / "bad.txt"
+    for line, message in (
+        ("0 id00/x/00000.wav id01/no/1.wav\n", "bad.txt:3: no file for id01/no/1.wav"),
+        ("2 id00/x/00000.wav id01/x/00000.wav\n", "bad.txt:3: label must be 0 or 1"),
+        ("\n", "bad.txt:3: empty line"),
+    ):
+        bad.write_text("".join([*lines[:2], line, *lines[2:]]))
+        refused((ValueError, FileNotFoundError), message, verification_file=bad)
+    norm = {"normalisations": "[as-norm]", "cohort": corpus / "train"}
+    refused(
+        ValueError, "cohort_size=300: as-norm takes .* most the 24 of the cohort", **norm
+    )
+    refused(ValueError, "most the 6 of", **norm, cohort_speaker_means=True, cohort_size=7)
+    refused(
+        FileNotFoundError, "nowhere", normalisations="[s-norm]", cohort=tmp_path / "nowhere"
+    )
+    table = tmp_path / "table.csv"
+    table.write_text("wav,speaker\n")
+    refused(ValueError, "table.csv:1: no columns 'wav' and 'spk_id'", cohort=table)
+    table.write_text("wav,spk_id\n/a.wav,\n")
+    refused(ValueError, "table.csv:2: no file or no speaker", cohort=table)
+    table.write_text(f"wav,spk_id\n{corpus}/test/wav/id00/x/00000.wav,id00\n")
+    refused(ValueError, "no utterance of a speaker who is in none", cohort=table)
+    refused(FileNotFoundError, "gone.csv: no such csv file", cohort=tmp_path / "gone.csv")
+    (tmp_path / "meta.csv").write_text("speaker,gender\nid00,f\n")
+    refused(
+        ValueError, r"O.txt:\d+: .*meta.csv has no speaker", metadata=tmp_path / "meta.csv"
+    )
+
+
+def test_a_model_without_a_ball_has_no_hyperbolic_scores(run, corpus, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(corpus / "export", model)
+    shutil.copy(model / "embedding.yaml", model / "hyperparams.yaml")
+    run(model=model, bootstrap_draws=0)
+    with pytest.raises(
+        ValueError, match="hyperbolic needs the ball .* classifier is NoneType"
+    ):
+        run(model=model, backends="[cosine, hyperbolic]")
+
+
+# All or nothing
+
+
+def test_bad_audio_names_list_and_line_and_leaves_earlier_results(run, corpus, tmp_path):
+    test, dev = tmp_path / "test", tmp_path / "dev"
+    shutil.copytree(corpus / "test", test)
+    shutil.copytree(corpus / "dev", dev)
+    options = {
+        "test_data_folder": test,
+        "calibration_data_folder": dev,
+        "calibration_file": corpus / "dev.txt",
+        "bootstrap_draws": 0,
+    }
+    out = run(**options)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for root, name in ((test, "O"), (dev, "dev")):
+        trials = read_trials(corpus / f"{name}.txt")
+        utterance = trials.utterances[-1]
+        line, _ = trials.first_line({utterance})
+        good = (root / "wav" / utterance).read_bytes()
+        (root / "wav" / utterance).write_bytes(b"RIFF, but no audio")
+        with pytest.raises(
+            ValueError, match=f"{name}.txt:{line}: {root}/wav/{utterance}: cannot"
+        ):
+            run(**options)
+        (root / "wav" / utterance).write_bytes(good)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("broken", ["plot_det", "write_scores", "groups_table"])
+def test_results_appear_whole_or_not_at_all(run, tmp_path, monkeypatch, broken):
+    out = run(p_targets="[0.3]", bootstrap_draws=0)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(verify, broken, fail)
+        run(bootstrap_draws=0)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(verify, broken, fail)
+        run(output_folder=tmp_path / "new", bootstrap_draws=0)
+    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
+    run(bootstrap_draws=0)
+    assert {path.name for path in out.iterdir()} == set(before)

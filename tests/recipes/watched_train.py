@@ -1,0 +1,36 @@
+"""A tiny model, and a Brain that writes down its steps."""
+
+import torch
+
+
+class Embedding(torch.nn.Module):
+    """A tiny model, whose samples do not meet: no batch normalisation."""
+
+    def __init__(self, input_size, lin_neurons):
+        super().__init__()
+        self.hidden = torch.nn.Linear(input_size, 32)
+        self.linear = torch.nn.Linear(32, lin_neurons)
+
+    def forward(self, features, lengths=None):
+        """[B, T, F] -> [B, 1, D]."""
+        return self.linear(self.hidden(features).relu().mean(1, keepdim=True))
+
+
+def watched(brain_class, steps):
+    """A Brain's class that appends to ``steps`` before each optimizer step."""
+
+    class Watched(brain_class):
+        def parameters(self):
+            return {
+                name.replace("module.", ""): parameter
+                for name, parameter in self.modules.named_parameters()
+            }
+
+        def optimizers_step(self):
+            parameters = self.parameters()
+            gradients = {name: p.grad.clone() for name, p in parameters.items()}
+            super().optimizers_step()
+            weights = {name: p.detach().clone() for name, p in parameters.items()}
+            steps.append((list(self.utterances), gradients, weights))
+
+    return Watched

@@ -16,7 +16,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from test_inference import EXPERIMENT
 
 from hamsb.calibration import Calibration, symmetric_qualities
-from hamsb.embeddings import embed_utterances
+from hamsb.embeddings import Embeddings, embed_utterances
 from hamsb.evaluation import eer_intervals, evaluate_trials
 from hamsb.export import export_model, read_decision
 from hamsb.inference import SpeakerRecognition
@@ -35,8 +35,8 @@ ALL = "[none, z-norm, t-norm, s-norm, as-norm]"
 
 
 def write_speakers(root, speakers, first):
-    """Two sessions of two utterances each, all called 00000 and 00001.wav; the first
-    two are of one length."""
+    """Two sessions of two utterances each, all called 00000 and 00001.wav; those of
+    the first session are of one length."""
     for number in range(first, first + speakers):
         random = np.random.default_rng(number)
         pitch = random.uniform(100, 1000)
@@ -402,6 +402,15 @@ def test_groups_by_metadata_and_duration(run, corpus, tmp_path):
     assert "| O | gender | different | 30 |" in (out / "report.md").read_text()
 
 
+def test_a_trial_is_as_long_as_its_shorter_utterance(corpus):
+    trials = read_trials(corpus / "O.txt")
+    seconds = torch.arange(len(trials.utterances), dtype=torch.float64)
+    embeddings = Embeddings(trials.utterances, seconds[:, None].float(), seconds)
+    length = dict(zip(trials.utterances, seconds.tolist()))
+    expected = [min(length[e], length[t]) for e, t in zip(trials.enrol, trials.test)]
+    assert verify.trial_seconds(embeddings, trials).tolist() == expected
+
+
 def test_a_second_run_embeds_nothing_and_gives_the_same(run, tmp_path, monkeypatch):
     cache = {"cache_folder": tmp_path / "cache", "bootstrap_draws": 0}
     first = (run(**cache) / "scores_O.txt").read_bytes()
@@ -440,7 +449,7 @@ def test_batches_give_the_same_scores(run, monkeypatch):
         for size in (1, 8)
     )
     np.testing.assert_allclose(one, many, atol=1e-5)
-    assert sizes[:20] == [1] * 20 and max(sizes[20:]) == 2 and sum(sizes[20:]) == 20
+    assert sizes[:20] == [1] * 20 and sizes[20:22] == [8, 2] and sum(sizes[20:]) == 20
 
 
 def test_no_intervals(run, corpus, tmp_path):

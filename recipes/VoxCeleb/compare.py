@@ -46,7 +46,7 @@ import speechbrain
 import torch
 import yaml
 from command_line import load_hparams, main_or_exit, parse_arguments
-from train import only_run, resolve
+from experiment import only_run, resolve
 
 import hamsb
 from hamsb.files import replacing

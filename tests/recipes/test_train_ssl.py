@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import random
 import re
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 import train_ssl
 import watched_train
-from runs import quick  # noqa: F401
+from runs import launch, quick  # noqa: F401
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
@@ -181,6 +182,45 @@ def test_variants_of_the_loss(run, yaml, options, shown):
 def test_a_queue_that_holds_an_epoch_is_refused(run):
     with pytest.raises(ValueError, match="a queue of size=13 for 24 training utterances"):
         run(MOCO, queue_size=13)
+
+
+@pytest.mark.skipif(
+    torch.accelerator.is_available(), reason="autograd does not outlive a fork there"
+)
+def test_two_processes_share_queue_loss_and_encoder(run, tmp_path):
+    """With a ball that learns, so that the loss is wrapped, too."""
+    ball = "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"
+    options = {
+        "batch_size": 2, "device": "cpu", "distributed_backend": "gloo", **QUEUE,
+        "similarity": f"!new:hamsb.contrastive.HyperbolicSimilarity {ball}",
+    }
+
+    def process():
+        made = []
+        init = train_ssl.ContrastiveBrain.__init__
+
+        def keeping(brain, *args, **kwargs):
+            made.append(brain)
+            init(brain, *args, **kwargs)
+
+        train_ssl.ContrastiveBrain.__init__ = keeping
+        run(MOCO, **options)
+        cost = made[0].hparams.compute_cost
+        state = {**cost.state_dict(), **made[0].hparams.embedding_model.state_dict()}
+        slow = made[0].modules.momentum_encoder.named_parameters()
+        state |= {f"slow {name}": value.detach() for name, value in slow}
+        torch.save(state, tmp_path / f"{os.environ['RANK']}.pt")
+
+    statuses, screens = launch([process, process], tmp_path)
+    assert statuses == [0, 0], screens
+    assert "".join(screens).count("Report: ") == 1
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one["queues.0.enqueued"] == 24 and one.keys() == other.keys()
+    (curvature,) = (value for name, value in one.items() if "curvature" in name)
+    assert curvature != hamsb.PoincareBall(1.0, learnable=True).state_dict().popitem()[1]
+    for name in one:
+        if "running" not in name and "num_batches" not in name:  # of each one's share
+            assert torch.equal(one[name], other[name]), name
 
 
 def test_one_folder_of_distortions_serves_many_runs(tmp_path):

@@ -83,7 +83,8 @@ def test_folder_holds_the_default_names(tmp_path, model):
 
 def test_an_encoder_alone_is_exported_without_classes(tmp_path, model):
     del model["modules"]["classifier"]
-    model |= {"label_encoder": None, "hparams_yaml": EXPERIMENT[: EXPERIMENT.index("classifier")]}
+    text = EXPERIMENT[: EXPERIMENT.index("classifier")]
+    model |= {"label_encoder": None, "hparams_yaml": text}
     folder = export_model(tmp_path / "export", **model)
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "embedding.yaml", "embedding_model.ckpt", "hyperparams.yaml",

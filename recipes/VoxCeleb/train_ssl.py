@@ -68,7 +68,8 @@ class ContrastiveBrain(EmbeddingBrain):
     script = "train_ssl.py"
     card = {
         "classify": "",
-        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain alone.",
+        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
+        "alone.",
     }
 
     @staticmethod

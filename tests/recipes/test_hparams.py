@@ -54,8 +54,9 @@ def test_experiment_trains_and_exports(
 
 @pytest.mark.parametrize(
     "name",
-    ["small_ham", "small_blend", "train_ecapa_ham", "train_ecapa_blend", "train_ecapa_ham_lmft",
-     "ssl_simclr_am", "ssl_moco_am", "mini_ssl", "small_ssl_simclr", "small_ssl_moco"],
+    ["small_ham", "small_blend", "train_ecapa_ham", "train_ecapa_blend",
+     "train_ecapa_ham_lmft", "ssl_simclr_am", "ssl_moco_am", "mini_ssl",
+     "small_ssl_simclr", "small_ssl_moco"],
 )
 def test_whatever_training_changes_is_checkpointed(name, tmp_path):
     hparams = train_hparams(HPARAMS / f"{name}.yaml", tmp_path)
@@ -163,7 +164,8 @@ def test_training_without_labels_differs_in_views_and_loss(size, names, further)
     for name in names:
         changed = differing(HPARAMS / f"{size}_ham.yaml", HPARAMS / f"{name}.yaml")
         assert LABELLED <= changed <= WITHOUT_LABELS | LABELLED | further
-    assert differing(*(HPARAMS / f"{name}.yaml" for name in (names[0], names[-1]))) <= OF_MOCO
+    first, last = (HPARAMS / f"{name}.yaml" for name in (names[0], names[-1]))
+    assert differing(first, last) <= OF_MOCO
 
 
 def test_settings_without_labels_are_the_published_ones(tmp_path):

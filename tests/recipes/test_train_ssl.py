@@ -161,7 +161,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("yaml, options, shown", [
-    (SIMCLR, {"symmetric": False, "margin": 0.0}, "symmetric=False (loss): AMSoftmax(margin=0,"),
+    (SIMCLR, {"symmetric": False, "margin": 0.0},
+     "symmetric=False (loss): AMSoftmax(margin=0,"),
     (MOCO, {"symmetric": False, **QUEUE}, "(0): MomentumQueue(size=10"),
     (SIMCLR, {"margin_loss": "!new:hamsb.AAMSoftmax [!ref <margin>, !ref <scale>]"},
      "AAMSoftmax(margin=0.1, scale=30)"),

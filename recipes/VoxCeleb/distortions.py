@@ -62,15 +62,11 @@ def make_distortions(folder, seed=1234, noises=5, responses=200):
     options = {"seed": seed, "noises": noises, "responses": responses}
     for name, value in options.items():
         if type(value) is not int or value < (name != "seed"):
-            raise ValueError(f"distortions: {name}={value!r}: a whole number, not so low.")
+            raise ValueError(f"distortions: {name}={value!r}: a whole number, at least "
+                f"{int(name != 'seed')}, is needed.")
     folder = Path(folder)
-    if folder.exists():
-        if not (folder / MARKER).is_file():
-            raise ValueError(
-                f"{folder} exists and holds no {MARKER}; name another folder or remove it."
-            )
-        if json.loads((folder / MARKER).read_text(encoding="utf-8")) == options:
-            return folder
+    if _is_made(folder, options):
+        return folder
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         for kind in NOISES:
@@ -81,12 +77,25 @@ def make_distortions(folder, seed=1234, noises=5, responses=200):
         for number in range(responses):
             _write(partial / "rir" / f"{number:05d}.wav", draw_response(seed, number))
         (partial / MARKER).write_text(json.dumps(options), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        if not _is_made(folder, options):  # by another process meanwhile
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _is_made(folder, options):
+    """Whether the folder holds what the options give; ValueError where it may not be
+    replaced."""
+    if not folder.exists():
+        return False
+    if not (folder / MARKER).is_file():
+        raise ValueError(
+            f"{folder} exists and holds no {MARKER}; name another folder or remove it."
+        )
+    return json.loads((folder / MARKER).read_text(encoding="utf-8")) == options
 
 
 def draw_response(seed, number):

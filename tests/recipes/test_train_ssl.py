@@ -224,7 +224,7 @@ def test_two_processes_share_queue_loss_and_encoder(run, tmp_path):
             assert torch.equal(one[name], other[name]), name
 
 
-def test_one_folder_of_distortions_serves_many_runs(tmp_path):
+def test_one_folder_of_distortions_serves_many_runs(tmp_path, monkeypatch):
     folder = distortions.make_distortions(tmp_path / "d", noises=1, responses=2)
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.wav"))
     assert names == [
@@ -241,6 +241,16 @@ def test_one_folder_of_distortions_serves_many_runs(tmp_path):
     distortions.make_distortions(folder, seed=1, noises=1, responses=2)
     assert all(before[name] != (folder / name).read_bytes() for name in names)
     assert len({(folder / name).read_bytes() for name in names}) == len(names)
+    race, write = tmp_path / "race", distortions._write
+
+    def outrun(path, samples):
+        monkeypatch.setattr(distortions, "_write", write)
+        (distortions.make_distortions(race, noises=1, responses=1) / "mark").touch()
+        write(path, samples)
+
+    monkeypatch.setattr(distortions, "_write", outrun)
+    distortions.make_distortions(race, noises=1, responses=1)
+    assert (race / "mark").exists() and len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ValueError, match="responses=0"):
         distortions.make_distortions(folder, responses=0)
     (tmp_path / "other").mkdir()

@@ -17,6 +17,9 @@ The folder holds no path and may be moved: the ``Pretrainer`` in its yaml finds
     ``hamsb.inference.SpeakerRecognition``. Not there where none was given.
 ``README.md``
     the model card.
+
+Of a model without a classifier both yamls are the encoder's, and classifier and
+label encoder are not there.
 """
 
 import hashlib
@@ -61,12 +64,13 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
     hparams_yaml : str
         The experiment's yaml with references resolved and overrides applied
         (``hyperpyyaml.resolve_references``). Its keys ``sample_rate``,
-        ``compute_features``, ``mean_var_norm``, ``embedding_model`` and
-        ``classifier`` are taken over; a missing one is a ValueError.
+        ``compute_features``, ``mean_var_norm`` and those of the modules are taken
+        over; a missing one is a ValueError.
     modules : mapping of str to torch.nn.Module
-        ``embedding_model`` and ``classifier`` with their trained parameters.
-    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder
-        Speaker name <-> class index.
+        ``embedding_model`` and, where there is one, ``classifier``, with their
+        trained parameters.
+    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder or None
+        Speaker name <-> class index; None without a classifier.
     card : str
         The model card, markdown.
     decision : dict, optional
@@ -81,10 +85,12 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
-        for name in ("embedding_model", "classifier"):
-            torch.save(_on_cpu(modules[name].state_dict()), partial / f"{name}.ckpt")
-        label_encoder.save(partial / "label_encoder.ckpt")
-        whole = inference_yaml(hparams_yaml, ("embedding_model", "classifier"), True)
+        for name, module in modules.items():
+            torch.save(_on_cpu(module.state_dict()), partial / f"{name}.ckpt")
+        labels = label_encoder is not None
+        if labels:
+            label_encoder.save(partial / "label_encoder.ckpt")
+        whole = inference_yaml(hparams_yaml, tuple(modules), labels)
         encoder = inference_yaml(hparams_yaml, ("embedding_model",), False)
         _write(partial / "hyperparams.yaml", whole)
         _write(partial / "embedding.yaml", encoder)

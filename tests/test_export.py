@@ -81,6 +81,21 @@ def test_folder_holds_the_default_names(tmp_path, model):
     assert torch.equal(weights["weight"], model["modules"]["embedding_model"].weight)
 
 
+def test_an_encoder_alone_is_exported_without_classes(tmp_path, model):
+    del model["modules"]["classifier"]
+    text = EXPERIMENT[: EXPERIMENT.index("classifier")]
+    model |= {"label_encoder": None, "hparams_yaml": text}
+    folder = export_model(tmp_path / "export", **model)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "embedding.yaml", "embedding_model.ckpt", "hyperparams.yaml",
+    ]
+    whole, encoder = (folder / f"{n}.yaml" for n in ("hyperparams", "embedding"))
+    assert whole.read_text() == encoder.read_text()
+    assert list(load_hyperpyyaml(whole.read_text())["pretrainer"].loadables) == [
+        "embedding_model"
+    ]
+
+
 def test_a_failed_export_leaves_the_earlier_one(tmp_path, model, monkeypatch):
     folder = export_model(tmp_path / "export", **model)
     before = {path: path.read_bytes() for path in folder.iterdir()}

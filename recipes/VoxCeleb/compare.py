@@ -5,7 +5,8 @@
 
 The comparison's yaml names the experiments (their yamls, options of their own, the
 experiment each is measured against), the options that all of them get, and the
-seeds. Every run is one ``train.py``, in ``output_folder/<experiment>/<seed>``;
+seeds. Every run is one ``train.py``, or the ``script`` beside it that the experiment
+names (``train_ssl.py``), in ``output_folder/<experiment>/<seed>``;
 ``processes`` of them run side by side and share the cores. A run option on the
 command line (``--device=cuda:0``) goes to every run.
 
@@ -46,7 +47,7 @@ import speechbrain
 import torch
 import yaml
 from command_line import load_hparams, main_or_exit, parse_arguments
-from train import only_run, resolve
+from experiment import only_run, resolve
 
 import hamsb
 from hamsb.files import replacing
@@ -58,7 +59,7 @@ NEEDED = {
     "output_folder", "processes", "keep_checkpoints", "seeds", "options", "experiments"
 }
 OF_A_RUN = ("seed", "output_folder")  # not among the options, but those of the search
-KEYS = {"hparams", "options", "baseline", "search"}  # of an experiment
+KEYS = {"hparams", "script", "options", "baseline", "search"}  # of an experiment
 DRAWS = 1000  # of the bootstrap
 RATES = {"EER %": ".2f", "minDCF(p=0.01)": ".3f", "minDCF(p=0.05)": ".3f"}
 ENDS = ("change low %", "change high %")  # of the interval
@@ -78,13 +79,16 @@ class Run:
         ``seed <seed>``, or ``point <number>`` of the search.
     folder : Path
         Its ``output_folder``.
+    script : Path
+        train.py, or another one beside it.
     arguments : tuple of str
-        What train.py gets.
+        What the script gets.
     """
 
     experiment: str
     role: str
     folder: Path
+    script: Path
     arguments: tuple
 
     @property
@@ -98,7 +102,7 @@ class Run:
 
     @property
     def finished(self):
-        """The export is the last thing that train.py makes, and appears whole."""
+        """The export is the last thing that a script makes, and appears whole."""
         last = ("run.json", "report.md", "export/hyperparams.yaml")
         return all((self.folder / name).is_file() for name in last)
 
@@ -197,6 +201,9 @@ class Comparison:
                     f"{where} has {', '.join(experiment)}; it needs hparams, and may have "
                     f"{', '.join(sorted(KEYS - {'hparams'}))}."
                 )
+            script = experiment.get("script", TRAIN.name)
+            if not TRAIN.with_name(script).is_file():
+                raise ValueError(f"{where}: script={script}: not beside {TRAIN}.")
             baseline = experiment.get("baseline", "")
             if baseline == name or baseline not in {"", *self.experiments}:
                 raise ValueError(
@@ -259,7 +266,8 @@ class Comparison:
         options["noprogressbar"] = True
         arguments = (f"--{key}={option_text(value)}" for key, value in options.items())
         hparams_file = str(self.yamls / experiment["hparams"])
-        return Run(name, role, folder, (hparams_file, *arguments))
+        script = TRAIN.with_name(experiment.get("script", TRAIN.name))
+        return Run(name, role, folder, script, (hparams_file, *arguments))
 
 
 def merged(*options):
@@ -371,12 +379,12 @@ def drop_checkpoints(run):
 
 
 def start(run, threads):
-    """Start a run's train.py, its output appended to its file."""
+    """Start a run's script, its output appended to its file."""
     run.folder.mkdir(parents=True, exist_ok=True)
     run.remember(threads)
     with open(run.output, "ab") as output:
         return subprocess.Popen(
-            [sys.executable, str(TRAIN), *run.arguments],
+            [sys.executable, str(run.script), *run.arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -27,7 +27,7 @@ from torch.profiler import profile, record_function
 import hamsb
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes" / "VoxCeleb"))
-from train import keep_memory, random_crop
+from experiment import keep_memory, random_crop
 
 RATE, SECONDS, DIMENSION = 16000, 2.0, 192
 PARTS = [

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import experiment
 import pytest
 import soundfile
 import torch
@@ -291,7 +292,7 @@ def test_two_runs_on_one_folder(refused, finished, tmp_path):
     read, write = os.pipe()
 
     def other():
-        with train.only_run(finished):
+        with experiment.only_run(finished):
             child = fork(lambda: time.sleep(60), tmp_path / "screen")
             os.write(write, str(child).encode())
             time.sleep(60)
@@ -304,5 +305,5 @@ def test_two_runs_on_one_folder(refused, finished, tmp_path):
         os.kill(process, signal.SIGKILL)
         status_of(process)
     os.kill(child, 0)  # is still there
-    with train.only_run(finished):
+    with experiment.only_run(finished):
         os.kill(child, signal.SIGKILL)

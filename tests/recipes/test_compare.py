@@ -137,6 +137,15 @@ def test_real_runs(comparison, out, capsys):
 # -------------------------------------------------------------- what is trained
 
 
+def test_an_experiment_may_have_another_script(comparison, stand_in, tmp_path, monkeypatch):
+    other = tmp_path / "other.py"
+    other.write_text(Path(stand_in_train.__file__).read_text())
+    monkeypatch.setattr(compare, "TRAIN", tmp_path / "none.py")
+    experiments = {"am": {"hparams": AM, "script": "other.py"}}
+    compare.main([comparison(experiments=experiments)])
+    assert stand_in.names() == ["am/1"]
+
+
 def test_seeds_options_threads_and_order(comparison, stand_in):
     experiments = {**EXPERIMENTS, "h": {"hparams": HAM, "options": {"lin_neurons": 8}}}
     compare.main([comparison(seeds=[5, 6], experiments=experiments), "--debug"])
@@ -172,7 +181,7 @@ def test_a_failed_run_is_reported_and_tried_again(comparison, stand_in, out, cap
     compare.main([comparison()])
     assert stand_in.names() == ["am/1", "ham/1", "am/1"]
     assert "Missing" not in (out / "report.md").read_text()
-    assert len(compare.Run("am", "seed 1", out / "am" / "1", ()).starts()) == 2
+    assert len(compare.Run("am", "seed 1", out / "am" / "1", compare.TRAIN, ()).starts()) == 2
 
 
 def test_a_stopped_comparison_stops_its_runs(comparison, stand_in, out):
@@ -391,6 +400,7 @@ def test_an_epoch_logged_twice_counts_once(tmp_path):
     ({"experiments": {"a/m": {"hparams": AM}}}, "the name is a folder's"),
     ({"experiments": {"am": {"hparams": AM, "options": {"output_folder": "x"}}}},
      "output_folder is no option"),
+    ({"experiments": {"am": {"hparams": AM, "script": "trian.py"}}}, "script=trian.py: not"),
     (with_search(*POINTS, {"compute_costs": {"scale": 1.0}}), "compute_costs: no such"),
 ])
 def test_bad_comparisons_train_nothing(comparison, stand_in, changes, message):

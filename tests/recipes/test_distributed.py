@@ -9,6 +9,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import command_line
+import experiment
 import pytest
 import speechbrain
 import torch
@@ -120,11 +121,11 @@ def test_two_processes_train_as_one_and_report_once(
 
 @pytest.mark.parametrize("processes, steps", [(1, 6), (2, 3)])
 def test_steps_per_epoch_are_those_of_one_process(processes, steps, monkeypatch):
-    monkeypatch.setattr(train, "is_initialized", lambda: True)
-    monkeypatch.setattr(train, "get_world_size", lambda: processes)
+    monkeypatch.setattr(experiment, "is_initialized", lambda: True)
+    monkeypatch.setattr(experiment, "get_world_size", lambda: processes)
     preparation = SimpleNamespace(speakers=6, utterances=27)
     plain = {"batch_size": 4, "steps_per_epoch": 0}
-    assert train.count_overrides("", plain, preparation) == f"steps_per_epoch: {steps}"
+    assert experiment.count_overrides("", plain, preparation) == f"steps_per_epoch: {steps}"
 
 
 # ------------------------------------------------------------------- messages
@@ -173,7 +174,7 @@ def waiting(_):
 
 def failing(_):
     meet()
-    train.random_crop("/no/such.wav", 0, 10, 10)
+    experiment.random_crop("/no/such.wav", 0, 10, 10)
 
 
 def bug(_):

@@ -1,5 +1,6 @@
 """Every experiment runs as it stands, and every key in it is used."""
 
+import math
 import re
 
 import pytest
@@ -15,10 +16,11 @@ from test_upstream import TRAINING, VERIFICATION, train_hparams
 
 HPARAMS = REPOSITORY / "hparams"
 COMPARISONS = sorted(HPARAMS.glob("compare_*.yaml"))
+SSL = sorted({*HPARAMS.glob("ssl_*.yaml"), *HPARAMS.glob("*_ssl*.yaml")} - {*COMPARISONS})
 # Read by our scripts, and by SpeechBrain's own.
 SCRIPTS = [
     (REPOSITORY / "recipes" / "VoxCeleb" / name).read_text(encoding="utf-8")
-    for name in ("train.py", "verify.py", "compare.py")
+    for name in ("experiment.py", "train.py", "train_ssl.py", "verify.py", "compare.py")
 ]
 UPSTREAM = {"train_ecapa": TRAINING, "verification_ecapa": VERIFICATION}
 
@@ -52,7 +54,9 @@ def test_experiment_trains_and_exports(
 
 @pytest.mark.parametrize(
     "name",
-    ["small_ham", "small_blend", "train_ecapa_ham", "train_ecapa_blend", "train_ecapa_ham_lmft"],
+    ["small_ham", "small_blend", "train_ecapa_ham", "train_ecapa_blend",
+     "train_ecapa_ham_lmft", "ssl_simclr_am", "ssl_moco_am", "mini_ssl",
+     "small_ssl_simclr", "small_ssl_moco"],
 )
 def test_whatever_training_changes_is_checkpointed(name, tmp_path):
     hparams = train_hparams(HPARAMS / f"{name}.yaml", tmp_path)
@@ -110,7 +114,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family, names", FAMILIES.items())
 def test_experiments_of_a_family_differ_only_in_head_and_loss(family, names):
-    found = sorted(HPARAMS.glob(f"{family}_*.yaml"))
+    found = sorted({*HPARAMS.glob(f"{family}_*.yaml")} - {*SSL})
     assert {path.stem for path in found} == {f"{family}_{name}" for name in names}
     for path in found:
         further = FURTHER.get(path.stem.removeprefix(f"{family}_"), set())
@@ -127,6 +131,64 @@ def test_head_and_loss_are_the_same_in_every_family(name):
             assert not differing(published, path) & keys
 
 
+# The keys in which training without labels differs: from HAM-Softmax of the same
+# size, and MoCo from SimCLR.
+WITHOUT_LABELS = {
+    "output_folder", "batch_size", "momentum_encoder", "margin", "scale", "symmetric",
+    "similarity", "margin_loss", "queue_size", "compute_cost", "margin_schedule", "modules",
+    "checkpointer", "wav_augment", "add_noise", "add_reverb",
+}
+LABELLED = {"classifier", "out_n_neurons"}
+OF_MOCO = {
+    "output_folder", "momentum_encoder", "symmetric", "queue_size", "compute_cost",
+    "modules", "checkpointer",
+}
+
+
+@pytest.mark.parametrize("size, names, further", [
+    ("train_ecapa", ["ssl_simclr_am", "ssl_moco_am"], {
+        "lr_decay", "lr_annealing", "opt_class", "steps_per_epoch", "separate_views",
+        "speeds", "speed_perturb", "valid_annotation", "split_ratio", "skip_prep",
+        "random_chunk", "error_stats",
+    }),
+    ("small", ["small_ssl_simclr", "small_ssl_moco"], None),
+    ("mini", ["mini_ssl"], None),
+])
+def test_training_without_labels_differs_in_views_and_loss(size, names, further):
+    if further is None:  # SpecAugment, or rooms and noises
+        further = {
+            "time_drop", "freq_drop", "fea_augment", "distortions", "data_folder_noise",
+            "data_folder_rir", "noise_annotation", "rir_annotation", "prepare_noise_data",
+            "prepare_rir_data", "number_of_epochs", "sentence_len",
+        }
+    for name in names:
+        changed = differing(HPARAMS / f"{size}_ham.yaml", HPARAMS / f"{name}.yaml")
+        assert LABELLED <= changed <= WITHOUT_LABELS | LABELLED | further
+    first, last = (HPARAMS / f"{name}.yaml" for name in (names[0], names[-1]))
+    assert differing(first, last) <= OF_MOCO
+
+
+def test_settings_without_labels_are_the_published_ones(tmp_path):
+    simclr, moco = (
+        train_hparams(HPARAMS / f"ssl_{name}_am.yaml", tmp_path / name, steps_per_epoch=10)
+        for name in ("simclr", "moco")
+    )
+    for hparams in (simclr, moco):
+        assert hparams["batch_size"] == 256 and hparams["sentence_len"] == 2.0
+        cost, schedule = hparams["compute_cost"], hparams["margin_schedule"]
+        assert (cost.margin, cost.loss.scale) == (0.1, 30.0)
+        half = 10 * hparams["number_of_epochs"] / 2  # steps
+        for step in (0, half / 3, half / 2, half, 2 * half):  # of arXiv 2404.14913
+            share = min(step / half, 1)
+            expected = 0.1 * (1 - (1 + math.cos(math.pi * share)) / 2)
+            assert schedule.at(step) == pytest.approx(expected, abs=1e-9)
+        rates = [hparams["lr_annealing"](epoch)[0] for epoch in (1, 4, 5, 10)]
+        assert rates == pytest.approx([1e-3, 1e-3, 0.95e-3, 0.95**2 * 1e-3])
+    assert simclr["compute_cost"].symmetric
+    assert [len(queue.keys) for queue in moco["compute_cost"].queues] == [32768] * 2
+    assert moco["momentum_encoder"].momentum == 0.999
+
+
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
     placeholders = [
@@ -136,14 +198,19 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
     ]
     hparams_file, _, overrides = parse_arguments([str(path), *placeholders])
     comparison = Comparison(hparams_file, load_hparams(hparams_file, overrides))
-    comparison.check_runs()  # every option is one that train.py takes
+    comparison.check_runs()  # every option is one that the script takes
+    options = {"compute_cost", "classifier", "euclidean_cost", "branches"}
+    if "_ssl" in path.stem:
+        options = {"margin", "symmetric", "margin_loss", "similarity"}
     for name, experiment in comparison.experiments.items():
-        assert experiment["hparams"].endswith((f"_{name}.yaml", "_softmax.yaml"))
+        if "_ssl" in path.stem:
+            assert experiment["script"] == "train_ssl.py"
+            assert HPARAMS / experiment["hparams"] in SSL
+        else:
+            assert experiment["hparams"].endswith((f"_{name}.yaml", "_softmax.yaml"))
         assert len(comparison.points(name)) <= 4
-        for options in (experiment.get("options", {}), *comparison.points(name)):
-            assert options.keys() <= {
-                "compute_cost", "classifier", "euclidean_cost", "branches"
-            }
+        for given in (experiment.get("options", {}), *comparison.points(name)):
+            assert given.keys() <= options
 
 
 def differing(path, other):

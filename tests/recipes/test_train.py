@@ -5,6 +5,7 @@ import random
 import sys
 from types import SimpleNamespace
 
+import experiment
 import numpy as np
 import pytest
 import soundfile
@@ -310,9 +311,7 @@ def brain():
             "euclidean_classifier": Classifier(6, out_neurons=5),
         }
         given = {"compute_cost": hamsb.HAMSoftmax(), **hparams}
-        brain = train.SpeakerBrain(modules, hparams=given, run_opts={"device": "cpu"})
-        brain.limited = []
-        return brain
+        return train.SpeakerBrain(modules, hparams=given, run_opts={"device": "cpu"})
 
     return brain
 
@@ -400,7 +399,7 @@ def test_plain_keys_build_nothing():
         "made: !new:no.such.thing\nnested: {e: !name:no.such.thing {}}\n"
         "listed: [!apply:no.such.thing [1]]\nalias: &x 3\nused: *x\n"
     )
-    assert train.plain_keys(text) == {
+    assert experiment.plain_keys(text) == {
         "a": 1, "b": [1, 0.0025], "c": {"d": "x"}, "alias": 3, "used": 3,
     }
 
@@ -408,12 +407,12 @@ def test_plain_keys_build_nothing():
 def test_counts_replace_only_keys_that_the_yaml_has():
     preparation = SimpleNamespace(speakers=7, utterances=100)
     plain = {"batch_size": 8, "out_n_neurons": 1}
-    assert train.count_overrides("", plain, preparation) == "out_n_neurons: 7"
+    assert experiment.count_overrides("", plain, preparation) == "out_n_neurons: 7"
     plain["steps_per_epoch"] = 0
-    assert train.count_overrides("seed: 3", plain, preparation) == (
+    assert experiment.count_overrides("seed: 3", plain, preparation) == (
         "seed: 3\nout_n_neurons: 7\nsteps_per_epoch: 12"
     )
-    assert train.count_overrides("steps_per_epoch: 5", plain, preparation) == (
+    assert experiment.count_overrides("steps_per_epoch: 5", plain, preparation) == (
         "steps_per_epoch: 5\nout_n_neurons: 7"
     )
 
@@ -427,12 +426,12 @@ def test_crops_lie_in_the_file_and_short_files_wrap(tmp_path, suffix):
     torch.manual_seed(0)
     starts = set()
     for _ in range(200):
-        crop = train.random_crop(path, 0, 1000, 990)
+        crop = experiment.random_crop(path, 0, 1000, 990)
         assert crop.shape == (990,)
         start = int(torch.argmin((mono - crop[0]).abs()))
         torch.testing.assert_close(crop, mono[start : start + 990], atol=1e-4, rtol=0)
         starts.add(start)
     assert starts == set(range(11))
-    wrapped = train.random_crop(path, 100, 400, 700)
+    wrapped = experiment.random_crop(path, 100, 400, 700)
     expected = torch.cat([mono[100:400], mono[100:400], mono[100:200]])
     torch.testing.assert_close(wrapped, expected, atol=1e-4, rtol=0)

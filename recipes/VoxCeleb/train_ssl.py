@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Train a speaker embedding model without labels, verify it, and export it.
+
+    python recipes/VoxCeleb/train_ssl.py hparams/<experiment>.yaml [--key=value ...]
+
+Two random crops of each utterance, each distorted on its own, are to be alike, and
+unlike those of other utterances (Lepage & Dehak, arXiv 2404.14913): SimCLR, with
+``compute_cost`` an ``NTXent``, or MoCo, with a ``MoCo`` and a ``momentum_encoder``
+(``hamsb.contrastive``). ``compute_cost`` is among the ``modules``, for what it may
+learn and queue.
+
+Training reads no speaker label. Development trials have labels, and tell the EER
+after each epoch and the decision threshold; which weights are exported they tell
+only with ``average_by: best``.
+
+What a run does and leaves is told in experiment.py. ``train_log.txt`` has, beyond
+loss and EER, the means of ``hamsb.contrastive.diagnostics`` over an epoch: a
+"uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
+"""
+
+import experiment
+import torch
+from command_line import main_or_exit
+from experiment import EmbeddingBrain, random_crop
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    add_dynamic_item,
+    set_output_keys,
+)
+from speechbrain.utils.data_pipeline import provides, takes
+
+from hamsb.contrastive import MoCo, diagnostics
+
+
+def dataio_prep(hparams):
+    """The training dataset: two random crops of each utterance, and no speaker."""
+    crop = int(hparams["sentence_len"] * hparams["sample_rate"])
+
+    @takes("wav", "start", "stop")
+    @provides("first", "second")
+    def audio_pipeline(wav, start, stop):
+        yield random_crop(wav, int(start), int(stop), crop)
+        yield random_crop(wav, int(start), int(stop), crop)
+
+    train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
+    add_dynamic_item([train], audio_pipeline)
+    set_output_keys([train], ["id", "first", "second"])
+    return train
+
+
+def check_queue(cost, utterances):
+    """ValueError where an utterance would often meet itself among its negatives.
+
+    In shuffled epochs of n utterances a queue of K <= n holds the last epoch's view
+    of an utterance with the probability (K / n)^2 / 2.
+    """
+    size = len(cost.queues[0].keys) if isinstance(cost, MoCo) else 0
+    if 2 * size > utterances:
+        raise ValueError(
+            f"compute_cost: a queue of size={size} for {utterances} training utterances: "
+            "they would meet themselves among their negatives. Give half of them at most."
+        )
+
+
+class ContrastiveBrain(EmbeddingBrain):
+    """Training on two views of each utterance."""
+
+    script = "train_ssl.py"
+    card = {
+        "classify": "",
+        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
+        "alone.",
+    }
+
+    @staticmethod
+    def training_data(hparams):
+        data = dataio_prep(hparams)
+        check_queue(hparams["compute_cost"], len(data))
+        return data, None
+
+    def compute_forward(self, batch, stage):
+        """What the loss compares, two sequences of embeddings [N, 1, D].
+
+        SimCLR: the first views and the second. MoCo: queries and, from the momentum
+        encoder, their keys, the other views, for each queue. Views go through an
+        encoder together.
+        """
+        batch = batch.to(self.device)
+        self.utterances = batch.id
+        views = [self.view(*batch.first), self.view(*batch.second)]
+        cost = self.hparams.compute_cost
+        if not isinstance(cost, MoCo):
+            return self.modules.embedding_model(torch.cat(views)).chunk(2)
+        queues = len(cost.queues)
+        queries = self.modules.embedding_model(torch.cat(views[:queues]))
+        keys = self.modules.momentum_encoder(torch.cat(views[::-1][:queues]))
+        return queries.chunk(queues), keys.chunk(queues)
+
+    def view(self, wavs, lengths):
+        """Crops [N, T] -> features [N, L, F], distorted by draws of their own."""
+        if hasattr(self.hparams, "wav_augment"):
+            wavs, lengths = self.hparams.wav_augment(wavs, lengths)
+        features = self.modules.compute_features(wavs)
+        features = self.modules.mean_var_norm(features, lengths)
+        if hasattr(self.hparams, "fea_augment"):
+            features, _ = self.hparams.fea_augment(features, lengths)
+        return features
+
+    def compute_objectives(self, predictions, batch, stage):
+        one, other = predictions
+        if isinstance(self.hparams.compute_cost, MoCo):
+            one, other = one[0], other[0]
+        similarity = self.hparams.compute_cost.similarity
+        self.watch(**diagnostics(one.detach(), other.detach(), similarity))
+        return self.modules.compute_cost(*predictions)
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        super().on_fit_batch_end(batch, outputs, loss, should_step)
+        if should_step and isinstance(self.hparams.compute_cost, MoCo):
+            self.modules.momentum_encoder.update(self.hparams.embedding_model)
+            self.hparams.compute_cost.update(outputs[1])
+
+
+def main(arguments):
+    experiment.main(arguments, ContrastiveBrain)
+
+
+if __name__ == "__main__":
+    main_or_exit(main)

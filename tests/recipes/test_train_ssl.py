@@ -1,0 +1,400 @@
+"""Training without labels on a tiny corpus: the whole path, and each promise of it."""
+
+import csv
+import math
+import os
+import random
+import re
+from types import SimpleNamespace
+
+import distortions
+import experiment
+import pytest
+import torch
+import train_ssl
+import watched_train
+from runs import launch, quick  # noqa: F401
+from speechbrain import Stage
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
+from speechbrain.processing.features import InputNormalization
+from test_train import Framed
+
+import hamsb
+from hamsb.contrastive import MoCo, MomentumEncoder, NTXent, diagnostics
+
+SIMCLR, MOCO = (f"hparams/small_ssl_{name}.yaml" for name in ("simclr", "moco"))
+QUEUE = {"queue_size": 10}  # neither a multiple of the batch nor an epoch's 24
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory):
+    """Simulated noises and rooms."""
+    folder = tmp_path_factory.mktemp("simulated") / "distortions"
+    return {"distortions": f"{{folder: {folder}, noises: 1, responses: 3}}"}
+
+
+@pytest.fixture
+def run(repository, tiny_options, tiny_folders, tmp_path, monkeypatch):
+    """A function that trains, without baselines, and returns the output folder."""
+    monkeypatch.chdir(repository)
+
+    def run(yaml=SIMCLR, **changes):
+        given = {"baselines": False, **tiny_folders, **changes}
+        train_ssl.main([yaml, *tiny_options(**given)])
+        return changes.get("output_folder", tmp_path / "run")
+
+    return run
+
+
+def weights(folder):
+    return torch.load(folder / "export" / "embedding_model.ckpt")
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[key], theirs[key]) for key in theirs
+    )
+
+
+@pytest.mark.parametrize("yaml, more", [
+    ("hparams/mini_ssl.yaml", {}),
+    (MOCO, QUEUE),
+])
+def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more):
+    if "mini" in yaml:  # its corpus is there
+        monkeypatch.setattr("mini_corpus.make_mini_corpus", lambda **options: None)
+    out = run(yaml, number_of_epochs=2, baselines=True, **more)
+    screen, report = capsys.readouterr().out, (out / "report.md").read_text()
+    for text in (screen, report):
+        assert "AMSoftmax(margin=0.1, scale=30)" in text
+        assert "| veri_test: trained |" in text and "veri_test: untrained network" in text
+    assert "train_ssl.py" in report and "Development EER" in report
+
+    # A line an epoch tells of collapse.
+    log = (out / "train_log.txt").read_text().splitlines()
+    assert len(log) == 2
+    for line in log:
+        values = {
+            name: float(value) for name, value in re.findall(r"(\w+): ([-+.\de]+)", line)
+        }
+        assert {"loss", "EER", "lr"} < values.keys()
+        assert 0 < values["alignment"] < 4 and -8 < values["uniformity"] < 0
+        assert -1 < values["negative"] < 1 and -1 < values["positive"] < 1
+
+    # The export is the encoder, and loads from elsewhere.
+    assert sorted(path.name for path in (out / "export").iterdir()) == [
+        "README.md", "decision.json", "embedding.yaml", "embedding_model.ckpt",
+        "hyperparams.yaml",
+    ]
+    assert "classify" not in (out / "export" / "README.md").read_text()
+    assert "hamsb" not in (out / "export" / "hyperparams.yaml").read_text()
+    (out / "export").rename(tmp_path / "model")
+    options = {"source": str(tmp_path / "model"), "run_opts": {"device": "cpu"}}
+    encoder = EncoderClassifier.from_hparams(**options)
+    one, other = sorted((tiny_corpus / "test" / "wav").rglob("*.wav"))[:2]
+    audio = [encoder.load_audio(str(path)).unsqueeze(0) for path in (one, other)]
+    embeddings = [encoder.encode_batch(each) for each in audio]
+    assert embeddings[0].shape == (1, 1, 16)
+    cosine = torch.cosine_similarity(*embeddings, dim=-1).item()
+    score, _ = SpeakerRecognition.from_hparams(**options).verify_files(str(one), str(other))
+    assert score.item() == pytest.approx(cosine, abs=1e-6)
+    for line in (out / "scores_veri_test.txt").read_text().splitlines():
+        enrol, test, _, scored = line.split()
+        if str(one).endswith(enrol) and str(other).endswith(test):
+            assert float(scored) == pytest.approx(cosine, abs=1e-5)
+
+
+@pytest.mark.parametrize("yaml, more", [(SIMCLR, {}), (MOCO, QUEUE)])
+def test_no_label_reaches_the_training(run, tmp_path, monkeypatch, yaml, more):
+    """The same run with and without the speakers in the csv file shuffled."""
+    honest = run(yaml, output_folder=tmp_path / "honest", **more)
+    prepare = experiment.prepare
+
+    def shuffling(plain):
+        preparation = prepare(plain)
+        with open(plain["train_annotation"], newline="") as file:
+            rows = list(csv.DictReader(file))
+        speakers = [row["spk_id"] for row in rows]
+        random.Random(0).shuffle(speakers)
+        assert speakers != [row["spk_id"] for row in rows]
+        with open(plain["train_annotation"], "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**r, "spk_id": s} for r, s in zip(rows, speakers))
+        return preparation
+
+    monkeypatch.setattr(experiment, "prepare", shuffling)
+    shuffled = run(yaml, output_folder=tmp_path / "shuffled", **more)
+    assert same(weights(honest), weights(shuffled))
+    logs = [(folder / "train_log.txt").read_text() for folder in (honest, shuffled)]
+    assert logs[0] == logs[1]
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypatch):
+    """MoCo, which has most to restore."""
+    options = {"number_of_epochs": 3, **QUEUE}
+    whole = run(MOCO, output_folder=tmp_path / "whole", **options)
+    step, calls = train_ssl.ContrastiveBrain.fit_batch, []
+
+    def interrupting(brain, batch):
+        calls.append(1)
+        if len(calls) == 9:  # of six in an epoch
+            raise KeyboardInterrupt
+        return step(brain, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_ssl.ContrastiveBrain, "fit_batch", interrupting)
+        run(MOCO, **options)
+    out = run(MOCO, **options)
+    assert same(weights(out), weights(whole))
+    logs = [(folder / "train_log.txt").read_text() for folder in (whole, out)]
+    assert logs[0] == logs[1]
+    # And on what the next step would depend.
+    ends = [sorted((folder / "save").glob("CKPT*"))[-1] for folder in (out, whole)]
+    for name in ("compute_cost.ckpt", "momentum_encoder.ckpt"):
+        assert same(*(torch.load(end / name) for end in ends))
+    queue = torch.load(ends[0] / "compute_cost.ckpt")
+    assert queue["queues.0.enqueued"] == queue["queues.1.enqueued"] == 72
+    assert [(end / "margin_schedule.ckpt").read_text() for end in ends] == ["18"] * 2
+
+
+@pytest.mark.parametrize("yaml, options, shown", [
+    (SIMCLR, {"symmetric": False, "margin": 0.0},
+     "symmetric=False (loss): AMSoftmax(margin=0,"),
+    (MOCO, {"symmetric": False, **QUEUE}, "(0): MomentumQueue(size=10"),
+    (SIMCLR, {"margin_loss": "!new:hamsb.AAMSoftmax [!ref <margin>, !ref <scale>]"},
+     "AAMSoftmax(margin=0.1, scale=30)"),
+    (MOCO, {**QUEUE, "similarity": "!new:hamsb.contrastive.HyperbolicSimilarity "
+                   "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"},
+     "PoincareBall("),
+])
+def test_variants_of_the_loss(run, yaml, options, shown):
+    out = run(yaml, **options)
+    assert shown in (out / "report.md").read_text()
+    assert "nan" not in (out / "train_log.txt").read_text()
+    # What the loss learns is checkpointed and trained; the export needs none of it.
+    (saved,) = (out / "save").glob("CKPT*/compute_cost.ckpt")
+    learned = [v for k, v in torch.load(saved).items() if "curvature" in k]
+    assert len(learned) == ("learnable" in str(options))
+
+
+def test_a_queue_that_holds_an_epoch_is_refused(run):
+    with pytest.raises(ValueError, match="a queue of size=13 for 24 training utterances"):
+        run(MOCO, queue_size=13)
+
+
+@pytest.mark.skipif(
+    torch.accelerator.is_available(), reason="autograd does not outlive a fork there"
+)
+def test_two_processes_share_queue_loss_and_encoder(run, tmp_path):
+    """With a ball that learns, so that the loss is wrapped, too."""
+    ball = "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"
+    options = {
+        "batch_size": 2, "device": "cpu", "distributed_backend": "gloo", **QUEUE,
+        "similarity": f"!new:hamsb.contrastive.HyperbolicSimilarity {ball}",
+    }
+
+    def process():
+        made = []
+        init = train_ssl.ContrastiveBrain.__init__
+
+        def keeping(brain, *args, **kwargs):
+            made.append(brain)
+            init(brain, *args, **kwargs)
+
+        train_ssl.ContrastiveBrain.__init__ = keeping
+        run(MOCO, **options)
+        cost = made[0].hparams.compute_cost
+        state = {**cost.state_dict(), **made[0].hparams.embedding_model.state_dict()}
+        slow = made[0].modules.momentum_encoder.named_parameters()
+        state |= {f"slow {name}": value.detach() for name, value in slow}
+        torch.save(state, tmp_path / f"{os.environ['RANK']}.pt")
+
+    statuses, screens = launch([process, process], tmp_path)
+    assert statuses == [0, 0], screens
+    assert "".join(screens).count("Report: ") == 1
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one["queues.0.enqueued"] == 24 and one.keys() == other.keys()
+    (curvature,) = (value for name, value in one.items() if "curvature" in name)
+    assert curvature != hamsb.PoincareBall(1.0, learnable=True).state_dict().popitem()[1]
+    for name in one:
+        if "running" not in name and "num_batches" not in name:  # of each one's share
+            assert torch.equal(one[name], other[name]), name
+
+
+def test_one_folder_of_distortions_serves_many_runs(tmp_path, monkeypatch):
+    folder = distortions.make_distortions(tmp_path / "d", noises=1, responses=2)
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.wav"))
+    assert names == [
+        *(f"noise/{kind}/00000.wav" for kind in ("brown", "hum", "pink", "white")),
+        "rir/00000.wav", "rir/00001.wav",
+    ]
+    before = {name: (folder / name).read_bytes() for name in names}
+    (folder / "mark").touch()
+    distortions.make_distortions(folder, noises=1, responses=2)
+    assert (folder / "mark").exists()  # nothing was made anew
+    distortions.make_distortions(folder, noises=2, responses=2)
+    assert not (folder / "mark").exists() and (folder / "noise/hum/00001.wav").exists()
+    assert before == {name: (folder / name).read_bytes() for name in names}
+    distortions.make_distortions(folder, seed=1, noises=1, responses=2)
+    assert all(before[name] != (folder / name).read_bytes() for name in names)
+    assert len({(folder / name).read_bytes() for name in names}) == len(names)
+    race, write = tmp_path / "race", distortions._write
+
+    def outrun(path, samples):
+        monkeypatch.setattr(distortions, "_write", write)
+        (distortions.make_distortions(race, noises=1, responses=1) / "mark").touch()
+        write(path, samples)
+
+    monkeypatch.setattr(distortions, "_write", outrun)
+    distortions.make_distortions(race, noises=1, responses=1)
+    assert (race / "mark").exists() and len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match="responses=0"):
+        distortions.make_distortions(folder, responses=0)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="other exists and holds no"):
+        distortions.make_distortions(tmp_path / "other")
+
+
+# ------------------------------------------------------------------ the parts
+
+
+class Numbered(torch.nn.Module):
+    """Stands for an augmentation: adds its number of calls."""
+
+    calls = 0
+
+    def forward(self, wavs):
+        self.calls += 1
+        return wavs + self.calls
+
+
+@pytest.fixture
+def brain():
+    """A function: a tiny Brain with a loss; MoCo gets a momentum encoder."""
+
+    def brain(cost, **hparams):
+        torch.manual_seed(0)
+        encoder = watched_train.Embedding(10, 6)
+        modules = {
+            "compute_features": Framed(),
+            "mean_var_norm": InputNormalization(norm_type="sentence", std_norm=False),
+            "embedding_model": encoder,
+            "compute_cost": cost,
+        }
+        if isinstance(cost, MoCo):
+            modules["momentum_encoder"] = MomentumEncoder(encoder, momentum=0.5)
+        given = {
+            "embedding_model": encoder, "compute_cost": cost,
+            "lr_annealing": SimpleNamespace(), **hparams,
+        }
+        made = train_ssl.ContrastiveBrain(
+            modules, lambda p: torch.optim.SGD(p, 0.1), given, {"device": "cpu"}
+        )
+        made.init_optimizers()
+        return made
+
+    return brain
+
+
+def drawn(size=8):
+    generator = torch.Generator().manual_seed(1)
+    return PaddedBatch([
+        {
+            "id": str(number),
+            "first": torch.randn(400, generator=generator),
+            "second": torch.randn(400, generator=generator),
+        }
+        for number in range(size)
+    ])
+
+
+def embedded(encoder, wavs):
+    features = wavs.reshape(len(wavs), 40, 10)
+    return encoder(features - features.mean(1, keepdim=True))
+
+
+def test_simclr_compares_the_two_views(brain):
+    cost = NTXent(hamsb.AMSoftmax(0.1, 30.0), symmetric=True)
+    made, batch = brain(cost), drawn()
+    views = [embedded(made.hparams.embedding_model, wavs.data)
+             for wavs in (batch.first, batch.second)]
+    outputs = made.compute_forward(batch, Stage.TRAIN)
+    for found, expected in zip(outputs, views):
+        torch.testing.assert_close(found, expected)
+    loss = made.compute_objectives(outputs, batch, Stage.TRAIN)
+    assert loss.item() == pytest.approx(cost(*views).item(), rel=1e-5)
+    for name, value in diagnostics(*views).items():
+        (noted,) = made.watched[name]
+        assert noted.item() == pytest.approx(value.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_moco_compares_queries_with_keys_and_queues(brain, symmetric):
+    """Two steps, against the losses computed by hand."""
+    made = brain(MoCo(hamsb.AMSoftmax(0.1, 30.0), 5, 6, symmetric))
+    twin = MoCo(hamsb.AMSoftmax(0.1, 30.0), 5, 6, symmetric)
+    encoder, slow = made.hparams.embedding_model, made.modules.momentum_encoder
+    for step in (1, 2):
+        batch = drawn()
+        first, second = batch.first.data, batch.second.data
+        queries = [embedded(encoder, wavs) for wavs in (first, second)][: 1 + symmetric]
+        keys = [embedded(slow, wavs) for wavs in (second, first)][: 1 + symmetric]
+        expected = twin(queries, keys)
+        before = [p.clone() for p in slow.parameters()]
+        made.step = 0  # of accumulated gradients
+        loss = made.fit_batch(batch)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert (loss > 0) == (step > 1)  # the queues were empty at first
+        twin.update(keys)
+        for ours, theirs in zip(made.hparams.compute_cost.queues, twin.queues):
+            torch.testing.assert_close(ours.keys, theirs.keys)
+        # The momentum encoder follows the encoder as it is after the step.
+        for old, new, fast in zip(before, slow.parameters(), encoder.parameters()):
+            torch.testing.assert_close(new, (old + fast) / 2)
+            assert not new.requires_grad
+            assert torch.equal(old, fast) == (step == 1)
+
+
+def test_between_optimizer_steps_keys_and_momentum_wait(brain):
+    made = brain(MoCo(hamsb.AMSoftmax(0.1, 30.0), 5, 6))
+    made.grad_accumulation_factor = 2
+    made.step = 1
+    made.fit_batch(drawn())
+    assert made.hparams.compute_cost.queues[0].enqueued == 0
+    made.step = 2
+    made.fit_batch(drawn())
+    assert made.hparams.compute_cost.queues[0].enqueued == 8
+
+
+def test_each_view_is_distorted_on_its_own(brain):
+    augment, seen = Augmenter(augmentations=[Numbered()]), []
+    made = brain(NTXent(hamsb.Softmax()), wav_augment=augment)
+    made.modules.compute_features.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0])
+    )
+    batch = drawn()
+    made.compute_forward(batch, Stage.TRAIN)
+    assert torch.equal(seen[0], batch.first.data + 1)
+    assert torch.equal(seen[1], batch.second.data + 2)
+
+
+def test_the_two_crops_are_independent(tmp_path):
+    import numpy as np
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", np.arange(1000) / 2000, 16000)
+    (tmp_path / "train.csv").write_text(
+        f"ID,duration,wav,start,stop,spk_id\na,0.0625,{tmp_path / 'a.wav'},0,1000,x\n"
+    )
+    hparams = {"train_annotation": tmp_path / "train.csv"}
+    data = train_ssl.dataio_prep({**hparams, "sentence_len": 0.05, "sample_rate": 16000})
+    torch.manual_seed(0)
+    crops = [data[0] for _ in range(50)]
+    assert crops[0].keys() == {"id", "first", "second"}
+    starts = torch.tensor([[crop["first"][0], crop["second"][0]] for crop in crops])
+    assert crops[0]["first"].shape == crops[0]["second"].shape == (800,)
+    assert math.fabs(torch.corrcoef(starts.T)[0, 1]) < 0.4
+    assert (starts.std(0) > 0.01).all()

@@ -249,7 +249,7 @@ class _PairwiseDistance(torch.autograd.Function):
     With ``a = max(1 - c |x|^2, floor)``, b the same of y, and ``u = c |x - y|^2 /
     (a b)``, the distance is ``log1p(2 (u + sqrt(u + u^2))) / sqrt(c)``, which is
     :func:`arsinh_distance` in operations that are fast everywhere; one product of
-    [N, D + 2] and [D + 2, M] gives u. With ``t = tanh(sqrt(c) d / 2)``
+    [N, D + 2] and [D + 2, M] gives ``|x - y|^2``. With ``t = tanh(sqrt(c) d / 2)``
 
         dd / d|x - y|^2 = sqrt(c) (1/t - t) / (a b)
         dd / da         = -t / (sqrt(c) a)
@@ -257,6 +257,8 @@ class _PairwiseDistance(torch.autograd.Function):
 
     so that the result is the one [N, M] buffer kept for the backward pass, and
     neither pass makes another of that size: they go through blocks of columns.
+    The products take x and y as they are, and a and b come from float64: both are
+    what keeps the rounding of float32 below that of a direct difference.
 
     Arguments of ``apply``: x [N, D], y [M, D], c (a float or a 0-dimensional
     tensor), floor, sign (1 or -1). Returns [N, M].
@@ -266,13 +268,14 @@ class _PairwiseDistance(torch.autograd.Function):
     def forward(x, y, c, floor, sign):
         xx, a, _ = _conformal(x, c, floor)
         yy, b, _ = _conformal(y, c, floor)
-        left = torch.cat([-2 * x, xx, torch.ones_like(a)], 1) * (2 * c / a)
+        left = torch.cat([-2 * x, xx, torch.ones_like(a)], 1)
         largest = torch.finfo(x.dtype).max ** 0.5 / 2  # only points far outside exceed it
 
         def rooted(part):
             """sqrt(c) d of a block, from v = 2 u."""
-            right = torch.cat([y[part], torch.ones_like(b[part]), yy[part]], 1).div_(b[part])
-            v = _product(left, right.t()).clamp_(0, largest)
+            right = torch.cat([y[part], torch.ones_like(b[part]), yy[part]], 1)
+            v = _product(left, right.t()).mul_(2 * c / a).div_(b[part].t())
+            v.clamp_(0, largest)
             half = torch.addcmul(v, v, v, value=0.5).sqrt_()
             return v.add_(half, alpha=2**0.5).log1p_()
 
@@ -310,7 +313,6 @@ class _PairwiseDistance(torch.autograd.Function):
         root = c**0.5
         xx, a, inside_x = _conformal(x, c, ctx.floor)
         yy, b, inside_y = _conformal(y, c, ctx.floor)
-        near_x, inverse_a = x / a, 1 / a
         # Sums over the other side of g t (turn) and g (1/t - t) (pull).
         turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
         pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
@@ -328,8 +330,9 @@ class _PairwiseDistance(torch.autograd.Function):
             pull.div_(b[part].t())
             pull_x += _product(pull, y[part])
             weight_x += pull.sum(1, keepdim=True)
-            weight = _product(pull.t(), inverse_a) + turn_y[part] * inside_y[part] / b[part]
-            pull_y = _product(pull.t(), near_x)
+            pull.div_(a)
+            weight = pull.sum(0).unsqueeze(1) + turn_y[part] * inside_y[part] / b[part]
+            pull_y = _product(pull.t(), x)
             grad_y[part] = torch.addcmul(pull_y, weight, y[part], value=-1)
         weight_x += turn_x * inside_x
         grad_x = torch.addcmul(pull_x, weight_x, x, value=-1).mul_(-2 * ctx.sign * root / a)
@@ -343,10 +346,16 @@ class _PairwiseDistance(torch.autograd.Function):
 
 
 def _conformal(x, curvature, floor):
-    """|x|^2, max(1 - c |x|^2, floor), and whether the floor leaves it: [N, 1]."""
-    xx = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+    """|x|^2, max(1 - c |x|^2, floor), and whether the floor leaves it: [N, 1],
+    computed in float64, where the device has it."""
+    wide = x.dtype if x.device.type == "mps" else torch.float64
+    norms = [
+        torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, dtype=wide)
+        for part in _blocks(x.shape[1], len(x))
+    ]
+    xx = torch.cat(norms).square()
     factor = 1 - curvature * xx
-    return xx, factor.clamp_min(floor), factor >= floor
+    return xx.to(x.dtype), factor.clamp_min(floor).to(x.dtype), factor >= floor
 
 
 def _blocks(rows, columns):
@@ -355,7 +364,7 @@ def _blocks(rows, columns):
     if torch.compiler.is_compiling():
         return [slice(0, columns)]
     step = max(_BLOCK // max(rows, 1), 1)
-    return [slice(i, min(i + step, columns)) for i in range(0, columns, step)]
+    return [slice(i, min(i + step, columns)) for i in range(0, max(columns, 1), step)]
 
 
 def _squared_norm(x):

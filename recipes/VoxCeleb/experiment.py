@@ -350,8 +350,10 @@ def is_of_whole_epoch(checkpoint):
 
 
 def unwrapped(module):
-    """The module inside DistributedDataParallel, or itself."""
-    return getattr(module, "module", module)
+    """The module inside DistributedDataParallel and torch.compile, or itself."""
+    if isinstance(module, DistributedDataParallel):
+        module = module.module
+    return getattr(module, "_orig_mod", module)
 
 
 # -------------------------------------------------------------------- the report

@@ -1,5 +1,7 @@
 """Classifier heads: from speaker embeddings to similarities with the speakers."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -14,8 +16,7 @@ class HyperbolicClassifier(nn.Module):
 
     Embeddings and centers go through the ball's projection. Centers, and what
     the ball learns, are parameters here, since SpeechBrain moves, optimizes
-    and checkpoints what stands in ``modules``. Centers start as N(0, 1) * 1e-3
-    (arXiv 2601.19709).
+    and checkpoints what stands in ``modules``.
 
     Arguments
     ---------
@@ -25,6 +26,11 @@ class HyperbolicClassifier(nn.Module):
         C, the number of speakers.
     ball : hamsb.ball.Ball
         Where the distance is measured.
+    initial_scale : float
+        Centers start as N(0, 1) times this, 1e-3 as published (arXiv 2601.19709).
+    batch_norm : bool
+        Normalise each dimension of the embeddings over the batch (without weights)
+        before the projection. The embeddings that are scored stay as they are.
 
     Example
     -------
@@ -34,13 +40,19 @@ class HyperbolicClassifier(nn.Module):
     torch.Size([8, 1, 5])
     """
 
-    def __init__(self, input_size, out_neurons, ball):
+    def __init__(
+        self, input_size, out_neurons, ball, initial_scale=1e-3, batch_norm=False
+    ):
         super().__init__()
         for name, value in (("input_size", input_size), ("out_neurons", out_neurons)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1.")
+        if not 0 < initial_scale < math.inf:
+            raise ValueError(f"initial_scale={initial_scale}: must be positive and finite.")
         self.ball = ball
-        self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * 1e-3)
+        self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * initial_scale)
+        if batch_norm:
+            self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
     def forward(self, x):
         """Minus the distance of each embedding to each center.
@@ -61,7 +73,11 @@ class HyperbolicClassifier(nn.Module):
                 f"embeddings of shape {list(x.shape)}: expected [B, 1, {size}] "
                 f"or [B, {size}]."
             )
-        points = self.ball.project(x.reshape(-1, size))
+        x = x.reshape(-1, size)
+        if hasattr(self, "batch_norm"):
+            with torch.autocast(x.device.type, enabled=False):
+                x = self.batch_norm(x.to(self.batch_norm.running_mean.dtype))
+        points = self.ball.project(x)
         centers = self.ball.project(self.centers)
         return self.ball.pairwise_similarity(points, centers).unsqueeze(1)
 

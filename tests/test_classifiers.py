@@ -40,6 +40,31 @@ def test_centers_start_small_and_are_trained(head):
     assert head.centers.grad[0].abs().sum() > 0
 
 
+def test_initial_scale_is_that_of_the_centers():
+    head = HyperbolicClassifier(192, 50, PoincareBall(1.0), initial_scale=0.1)
+    assert head.centers.std().item() == pytest.approx(0.1, rel=0.05)
+    for scale in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="initial_scale"):
+            HyperbolicClassifier(16, 5, PoincareBall(1.0), initial_scale=scale)
+
+
+def test_batch_norm_is_of_the_batch_in_training_and_learned_after(head):
+    head = HyperbolicClassifier(16, 5, PoincareBall(1.0), batch_norm=True)
+    plain = HyperbolicClassifier(16, 5, head.ball)
+    plain.centers = head.centers
+    x = 3 + 5 * torch.randn(40, 1, 16)
+    mean, std = x.mean(0), x.std(0, unbiased=False)
+    torch.testing.assert_close(head(x), plain((x - mean) / std), rtol=1e-3, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert head(x.bfloat16()).dtype == torch.float32
+    for _ in range(200):
+        head(x)
+    head.eval()
+    unbiased = (x - mean) / x.std(0)
+    torch.testing.assert_close(head(x[:1]), plain(unbiased[:1]), rtol=1e-3, atol=1e-4)
+    assert not [name for name, _ in head.named_parameters() if "batch" in name]
+
+
 def test_state_holds_centers_and_what_the_ball_learns():
     fixed = HyperbolicClassifier(4, 3, ClippedUnitBall(3.0))
     assert list(fixed.state_dict()) == ["centers"]

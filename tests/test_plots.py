@@ -290,3 +290,64 @@ def test_curves_that_cannot_be_drawn_are_named(panels, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plots.plot_curves(panels, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------- quality of clusters
+
+QUALITY = {
+    "relative margin": ("lower", [0.8, 0.7, 0.9]),
+    "silhouette": ("higher", [0.1, 0.3, np.nan]),
+    "weakest link": ("lower", [np.inf, 3.0, 2.0]),
+}
+
+
+def test_quality_is_over_k_and_the_best_is_ringed():
+    figure = plots._quality_figure([50, 10, 20], QUALITY)
+    expected = {  # in the order of k, and where the best is
+        "relative margin": ([0.7, 0.9, 0.8], 10),
+        "silhouette": ([0.3, np.nan, 0.1], 10),
+        "weakest link": ([3.0, 2.0, np.nan], 20),
+    }
+    for axes, (name, (values, best)) in zip(figure.axes, expected.items(), strict=True):
+        line, ring = axes.lines
+        assert line.get_xdata().tolist() == [10, 20, 50]
+        np.testing.assert_array_equal(line.get_ydata(), values)
+        assert ring.get_xdata().tolist() == [best]
+        assert ring.get_ydata().tolist() == [values[[10, 20, 50].index(best)]]
+        better = QUALITY[name][0]
+        arrow = "↓" if better == "lower" else "↑"
+        assert axes.get_title(loc="left") == f"{name} ({better} is better {arrow})"
+        assert axes.get_xscale() == "log"
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "20", "50"]
+
+
+@pytest.mark.parametrize("k", [[7], range(2, 60), [2, 3, 4, 5000]])
+@pytest.mark.filterwarnings("error")
+def test_labels_of_k_do_not_touch(k):
+    figure = plots._quality_figure(k, {"silhouette": ("higher", np.linspace(0, 1, len(k)))})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels()]
+    assert axes.get_xticks()[0] == k[0] and len(boxes) >= min(2, len(k))
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_quality_is_saved_also_where_nothing_is_finite(tmp_path):
+    path = tmp_path / "new" / "quality.png"
+    plots.plot_cluster_quality([2, 3], {"relative margin": ("lower", [np.nan] * 2)}, path)
+    assert path.read_bytes().startswith(b"\x89PNG") and [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("k, measures, message", [
+    ([2], {}, "no measures"),
+    ([], QUALITY, r"positive, each once, got \[\]"),
+    ([2, 2, 3], QUALITY, r"each once, got \[2, 2, 3\]"),
+    ([0, 2, 3], QUALITY, "positive"),
+    ([2, 3], QUALITY, r"'relative margin': expected 2 values, got shape \(3,\)"),
+    ([2], {"a": ("up", [1.0])}, "'a': better is lower or higher, not 'up'"),
+])
+def test_quality_that_cannot_be_drawn_is_named(k, measures, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_cluster_quality(k, measures, tmp_path / "quality.png")
+    assert not list(tmp_path.iterdir())

@@ -11,8 +11,7 @@ loads.
 
 The yaml is loaded in two steps, because hyperpyyaml builds every object as it
 loads: first the plain keys, on which the data are prepared; then the objects, with
-``out_n_neurons``, where the yaml has it, set to the number of training speakers and
-``steps_per_epoch`` to the number of batches.
+what was counted in the data in the place of the yaml's keys (``count_overrides``).
 """
 
 import ctypes
@@ -37,7 +36,14 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
 from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
-from verify import System, make_decision, read_lists, score_lists, write_verification
+from verify import (
+    System,
+    make_decision,
+    read_lists,
+    score_lists,
+    versions,
+    write_verification,
+)
 from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
@@ -74,12 +80,13 @@ def resolve(hparams_file, overrides):
 
 
 def count_overrides(overrides, plain, preparation):
-    """The overrides, with what was counted in the data added.
+    """The overrides, with what was counted added.
 
     ``out_n_neurons`` becomes the number of training speakers, times the number
     of ``speeds``, unless the command line gives a larger one; a smaller one is a
     ValueError.
-    ``steps_per_epoch`` becomes the number of whole batches of one process.
+    ``steps_per_epoch`` becomes the number of whole batches of one process, and
+    ``processes`` the number of these.
     """
     given = plain_keys(overrides) if overrides else {}
     speakers = preparation.speakers * len(plain.get("speeds", [100]))
@@ -95,7 +102,11 @@ def count_overrides(overrides, plain, preparation):
             f"batch_size={plain['batch_size']} in {processes} process(es), but the "
             f"training data have only {preparation.utterances} utterances."
         )
-    counted = {"out_n_neurons": speakers, "steps_per_epoch": steps}
+    counted = {
+        "out_n_neurons": speakers,
+        "steps_per_epoch": steps,
+        "processes": processes,
+    }
     added = [
         f"{name}: {count}"
         for name, count in counted.items()
@@ -169,7 +180,7 @@ class EmbeddingBrain(sb.Brain):
     ----------
     script : str
         The file's name.
-    averaged : tuple of str
+    averaged : sequence of str
         The modules whose weights are averaged and exported.
     card : dict of str to str
         The model card's ``classify``, lines of Python, and ``needs``, sentences.
@@ -179,7 +190,11 @@ class EmbeddingBrain(sb.Brain):
 
     script = ""
     averaged = ("embedding_model",)
-    card = {"classify": "", "needs": ""}
+    card = {
+        "classify": "",
+        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
+        "alone.",
+    }
 
     def __init__(self, *args, development=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -237,6 +252,17 @@ class EmbeddingBrain(sb.Brain):
             self.hparams.margin_schedule.step(self.hparams.compute_cost)
 
     # the course of training
+
+    def init_optimizers(self):
+        """As Brain's, but the parameters of the modules that the yaml names in
+        ``no_weight_decay`` have none."""
+        names = getattr(self.hparams, "no_weight_decay", [])
+        free = {id(p) for name in names for p in self.modules[name].parameters()}
+        make = self.opt_class
+        if free:
+            self.opt_class = lambda parameters: make(decay_groups(parameters, free))
+        super().init_optimizers()
+        self.opt_class = make
 
     def _wrap_distributed(self):
         """As Brain's; on a CPU without synchronised batch normalisation, which
@@ -342,6 +368,15 @@ class EmbeddingBrain(sb.Brain):
             weights = average_checkpoints(chosen, name)
             unwrapped(self.modules[name]).load_state_dict(weights)
         return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
+
+
+def decay_groups(parameters, free):
+    """An optimizer's groups: those with its weight decay, and those, by id, without."""
+    parameters = list(parameters)
+    return [
+        {"params": [p for p in parameters if id(p) not in free]},
+        {"params": [p for p in parameters if id(p) in free], "weight_decay": 0.0},
+    ]
 
 
 def is_of_whole_epoch(checkpoint):
@@ -572,7 +607,12 @@ def run(brain_class, options, plain, output_folder):
         lists,
         systems,
         lambda results, _: REPORT.format(experiment=experiment, report=report(results)),
-        about={"experiment": experiment, "arguments": arguments, "epochs": epochs},
+        about={
+            "experiment": experiment,
+            "arguments": arguments,
+            "epochs": epochs,
+            "versions": versions(brain.device),
+        },
         progress=not brain.noprogressbar,
     )
     export = export_model(

@@ -4,13 +4,17 @@
     python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
 
 What a run does and leaves is told in experiment.py. Here is what labels are for:
-classes, heads, their losses, and speeds that make further classes.
+classes, heads, their losses, and speeds that make further classes; or, with
+``torch.nn.Identity`` for a classifier, losses that compare the embeddings of a batch.
+A yaml's ``batch_sampler`` makes the batches, and with ``cluster_refresh`` is given new
+clusters of the training speakers in the course of the training.
 """
 
 from pathlib import Path
 
 import experiment
 import torch
+from cluster import cluster_speakers, embed_speakers
 from command_line import main_or_exit
 from experiment import EmbeddingBrain, millions, random_crop, unwrapped
 from speechbrain.dataio.dataset import (
@@ -20,6 +24,9 @@ from speechbrain.dataio.dataset import (
 )
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.utils.distributed import run_on_main
+
+from hamsb.clustering import read_clusters, write_clusters
 
 # ---------------------------------------------------------------------- the data
 
@@ -88,8 +95,15 @@ def load_pretrained(folder, hparams, labels):
             f"pretrained_model={folder}: was trained with {len(theirs)} speakers that "
             f"are not the {len(labels)} of this training; give the same data."
         )
-    for name in SpeakerBrain.averaged:
+    for name in learned(hparams):
         hparams[name].load_state_dict(torch.load(folder / f"{name}.ckpt"))
+
+
+def learned(modules):
+    """The names, among modules, of the embedding model and of the classifier if it has
+    parameters: one that hands on the embeddings has none, and no classes."""
+    names = "embedding_model", "classifier"
+    return [name for name in names if any(True for _ in modules[name].parameters())]
 
 
 # ------------------------------------------------------------------ the training
@@ -99,30 +113,38 @@ class SpeakerBrain(EmbeddingBrain):
     """Training of the embeddings and of one or several heads on speaker labels."""
 
     script = "train.py"
-    averaged = ("embedding_model", "classifier")
-    card = {
-        "classify": 'scores, best, index, name = encoder.classify_file("speech.wav")'
-        "  # training speakers\n",
-        "needs": 'With `hparams_file="embedding.yaml"` embeddings\n'
-        "and decisions of SpeechBrain's classes need SpeechBrain alone; "
-        "`hyperparams.yaml` needs\nhamsb where it names hamsb's classifier.",
-    }
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        # What is learned: for each head among the modules, its loss and weight.
-        self.branches = getattr(
-            self.hparams,
-            "branches",
-            {"classifier": {"cost": self.hparams.compute_cost, "weight": 1.0}},
-        )
+    @property
+    def averaged(self):
+        return learned(self.modules)
+
+    @property
+    def card(self):
+        if "classifier" not in self.averaged:
+            return super().card
+        return {
+            "classify": 'scores, best, index, name = encoder.classify_file("speech.wav")'
+            "  # training speakers\n",
+            "needs": 'With `hparams_file="embedding.yaml"` embeddings\n'
+            "and decisions of SpeechBrain's classes need SpeechBrain alone; "
+            "`hyperparams.yaml` needs\nhamsb where it names hamsb's classifier.",
+        }
+
+    @property
+    def branches(self):
+        """What is learned: for each head among the modules, its loss and weight."""
+        cost = self.hparams.compute_cost
+        if "compute_cost" in self.modules:  # learns something, maybe in several processes
+            cost = self.modules.compute_cost
+        default = {"classifier": {"cost": cost, "weight": 1.0}}
+        return getattr(self.hparams, "branches", default)
 
     @staticmethod
     def training_data(hparams):
         data, labels = dataio_prep(hparams)
         if "pretrained_model" in hparams:
             load_pretrained(hparams["pretrained_model"], hparams, labels)
-        return data, labels
+        return data, labels if "classifier" in learned(hparams) else None
 
     @staticmethod
     def facts(hparams):
@@ -133,6 +155,80 @@ class SpeakerBrain(EmbeddingBrain):
             "parameters": facts["parameters"],
             "in the head": millions(hparams["classifier"]),
         }
+
+    def on_fit_start(self):
+        super().on_fit_start()
+        if self.checkpointer.find_checkpoint() is None:  # another run's clusters
+            run_on_main(self.remove_clusters)
+
+    def remove_clusters(self):
+        for path in self.cluster_file(0).parent.glob(self.cluster_file("*").name):
+            path.unlink()
+
+    def on_stage_start(self, stage, epoch=None):
+        """The batch sampler draws for the epoch, from new clusters when they are due."""
+        super().on_stage_start(stage, epoch)
+        if hasattr(self.hparams, "batch_sampler"):
+            self.hparams.batch_sampler.set_epoch(epoch)
+        if hasattr(self.hparams, "cluster_refresh"):
+            self.refresh_clusters(epoch, **self.hparams.cluster_refresh)
+
+    def refresh_clusters(self, epoch, every, hard_ratio, **options):
+        """Give the sampler clusters of the training speakers, made anew after every so
+        many epochs; those of a run that was interrupted are in its files.
+
+        Arguments
+        ---------
+        epoch : int
+            The one that begins.
+        every : int
+            Epochs from one time to the next; there are no clusters before the first.
+        hard_ratio : float
+            The sampler's, from then on.
+        options :
+            Of :meth:`cluster_now`.
+        """
+        passed = (epoch - 1) // every * every
+        if passed == 0:
+            return
+        path = self.cluster_file(passed)
+        if not path.is_file():
+            run_on_main(self.cluster_now, kwargs={"path": path, **options})
+        sampler = self.hparams.batch_sampler
+        sampler.set_clusters(read_clusters(path))
+        sampler.hard_ratio = hard_ratio
+
+    def cluster_file(self, passed):
+        """Where the clusters made after so many epochs are."""
+        return Path(self.hparams.save_folder) / f"clusters_{passed}.csv"
+
+    def cluster_now(self, path, k, utterances, seconds, batch_size=1, ball=None):
+        """Cluster the training speakers by their present embeddings into a file.
+
+        Arguments
+        ---------
+        path : Path
+            The file.
+        k : int
+            The number of clusters.
+        utterances, seconds : int, float
+            Crops of each speaker at most, and their length.
+        batch_size : int
+            Crops embedded at a time.
+        ball : hamsb.ball.Ball, optional
+            Cluster in it instead of by cosine.
+        """
+        names, means = embed_speakers(
+            self.encode,
+            self.hparams.train_annotation,
+            self.hparams.sample_rate,
+            utterances=utterances,
+            seconds=seconds,
+            batch_size=batch_size,
+            seed=self.hparams.seed,
+            progress=not self.noprogressbar,
+        )
+        write_clusters(cluster_speakers(names, means, k, ball, self.hparams.seed), path)
 
     def compute_forward(self, batch, stage):
         """The predictions of every view of the batch: a list of (predictions of
@@ -177,10 +273,12 @@ class SpeakerBrain(EmbeddingBrain):
         )
 
     def count_limited(self, embeddings):
-        """Count the embeddings that the head's ball, if it has one, cuts short."""
-        ball = getattr(unwrapped(self.modules.classifier), "ball", None)
-        if ball is not None:
-            self.watch(limited=ball.limited(embeddings.detach()).float().mean())
+        """Count the embeddings that the head's ball, if it has one and is given them
+        as they are, cuts short."""
+        classifier = unwrapped(self.modules.classifier)
+        if hasattr(classifier, "ball") and not hasattr(classifier, "batch_norm"):
+            limited = classifier.ball.limited(embeddings.detach())
+            self.watch(limited=limited.float().mean())
 
 
 def describe(classifier):

@@ -66,11 +66,6 @@ class ContrastiveBrain(EmbeddingBrain):
     """Training on two views of each utterance."""
 
     script = "train_ssl.py"
-    card = {
-        "classify": "",
-        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
-        "alone.",
-    }
 
     @staticmethod
     def training_data(hparams):

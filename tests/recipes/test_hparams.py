@@ -20,9 +20,22 @@ SSL = sorted({*HPARAMS.glob("ssl_*.yaml"), *HPARAMS.glob("*_ssl*.yaml")} - {*COM
 # Read by our scripts, and by SpeechBrain's own.
 SCRIPTS = [
     (REPOSITORY / "recipes" / "VoxCeleb" / name).read_text(encoding="utf-8")
-    for name in ("experiment.py", "train.py", "train_ssl.py", "verify.py", "compare.py")
+    for name in (
+        "experiment.py", "train.py", "train_ssl.py", "verify.py", "compare.py", "cluster.py",
+        "radii.py",
+    )
 ]
 UPSTREAM = {"train_ecapa": TRAINING, "verification_ecapa": VERIFICATION}
+
+
+def built(name, tmp_path):
+    """The objects of an experiment, with speakers for a batch sampler to draw."""
+    tmp_path.mkdir(exist_ok=True)
+    annotation = tmp_path / "speakers.csv"
+    rows = (f"{index},id{index // 2}\n" for index in range(1300))
+    annotation.write_text("ID,spk_id\n" + "".join(rows))
+    changes = {"train_annotation": annotation, "steps_per_epoch": 2}
+    return train_hparams(HPARAMS / f"{name}.yaml", tmp_path, **changes)
 
 
 def keys(path):
@@ -56,10 +69,10 @@ def test_experiment_trains_and_exports(
     "name",
     ["small_ham", "small_blend", "train_ecapa_ham", "train_ecapa_blend",
      "train_ecapa_ham_lmft", "ssl_simclr_am", "ssl_moco_am", "mini_ssl",
-     "small_ssl_simclr", "small_ssl_moco"],
+     "small_ssl_simclr", "small_ssl_moco", "supcon", "small_hscl", "mini_chns"],
 )
 def test_whatever_training_changes_is_checkpointed(name, tmp_path):
-    hparams = train_hparams(HPARAMS / f"{name}.yaml", tmp_path)
+    hparams = built(name, tmp_path)
     kept = list(hparams["checkpointer"].recoverables.values())
     changing = [m for m in hparams["modules"].values() if list(m.parameters())]
     changing += [hparams["epoch_counter"], hparams.get("margin_schedule", kept[0])]
@@ -96,7 +109,16 @@ def test_every_key_is_used(path):
 
 # The keys in which experiments may differ from HAM-Softmax of the same family.
 HEAD_AND_LOSS = {"classifier", "compute_cost", "output_folder"}
+BATCHES = {"dataloader_options", "batch_sampler", "processes"}
+PAIRS = BATCHES | {"out_n_neurons", "modules", "checkpointer"}
+HARD = {"clusters", "hard_ratio"}
 FURTHER = {
+    "supcon": PAIRS,
+    "hscl": PAIRS,
+    "chns": PAIRS | HARD,
+    "chns_hscl": PAIRS | HARD,
+    "chns_ham": BATCHES | HARD,
+    "ham_study": {"ball", "no_weight_decay", "margin_schedule", "checkpointer"},
     "blend": {
         "branches", "euclidean_classifier", "euclidean_cost", "modules", "checkpointer",
     },
@@ -107,9 +129,13 @@ FURTHER = {
 }
 FAMILIES = {
     "train_ecapa": {"softmax", "am", "aam", "ram", "h", "ham", "blend", "ham_lmft"},
-    "small": {"softmax", "scaled_softmax", "am", "aam", "ram", "h", "ham", "blend"},
-    "mini": {"softmax", "am", "h", "ham"},
+    "small": {
+        "softmax", "scaled_softmax", "am", "aam", "ram", "h", "ham", "blend",
+        "supcon", "hscl", "chns", "chns_hscl", "chns_ham", "ham_study",
+    },
+    "mini": {"softmax", "am", "h", "ham", "chns"},
 }
+CONTRASTIVE = ["supcon", "hscl", "chns", "chns_hscl", "chns_ham"]
 
 
 @pytest.mark.parametrize("family, names", FAMILIES.items())
@@ -118,6 +144,8 @@ def test_experiments_of_a_family_differ_only_in_head_and_loss(family, names):
     assert {path.stem for path in found} == {f"{family}_{name}" for name in names}
     for path in found:
         further = FURTHER.get(path.stem.removeprefix(f"{family}_"), set())
+        if path.stem == "mini_chns":  # its clusters are made on the way
+            further = PAIRS | {"cluster_refresh"}
         assert differing(HPARAMS / f"{family}_ham.yaml", path) <= HEAD_AND_LOSS | further
 
 
@@ -129,6 +157,35 @@ def test_head_and_loss_are_the_same_in_every_family(name):
         path = HPARAMS / f"{family}_{name}.yaml"
         if path.exists():
             assert not differing(published, path) & keys
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_batches_of_pairs_differ_in_size_alone_between_the_scales(name):
+    published, small = HPARAMS / f"{name}.yaml", HPARAMS / f"small_{name}.yaml"
+    alike = (HEAD_AND_LOSS | BATCHES | HARD) - {"output_folder"}
+    assert differing(published, small) & alike == set()
+    scaled = {
+        "output_folder", "number_of_epochs", "batch_size", "embedding_model", "lr",
+        "lr_decay", "lr_annealing", "checkpointer", "opt_class", "max_grad_norm",
+        "num_workers", "seed", "dev_speakers", "dev_trials", "min_duration", "baselines",
+        "base_lr", "max_lr", "time_drop", "freq_drop", "fea_augment", "steps_per_epoch",
+        "out_n_neurons",
+    }
+    assert differing(published, small) <= scaled
+
+
+def test_batches_of_pairs_are_the_published_ones(tmp_path):
+    for name in CONTRASTIVE:
+        text = top_level(HPARAMS / f"{name}.yaml")
+        assert yaml.safe_load(text["batch_size"]) == 1300
+        assert yaml.safe_load(text["number_of_epochs"]) == 200
+        if name.startswith("chns"):
+            assert yaml.safe_load(text["hard_ratio"]) == 1.0
+    for name in ("supcon", "hscl"):
+        cost = built(name, tmp_path / name)["compute_cost"]
+        assert cost.temperature.item() == pytest.approx(0.1)
+        assert cost.log_temperature.requires_grad
+        assert getattr(cost, "beta", 0.1) == 0.1
 
 
 # The keys in which training without labels differs: from HAM-Softmax of the same
@@ -200,6 +257,10 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
     comparison = Comparison(hparams_file, load_hparams(hparams_file, overrides))
     comparison.check_runs()  # every option is one that the script takes
     options = {"compute_cost", "classifier", "euclidean_cost", "branches"}
+    if "geometry" in path.stem:
+        options |= {"ball", "no_weight_decay", "margin_schedule"}
+    if "chns" in path.stem:
+        options |= {"clusters"}
     if "_ssl" in path.stem:
         options = {"margin", "symmetric", "margin_loss", "similarity"}
     for name, experiment in comparison.experiments.items():
@@ -207,7 +268,8 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
             assert experiment["script"] == "train_ssl.py"
             assert HPARAMS / experiment["hparams"] in SSL
         else:
-            assert experiment["hparams"].endswith((f"_{name}.yaml", "_softmax.yaml"))
+            ends = (f"_{name}.yaml", "_softmax.yaml", "_ham_study.yaml")
+            assert experiment["hparams"].endswith(ends)
         assert len(comparison.points(name)) <= 4
         for given in (experiment.get("options", {}), *comparison.points(name)):
             assert given.keys() <= options

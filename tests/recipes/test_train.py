@@ -1,5 +1,6 @@
 """The whole path on a tiny corpus: train, choose, average, verify, export, load."""
 
+import functools
 import importlib
 import random
 import sys
@@ -337,6 +338,22 @@ def test_an_epoch_draws_from_seed_and_epoch(brain):
     for other in (draws(1, 2), draws(2, 1)):
         assert all(one != two for one, two in zip(first, other))
     assert draws(1, 1) == first
+
+
+def test_modules_may_be_spared_weight_decay(brain):
+    def groups(**hparams):
+        made = brain(**hparams)
+        made.opt_class = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.5)
+        made.init_optimizers()
+        return made, made.optimizer.param_groups
+
+    spared, (decayed, free) = groups(no_weight_decay=["classifier"])
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
+    head = {id(parameter) for parameter in spared.modules.classifier.parameters()}
+    assert {id(parameter) for parameter in free["params"]} == head
+    both = [id(p) for group in (decayed, free) for p in group["params"]]
+    assert sorted(both) == sorted(id(p) for p in spared.modules.parameters())
+    assert len(groups()[1]) == 1
 
 
 def test_branches_are_added_by_their_weights(brain):

@@ -31,12 +31,12 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
+from hamsb.closed_forms import blocks, refuse_second_derivative
+
 # The published form's constants.
 _RIM = 1e-5  # the clip stays this share inside the radius
 _NORM_FLOOR = 1e-5  # vectors shorter than this are never stretched
 _CONFORMAL_FLOOR = 1e-5  # floor of (1 - |x|^2)(1 - |y|^2)
-
-_BLOCK = 2**19  # pairs worked on at once: what is needed for them fits a CPU's cache
 
 
 # --------------------------------------------------------------- the formulas
@@ -279,7 +279,7 @@ class _PairwiseDistance(torch.autograd.Function):
             half = torch.addcmul(v, v, v, value=0.5).sqrt_()
             return v.add_(half, alpha=2**0.5).log1p_()
 
-        parts = _blocks(len(x), len(y))
+        parts = blocks(len(y), len(x))
         if len(parts) == 1:
             # Not in place: torch.compile would lose the result's gradient.
             return rooted(parts[0]) * (sign / c**0.5)
@@ -297,12 +297,9 @@ class _PairwiseDistance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        # Gradients are recorded here for create_graph=True, or by a compiler.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(
-                "the closed form of the pairwise distance cannot be differentiated "
-                "twice (create_graph=True); use plain_pairwise_distance of the ball."
-            )
+        refuse_second_derivative(
+            "the pairwise distance", "plain_pairwise_distance of the ball"
+        )
         with torch.autocast(grad.device.type, enabled=False):
             return _PairwiseDistance._gradients(ctx, grad)
 
@@ -317,7 +314,7 @@ class _PairwiseDistance(torch.autograd.Function):
         turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
         pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
         grad_y = torch.empty_like(y)
-        for part in _blocks(len(x), len(y)):
+        for part in blocks(len(y), len(x)):
             g = grad[:, part]
             # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
             e = out[:, part].mul(ctx.sign * root).expm1_()
@@ -351,20 +348,11 @@ def _conformal(x, curvature, floor):
     wide = x.dtype if x.device.type == "mps" else torch.float64
     norms = [
         torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, dtype=wide)
-        for part in _blocks(x.shape[1], len(x))
+        for part in blocks(len(x), x.shape[1])
     ]
     xx = torch.cat(norms).square()
     factor = 1 - curvature * xx
     return xx.to(x.dtype), factor.clamp_min(floor).to(x.dtype), factor >= floor
-
-
-def _blocks(rows, columns):
-    """Slices of the columns, a block of all rows being no larger than _BLOCK; one
-    slice where a compiler joins the operations anyway."""
-    if torch.compiler.is_compiling():
-        return [slice(0, columns)]
-    step = max(_BLOCK // max(rows, 1), 1)
-    return [slice(i, min(i + step, columns)) for i in range(0, max(columns, 1), step)]
 
 
 def _squared_norm(x):
@@ -437,9 +425,8 @@ class Ball(nn.Module):
     """What every ball offers. Inputs of lower precision are widened: results
     are float32 or wider, on the caller's device.
 
-    A subclass defines ``_project``, ``_limited``, ``_metric`` (the c of the
-    distance) and ``_floor`` (the least that ``1 - c |x|^2`` of a point is taken
-    for)."""
+    A subclass defines ``_project``, ``_limited``, ``metric_curvature`` and ``_floor``
+    (the least that ``1 - c |x|^2`` of a point is taken for)."""
 
     _pair_floor = 0.0  # a floor of the product for two points instead
 
@@ -482,15 +469,16 @@ class Ball(nn.Module):
     def _pairwise(self, x, y, sign):
         if self._pair_floor:
             return sign * self.plain_pairwise_distance(x, y)
-        return _PairwiseDistance.apply(x, y, self._metric, self._floor(x.dtype), sign)
+        c, floor = self.metric_curvature, self._floor(x.dtype)
+        return _PairwiseDistance.apply(x, y, c, floor, sign)
 
     def _measure(self, squared, xx, yy):
         if self._pair_floor:
             conformal = ((1 - xx) * (1 - yy)).clamp_min(self._pair_floor)
         else:
-            c, floor = self._metric, self._floor(squared.dtype)
+            c, floor = self.metric_curvature, self._floor(squared.dtype)
             conformal = (1 - c * xx).clamp_min(floor) * (1 - c * yy).clamp_min(floor)
-        return arsinh_distance(squared, conformal, self._metric)
+        return arsinh_distance(squared, conformal, self.metric_curvature)
 
     @_full_precision
     def limited(self, x):
@@ -508,7 +496,8 @@ class Ball(nn.Module):
         raise NotImplementedError
 
     @property
-    def _metric(self):
+    def metric_curvature(self):
+        """The c of the distance, a float or a 0-dimensional tensor."""
         raise NotImplementedError
 
 
@@ -564,7 +553,7 @@ class ClippedUnitBall(Ball):
     def _limited(self, x):
         return torch.linalg.vector_norm(x, dim=-1) > self.radius
 
-    _metric = 1.0
+    metric_curvature = 1.0
 
     def _floor(self, dtype):
         """It acts on points outside of the clip alone."""
@@ -701,7 +690,7 @@ class PoincareBall(Ball):
         return self.curvature**0.5 * torch.linalg.vector_norm(x, dim=-1) > longest
 
     @property
-    def _metric(self):
+    def metric_curvature(self):
         return self.curvature
 
     def _floor(self, dtype):

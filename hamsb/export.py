@@ -24,14 +24,12 @@ label encoder are not there.
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
 import yaml
 
-from hamsb.files import replacing
+from hamsb.files import replacing, replacing_folder
 
 DECISION = "decision.json"
 FEATURES = ("compute_features", "mean_var_norm")
@@ -60,7 +58,7 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
     Arguments
     ---------
     folder : str or Path
-        Where to. Its parent must exist.
+        Where to.
     hparams_yaml : str
         The experiment's yaml with references resolved and overrides applied
         (``hyperpyyaml.resolve_references``). Its keys ``sample_rate``,
@@ -82,9 +80,7 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
         The folder.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with replacing_folder(folder) as partial:
         for name, module in modules.items():
             torch.save(_on_cpu(module.state_dict()), partial / f"{name}.ckpt")
         labels = label_encoder is not None
@@ -97,11 +93,6 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
         _write(partial / "README.md", card)
         if decision is not None:
             write_decision(partial, decision)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

@@ -21,7 +21,7 @@ import math
 import torch
 from torch import nn
 
-_BLOCK = 2**19  # logits worked on at once: what is needed for them fits a CPU's cache
+from hamsb.closed_forms import blocks, refuse_second_derivative
 
 
 class Softmax(nn.Module):
@@ -262,7 +262,7 @@ class _MarginCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(similarities, targets, value, slope, scale, drops_easy):
         losses = similarities.new_empty(len(similarities))
-        for part in _blocks(*similarities.shape):
+        for part in blocks(*similarities.shape):
             logits, y = similarities[part] * scale, targets[part]
             logits.scatter_(1, y, value[part] * scale)
             if drops_easy:
@@ -277,12 +277,7 @@ class _MarginCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        # Gradients are recorded here for create_graph=True, or by a compiler.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(
-                "the closed form of the loss cannot be differentiated twice "
-                "(create_graph=True); use torch's cross_entropy of its logits()."
-            )
+        refuse_second_derivative("the loss", "torch's cross_entropy of its logits()")
         similarities, targets, value, slope = ctx.saved_tensors
 
         def block(part):
@@ -298,7 +293,7 @@ class _MarginCrossEntropy(torch.autograd.Function):
                 p.masked_fill_(dropped, 0)
             return p
 
-        parts = _blocks(*similarities.shape)
+        parts = blocks(*similarities.shape)
         if len(parts) == 1:
             gradient = block(parts[0])
         else:
@@ -306,15 +301,6 @@ class _MarginCrossEntropy(torch.autograd.Function):
             for part in parts:
                 gradient[part] = block(part)
         return gradient, None, None, None, None, None
-
-
-def _blocks(rows, columns):
-    """Slices of the rows, a block of all columns being no larger than _BLOCK; one
-    slice where a compiler joins the operations anyway."""
-    if torch.compiler.is_compiling():
-        return [slice(0, rows)]
-    step = max(_BLOCK // max(columns, 1), 1)
-    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
 
 def _flatten(predictions, targets):

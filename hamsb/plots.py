@@ -231,6 +231,43 @@ def plot_cluster_quality(k, measures, path):
         figure.savefig(partial, format="png", dpi=200)
 
 
+def plot_boxes(panels, label, path):
+    """Save the distributions of values under several conditions as a PNG: a panel for
+    each kind of condition, in it boxes from quartile to quartile with the median, and
+    whiskers from 5 to 95 %.
+
+    Arguments
+    ---------
+    panels : mapping of str to mapping of str to mapping of str to array of float
+        What varies -> the condition -> the series -> values [N]. The series, told apart
+        by colour, are the same everywhere.
+    label : str
+        Of the vertical axis, which the panels share and which begins at 0.
+    path : str or Path
+        PNG file to write; it appears under its name only when it is complete, and its
+        folder is made if need be.
+
+    Raises
+    ------
+    ValueError
+        No panels, a panel without conditions, a series that is empty or not finite;
+        names them.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     norms = {"1 s": {"norm": [1.0, 2.0]}, "2 s": {"norm": [3.0, 4.0]}}
+    ...     plot_boxes({"duration": norms}, "length", f"{folder}/boxes.png")
+    ...     Path(folder, "boxes.png").read_bytes()[1:4]
+    b'PNG'
+    """
+    figure = _boxes_figure(panels, label)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=200)
+
+
 def _det_figure(curves):
     """The figure that ``plot_det`` saves: one line and one EER marker a system."""
     if not curves:
@@ -481,6 +518,7 @@ def _disk_figure(points, labels, curvature, centers):
             )
     plane, share = _widest_plane(_directions(points))
     figure = Figure(figsize=(_WIDTH, _WIDTH + 0.9), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)  # or the title would touch the edge
     axes = figure.add_subplot(aspect="equal")
     axes.set_axis_off()
     axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
@@ -518,7 +556,11 @@ def _disk_figure(points, labels, curvature, centers):
         f"angles: on a plane with {100 * share:.0f} % of the directions' variance",
         fontsize="small",
     )
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    longest = max(map(len, axes.get_legend_handles_labels()[1]))
+    columns = next((n for n, most in ((3, 18), (2, 30)) if longest <= most), 1)
+    figure.legend(
+        loc="outside lower center", ncols=columns, fontsize="small", frameon=False
+    )
     return figure
 
 
@@ -636,4 +678,53 @@ def _draw_quality(axes, k, values, better):
     axes.margins(x=0.08, y=0.15)
     axes.tick_params(labelsize="small")
     axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _boxes_figure(panels, label):
+    """The figure that ``plot_boxes`` saves."""
+    if not panels:
+        raise ValueError("no panels to draw.")
+    figure = Figure(figsize=(3.5 * len(panels), 3.4), layout="constrained")
+    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (varies, conditions) in zip(axes_of, panels.items()):
+        if not conditions:
+            raise ValueError(f"{varies}: no conditions to draw.")
+        _draw_boxes(axes, varies, conditions)
+        axes.set_xlabel(varies)
+    axes_of[0].set_ylabel(label)
+    axes_of[0].set_ylim(bottom=0)
+    handles = axes_of[0].get_legend_handles_labels()[0]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False,
+        fontsize="small",
+    )
+    return figure
+
+
+def _draw_boxes(axes, varies, conditions):
+    places = np.arange(len(conditions))
+    names = list(next(iter(conditions.values())))
+    for number, name in enumerate(names):
+        columns = [np.asarray(series[name], dtype=float) for series in conditions.values()]
+        for condition, values in zip(conditions, columns):
+            if values.size == 0 or not np.isfinite(values).all():
+                raise ValueError(f"{varies}, {condition}, {name}: no or no finite values.")
+        colour = _COLOURS[number % len(_COLOURS)]
+        drawn = axes.boxplot(
+            columns,
+            positions=places + 0.8 * ((number + 0.5) / len(names) - 0.5),
+            widths=0.64 / len(names),
+            whis=(5, 95),
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": "white", "edgecolor": colour},
+            whiskerprops={"color": colour},
+            capprops={"color": colour},
+            medianprops={"color": colour, "linewidth": 2.0},
+        )
+        drawn["boxes"][0].set_label(name)
+    axes.set_xticks(places, list(conditions))
+    axes.tick_params(labelsize="small")
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -407,7 +407,7 @@ def gradients(form, ball, x, y, weights):
 def test_closed_form_is_the_plain_form(name, dtype, block, monkeypatch):
     """Values and gradients, with embeddings of many lengths, some of them at a
     center, in one block of columns or several."""
-    monkeypatch.setattr(hamsb.ball, "_BLOCK", block)
+    monkeypatch.setattr(hamsb.closed_forms, "BLOCK", block)
     ball = BALLS[name].to(dtype)
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(12, 9, generator=generator, dtype=dtype)

@@ -109,7 +109,7 @@ def test_equals_the_naive_loop(name, ours, margin, scale, seed):
 @pytest.mark.parametrize("block", [1, 30, 2**19])
 def test_closed_form_is_cross_entropy_of_the_plain_logits(name, dtype, block, monkeypatch):
     """In one block of rows or several."""
-    monkeypatch.setattr(hamsb.losses, "_BLOCK", block)
+    monkeypatch.setattr(hamsb.closed_forms, "BLOCK", block)
     loss = LOSSES[name]
     cosines, targets = batch(7, dtype=dtype)
 

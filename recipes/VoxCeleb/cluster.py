@@ -23,9 +23,7 @@ complete:
 import copy
 import csv
 import json
-import os
 import shlex
-import tempfile
 from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
@@ -41,7 +39,7 @@ from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 from verify import load_encoder, versions
 
-from hamsb.ball import Ball, ClippedUnitBall
+from hamsb.ball import Ball
 from hamsb.clustering import (
     ball_kmeans,
     cluster_quality,
@@ -52,6 +50,7 @@ from hamsb.clustering import (
     speaker_means,
     write_clusters,
 )
+from hamsb.files import replacing_files
 from hamsb.plots import plot_cluster_quality
 
 COLUMNS = ("wav", "start", "stop", "spk_id")
@@ -325,9 +324,7 @@ def cluster_speakers(names, means, k, ball=None, seed=0):
     if ball is None:
         labels, centers = kmeans(points, k, seed)
     else:
-        # The distance of the clipped unit ball is the unit ball's.
-        c = 1.0 if isinstance(ball, ClippedUnitBall) else ball.curvature
-        labels, centers = ball_kmeans(points, k, c, seed)
+        labels, centers = ball_kmeans(points, k, ball.metric_curvature, seed)
     return make_clusters(names, labels, distance_matrix(centers, distance))
 
 
@@ -395,9 +392,7 @@ def write_results(folder, clusterings, records, text, about):
     """
     numbers = json.dumps({**about, "results": records}, default=str)
     numbers = json.loads(numbers, parse_constant=str)  # JSON has no infinity
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".clusters.", dir=folder) as partial:
-        partial = Path(partial)
+    with replacing_files(folder) as partial:
         for clusters, record in zip(clusterings, records):
             write_clusters(clusters, partial / f"clusters_{record['k']}.csv")
         plot_cluster_quality(
@@ -411,8 +406,6 @@ def write_results(folder, clusterings, records, text, about):
         text_of_numbers = json.dumps(numbers, indent=2, allow_nan=False)
         (partial / "metrics.json").write_text(f"{text_of_numbers}\n", encoding="utf-8")
         (partial / "report.md").write_text(text, encoding="utf-8")
-        for path in sorted(partial.iterdir()):
-            os.replace(path, folder / path.name)
 
 
 REPORT = """# Clusters of the speakers of {annotation}

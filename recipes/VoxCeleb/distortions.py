@@ -12,8 +12,6 @@ other sessions, whatever the seeds: no utterance was recorded through any of the
 """
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,8 @@ from mini_corpus import (
     room_response,
 )
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+
+from hamsb.files import replacing_folder
 
 MARKER = "distortions.json"
 _BEYOND = 10_000  # the corpus has fewer speakers
@@ -67,8 +67,7 @@ def make_distortions(folder, seed=1234, noises=5, responses=200):
     folder = Path(folder)
     if _is_made(folder, options):
         return folder
-    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
+    with replacing_folder(folder, keep=lambda: _is_made(folder, options)) as partial:
         for kind in NOISES:
             for number in range(noises):
                 rng = np.random.default_rng([seed, NOISES.index(kind), number])
@@ -77,12 +76,6 @@ def make_distortions(folder, seed=1234, noises=5, responses=200):
         for number in range(responses):
             _write(partial / "rir" / f"{number:05d}.wav", draw_response(seed, number))
         (partial / MARKER).write_text(json.dumps(options), encoding="utf-8")
-        if not _is_made(folder, options):  # by another process meanwhile
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

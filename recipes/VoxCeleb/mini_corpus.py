@@ -66,7 +66,6 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-import uuid
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +75,8 @@ import soundfile
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import fftconvolve, resample_poly
 from tqdm import tqdm
+
+from hamsb.files import replacing_folder
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
 FORMAT_VERSION = 2
@@ -758,8 +759,8 @@ def make_mini_corpus(
     ---------
     folder : str or path
         Where the corpus goes. A mini corpus of other options found there is
-        replaced. It is built in a folder ``.<name>.partial-*`` beside it,
-        which only a killed process leaves behind.
+        replaced. It is built in a hidden folder beside it, which only a killed
+        process leaves behind.
     seed : int
         Seed of everything drawn, >= 0.
     train_speakers, test_speakers : int
@@ -812,18 +813,8 @@ def make_mini_corpus(
     if _is_made(folder, options):
         return folder
     _espeakng_loader()
-    place = folder.resolve()
-    work = place.with_name(f".{place.name}.partial-{uuid.uuid4().hex[:8]}")
-    work.mkdir(parents=True)
-    try:
-        _write_corpus(work, options, workers)
-        # Look again: another process may have been faster.
-        if not _is_made(place, options):
-            if place.exists():
-                shutil.rmtree(place)
-            work.rename(place)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with replacing_folder(folder, keep=lambda: _is_made(folder, options)) as partial:
+        _write_corpus(partial, options, workers)
     return folder
 
 

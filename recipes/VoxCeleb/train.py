@@ -99,6 +99,26 @@ def load_pretrained(folder, hparams, labels):
         hparams[name].load_state_dict(torch.load(folder / f"{name}.ckpt"))
 
 
+def check_refresh(hparams):
+    """ValueError where ``cluster_refresh`` lacks something or has too much."""
+    given = hparams["cluster_refresh"]
+    needed = {"every", "hard_ratio", "k", "utterances", "seconds"}
+    wrong = needed - given.keys() or given.keys() - needed - {"batch_size", "ball"}
+    if wrong:
+        raise ValueError(
+            f"cluster_refresh: {', '.join(sorted(wrong))}; its keys are "
+            f"{', '.join(sorted(needed))}, and batch_size and ball may be given."
+        )
+    if "batch_sampler" not in hparams:
+        raise ValueError("cluster_refresh needs a batch_sampler, to be given the clusters.")
+    if type(given["every"]) is not int or given["every"] < 1:
+        raise ValueError(f"cluster_refresh: every={given['every']}: epochs, at least 1.")
+    if not 0 <= given["hard_ratio"] <= 1:
+        raise ValueError(
+            f"cluster_refresh: hard_ratio={given['hard_ratio']}: must lie in [0, 1]."
+        )
+
+
 def learned(modules):
     """The names, among modules, of the embedding model and of the classifier if it has
     parameters: one that hands on the embeddings has none, and no classes."""
@@ -144,6 +164,8 @@ class SpeakerBrain(EmbeddingBrain):
         data, labels = dataio_prep(hparams)
         if "pretrained_model" in hparams:
             load_pretrained(hparams["pretrained_model"], hparams, labels)
+        if "cluster_refresh" in hparams:
+            check_refresh(hparams)
         return data, labels if "classifier" in learned(hparams) else None
 
     @staticmethod
@@ -192,8 +214,7 @@ class SpeakerBrain(EmbeddingBrain):
         if passed == 0:
             return
         path = self.cluster_file(passed)
-        if not path.is_file():
-            run_on_main(self.cluster_now, kwargs={"path": path, **options})
+        run_on_main(self.cluster_now, kwargs={"path": path, **options})
         sampler = self.hparams.batch_sampler
         sampler.set_clusters(read_clusters(path))
         sampler.hard_ratio = hard_ratio
@@ -203,12 +224,12 @@ class SpeakerBrain(EmbeddingBrain):
         return Path(self.hparams.save_folder) / f"clusters_{passed}.csv"
 
     def cluster_now(self, path, k, utterances, seconds, batch_size=1, ball=None):
-        """Cluster the training speakers by their present embeddings into a file.
+        """Cluster the training speakers by their present embeddings.
 
         Arguments
         ---------
         path : Path
-            The file.
+            The file to write; one that is there is kept.
         k : int
             The number of clusters.
         utterances, seconds : int, float
@@ -218,6 +239,8 @@ class SpeakerBrain(EmbeddingBrain):
         ball : hamsb.ball.Ball, optional
             Cluster in it instead of by cosine.
         """
+        if path.is_file():
+            return
         names, means = embed_speakers(
             self.encode,
             self.hparams.train_annotation,

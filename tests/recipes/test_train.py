@@ -340,6 +340,13 @@ def test_an_epoch_draws_from_seed_and_epoch(brain):
     assert draws(1, 1) == first
 
 
+def test_the_module_inside_torch_compile_is_found():
+    """It is what is averaged, and exported under its own names."""
+    module = torch.nn.Linear(2, 2)
+    assert experiment.unwrapped(torch.compile(module)) is module
+    assert experiment.unwrapped(module) is module
+
+
 def test_modules_may_be_spared_weight_decay(brain):
     def groups(**hparams):
         made = brain(**hparams)

@@ -261,13 +261,14 @@ class _PairwiseDistance(torch.autograd.Function):
     what keeps the rounding of float32 below that of a direct difference.
 
     Arguments of ``apply``: x [N, D], y [M, D], c (a float or a 0-dimensional
-    tensor), floor, sign (1 or -1). Returns [N, M].
+    tensor), floor, sign (1 or -1), dtype (of the product for ``|x - y|^2``). Returns
+    [N, M].
     """
 
     @staticmethod
-    def forward(x, y, c, floor, sign):
-        xx, a, _ = _conformal(x, c, floor)
-        yy, b, _ = _conformal(y, c, floor)
+    def forward(x, y, c, floor, sign, dtype):
+        xx, a, _ = _conformal(x, c, floor, dtype)
+        yy, b, _ = _conformal(y, c, floor, dtype)
         left = torch.cat([-2 * x, xx, torch.ones_like(a)], 1)
         largest = torch.finfo(x.dtype).max ** 0.5 / 2  # only points far outside exceed it
 
@@ -275,7 +276,7 @@ class _PairwiseDistance(torch.autograd.Function):
             """sqrt(c) d of a block, from v = 2 u."""
             right = torch.cat([y[part], torch.ones_like(b[part]), yy[part]], 1)
             v = _product(left, right.t()).mul_(2 * c / a).div_(b[part].t())
-            v.clamp_(0, largest)
+            v = v.clamp_(0, largest).to(x.dtype)
             half = torch.addcmul(v, v, v, value=0.5).sqrt_()
             return v.add_(half, alpha=2**0.5).log1p_()
 
@@ -290,7 +291,7 @@ class _PairwiseDistance(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, y, c, ctx.floor, ctx.sign = inputs
+        x, y, c, ctx.floor, ctx.sign, _ = inputs
         learned = isinstance(c, torch.Tensor)
         ctx.fixed = None if learned else c
         ctx.save_for_backward(x, y, output, c if learned else None)
@@ -308,8 +309,8 @@ class _PairwiseDistance(torch.autograd.Function):
         x, y, out, learned = ctx.saved_tensors
         c = ctx.fixed if learned is None else learned
         root = c**0.5
-        xx, a, inside_x = _conformal(x, c, ctx.floor)
-        yy, b, inside_y = _conformal(y, c, ctx.floor)
+        xx, a, inside_x = _conformal(x, c, ctx.floor, x.dtype)
+        yy, b, inside_y = _conformal(y, c, ctx.floor, y.dtype)
         # Sums over the other side of g t (turn) and g (1/t - t) (pull).
         turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
         pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
@@ -339,20 +340,24 @@ class _PairwiseDistance(torch.autograd.Function):
             through_x = (turn_x * (1 / c + inside_x * xx / a)).sum()
             through_y = (turn_y * inside_y * yy / b).sum()
             grad_c = ctx.sign * (through_x + through_y) / root - (grad * out).sum() / (2 * c)
-        return grad_x, grad_y, grad_c, None, None
+        return grad_x, grad_y, grad_c, None, None, None
 
 
-def _conformal(x, curvature, floor):
+def _conformal(x, curvature, floor, dtype):
     """|x|^2, max(1 - c |x|^2, floor), and whether the floor leaves it: [N, 1],
-    computed in float64, where the device has it."""
-    wide = x.dtype if x.device.type == "mps" else torch.float64
+    computed in the widest dtype, given in ``dtype``."""
     norms = [
-        torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, dtype=wide)
+        torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, dtype=_widest(x))
         for part in blocks(len(x), x.shape[1])
     ]
     xx = torch.cat(norms).square()
     factor = 1 - curvature * xx
-    return xx.to(x.dtype), factor.clamp_min(floor).to(x.dtype), factor >= floor
+    return xx.to(dtype), factor.clamp_min(floor).to(dtype), factor >= floor
+
+
+def _widest(x):
+    """float64, where the tensor's device has it."""
+    return x.dtype if x.device.type == "mps" else torch.float64
 
 
 def _squared_norm(x):
@@ -429,6 +434,7 @@ class Ball(nn.Module):
     (the least that ``1 - c |x|^2`` of a point is taken for)."""
 
     _pair_floor = 0.0  # a floor of the product for two points instead
+    _near_rim = False  # whether points may come so near that |x - y|^2 needs float64
 
     @_full_precision
     def project(self, x):
@@ -439,7 +445,9 @@ class Ball(nn.Module):
     def distance(self, x, y):
         """Distance of points x, y [..., D] (broadcast), [...], by direct
         difference: the form to trust, and the reference of the other."""
-        return self._measure(_squared_norm(x - y), _squared_norm(x), _squared_norm(y))
+        gap = x - y
+        floor = self._floor(gap.dtype)
+        return self._measure(_squared_norm(gap), _squared_norm(x), _squared_norm(y), floor)
 
     @_full_precision
     def pairwise_distance(self, x, y):
@@ -447,10 +455,11 @@ class Ball(nn.Module):
 
         One matrix product instead of an [N, M, D] tensor, and gradients in
         closed form that keep nothing but the result; differentiating them
-        again is a RuntimeError. In float32 the product costs some 4e-7 in ``|x -
-        y|^2``: at coincidence a distance of up to 2e-3 at the published c = 3,
-        but more near the rim (3e-2 at ``sqrt(c)|v| = 2``, 1.5 at 4). Use
-        float64 where close pairs near the rim matter.
+        again is a RuntimeError. In float32 a product costs some 4e-7 in ``|x -
+        y|^2``: at coincidence a distance of up to 2e-3 in :class:`ClippedUnitBall`
+        at the published c = 3. Near the rim it would be 3e-2 at ``sqrt(c)|v| = 2``
+        and 1.5 at 4, so :class:`PoincareBall` takes the product, and nothing else
+        of that size, in float64 (not on Apple's GPUs, which have none).
         """
         return self._pairwise(x, y, 1)
 
@@ -463,20 +472,24 @@ class Ball(nn.Module):
     def plain_pairwise_distance(self, x, y):
         """:meth:`pairwise_distance` as it reads, with autograd's gradients: what
         the closed form is compared with, and differentiable twice."""
+        dtype, floor = x.dtype, self._floor(x.dtype)
+        if self._near_rim:
+            x, y = x.to(_widest(x)), y.to(_widest(y))
         xx, yy = _squared_norm(x).unsqueeze(-1), _squared_norm(y).unsqueeze(-2)
-        return self._measure(pairwise_squared(x, y), xx, yy)
+        return self._measure(pairwise_squared(x, y), xx, yy, floor).to(dtype)
 
     def _pairwise(self, x, y, sign):
         if self._pair_floor:
             return sign * self.plain_pairwise_distance(x, y)
         c, floor = self.metric_curvature, self._floor(x.dtype)
-        return _PairwiseDistance.apply(x, y, c, floor, sign)
+        dtype = _widest(x) if self._near_rim else x.dtype
+        return _PairwiseDistance.apply(x, y, c, floor, sign, dtype)
 
-    def _measure(self, squared, xx, yy):
+    def _measure(self, squared, xx, yy, floor):
         if self._pair_floor:
             conformal = ((1 - xx) * (1 - yy)).clamp_min(self._pair_floor)
         else:
-            c, floor = self.metric_curvature, self._floor(squared.dtype)
+            c = self.metric_curvature
             conformal = (1 - c * xx).clamp_min(floor) * (1 - c * yy).clamp_min(floor)
         return arsinh_distance(squared, conformal, self.metric_curvature)
 
@@ -605,6 +618,8 @@ class PoincareBall(Ball):
     >>> ball.limited(torch.tensor([[0.5, 0.0], [0.0, 40.0]]))
     tensor([False,  True])
     """
+
+    _near_rim = True
 
     def __init__(
         self,

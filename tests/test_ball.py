@@ -308,6 +308,29 @@ def test_float32_pairwise_distance_at_and_near_coincidence():
     assert scale * (near - truth).abs().max() <= 3e-3
 
 
+@pytest.mark.parametrize("form", ["pairwise_distance", "plain_pairwise_distance"])
+@pytest.mark.parametrize("length", [0.5, 2.0, 4.0])
+def test_float32_pairwise_distance_of_the_true_ball_holds_near_the_rim(form, length):
+    """sqrt(c)|v| = length: a float32 product would miss by 1.5 at 4."""
+    ball = PoincareBall(3.0, gain=1.0, max_tangent_norm=8.0)
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(64, 192, generator=generator)
+    x = expmap0(v / v.norm(dim=-1, keepdim=True) * length / 3**0.5, 3.0)
+    distance = getattr(ball, form)
+    assert distance(x, x).diagonal().max() <= 1e-4
+    for gap in (1e-5, 1e-3):
+        y = x + gap * torch.randn(64, 192, generator=generator) / 192**0.5 / length**4
+        truth = ball.distance(x.double(), y.double())
+        near = distance(x, y).diagonal()
+        assert near.dtype == torch.float32
+        torch.testing.assert_close(near.double(), truth, rtol=1e-4, atol=1e-4)
+    z = torch.nn.Parameter(y.clone())
+    distance(x, z).diagonal().sum().backward()
+    w = torch.nn.Parameter(y.double())
+    ball.distance(x.double(), w).sum().backward()
+    assert (z.grad - w.grad).norm() < 1e-2 * w.grad.norm()
+
+
 @pytest.mark.parametrize("name", BALLS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pairwise_distance_equals_the_direct_one(name, dtype):

@@ -20,10 +20,8 @@ complete:
 import copy
 import csv
 import json
-import os
 import platform
 import shlex
-import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +49,7 @@ from hamsb.evaluation import (
     trial_groups,
 )
 from hamsb.export import fingerprint, write_decision
+from hamsb.files import replacing_files
 from hamsb.metrics import bayes_threshold
 from hamsb.plots import plot_det, plot_scores
 from hamsb.scoring import (
@@ -462,10 +461,7 @@ def write_verification(
     about = json.dumps(about or {}, default=str)
     about = json.loads(about, parse_constant=str)  # JSON has no .inf
     numbers = json.dumps({**about, "results": records}, indent=2, allow_nan=False)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".verification.", dir=folder) as partial:
-        partial = Path(partial)
+    with replacing_files(folder) as partial:
         distributions = {}
         for trials in lists:
             scores = systems[0].scores[trials.name]
@@ -475,8 +471,6 @@ def write_verification(
         plot_det(det_curves(lists, systems), partial / "det.png")
         (partial / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (partial / "report.md").write_text(text, encoding="utf-8")
-        for path in sorted(partial.iterdir()):
-            os.replace(path, folder / path.name)
     return table
 
 

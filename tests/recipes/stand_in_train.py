@@ -1,8 +1,9 @@
 """Stands in train.py's place: leaves at once the files that a training run leaves.
 
 How a run goes is told by ``told.json`` in the folder of the environment variable
-STAND_IN: name of the run (``am/1``) -> {"wrong": k, "dev": %, "status": n, "sleep": s}.
-What it was called with is a line of ``calls.txt`` there.
+STAND_IN: name of the run (``am/1``) -> {"wrong": k, "dev": %, "status": n, "sleep": s,
+"after": name}; the last waits for another run, a minute at most. What it was called with
+is a line of ``calls.txt`` there.
 """
 
 import json
@@ -60,6 +61,12 @@ def main(arguments):
         call = {"name": name, "pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]}
         calls.write(json.dumps({**call, **options}) + "\n")
     time.sleep(told.pop("sleep", 0))
+    if "after" in told:
+        other, end = folder.parent.parent / told.pop("after"), time.monotonic() + 60
+        while not (other / "report.md").is_file():
+            if time.monotonic() > end:
+                return 1
+            time.sleep(0.05)
     if "status" in told:
         print("it went wrong")
         return told["status"]

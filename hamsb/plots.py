@@ -64,9 +64,7 @@ def plot_det(curves, path):
     ...     Path(folder, "det.png").read_bytes()[1:4]
     b'PNG'
     """
-    figure = _det_figure(curves)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=200)
+    _save(_det_figure(curves), path)
 
 
 def plot_scores(systems, path, threshold=None):
@@ -103,9 +101,7 @@ def plot_scores(systems, path, threshold=None):
     ...     Path(folder, "scores.png").read_bytes()[1:4]
     b'PNG'
     """
-    figure = _scores_figure(systems, threshold)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=200)
+    _save(_scores_figure(systems, threshold), path)
 
 
 def plot_curves(panels, path):
@@ -140,9 +136,7 @@ def plot_curves(panels, path):
     ...     Path(folder, "curves.png").read_bytes()[1:4]
     b'PNG'
     """
-    figure = _curves_figure(panels)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=200)
+    _save(_curves_figure(panels), path)
 
 
 def plot_disk(points, labels, path, curvature=1.0, centers=None):
@@ -188,9 +182,7 @@ def plot_disk(points, labels, path, curvature=1.0, centers=None):
     ...     Path(folder, "disk.png").read_bytes()[1:4]
     b'PNG'
     """
-    figure = _disk_figure(points, labels, curvature, centers)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=200)
+    _save(_disk_figure(points, labels, curvature, centers), path)
 
 
 def plot_cluster_quality(k, measures, path):
@@ -226,9 +218,7 @@ def plot_cluster_quality(k, measures, path):
     ...     Path(folder, "quality.png").read_bytes()[1:4]
     b'PNG'
     """
-    figure = _quality_figure(k, measures)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=200)
+    _save(_quality_figure(k, measures), path)
 
 
 def plot_boxes(panels, label, path):
@@ -263,7 +253,10 @@ def plot_boxes(panels, label, path):
     ...     Path(folder, "boxes.png").read_bytes()[1:4]
     b'PNG'
     """
-    figure = _boxes_figure(panels, label)
+    _save(_boxes_figure(panels, label), path)
+
+
+def _save(figure, path):
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=200)
 

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 import speechbrain
+import torch
+from hyperpyyaml import load_hyperpyyaml
 from matplotlib.figure import Figure
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from hamsb.export import export_model
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +38,34 @@ def contents(folder, without=()):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in without
     }
+
+
+def weights(folder):
+    """The exported network's."""
+    return torch.load(folder / "export" / "embedding_model.ckpt")
+
+
+def same(ours, theirs):
+    """Whether two dicts hold equal tensors under the same names."""
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[key], theirs[key]) for key in theirs
+    )
+
+
+def export_untrained(folder, text):
+    """Export the untrained model of an experiment's yaml, with two speakers."""
+    torch.manual_seed(0)
+    hparams, labels = load_hyperpyyaml(text), CategoricalEncoder()
+    labels.update_from_iterable(["a", "b"], sequence_input=False)
+    modules = {name: hparams[name] for name in ("embedding_model", "classifier")}
+    export_model(folder, text, modules, labels, "# card\n")
+
+
+def call(main, hparams_file, values):
+    """Call a script's main with values for options; returns its output folder."""
+    options = [f"--{key}={value}" for key, value in values.items()]
+    main([hparams_file, *options, "--noprogressbar"])
+    return Path(values["output_folder"])
 
 
 def fork(function, screen):

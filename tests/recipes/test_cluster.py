@@ -11,9 +11,8 @@ import pytest
 import soundfile
 import torch
 from cluster import cluster_speakers, draw_crops, embed_speakers, read_utterances
-from hyperpyyaml import load_hyperpyyaml
+from runs import call, export_untrained
 from sklearn.metrics import adjusted_rand_score, silhouette_score
-from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.classifiers import EncoderClassifier
 from test_inference import EXPERIMENT
 from voxceleb_prepare import prepare_voxceleb
@@ -27,7 +26,6 @@ from hamsb.clustering import (
     kmeans,
     read_clusters,
 )
-from hamsb.export import export_model
 from hamsb.plots import plot_cluster_quality
 from hamsb.sampling import SpeakerBatchSampler
 
@@ -57,11 +55,7 @@ def corpus(tmp_path_factory):
             audio = 0.3 * tone + 0.01 * noise.standard_normal(samples)
             soundfile.write(path, audio, RATE)
     prepare_voxceleb(root / "data", root / "save", dev_speakers=0, min_duration=0.2)
-    torch.manual_seed(0)
-    hparams, labels = load_hyperpyyaml(EXPERIMENT), CategoricalEncoder()
-    labels.update_from_iterable(["a", "b"], sequence_input=False)
-    modules = {name: hparams[name] for name in ("embedding_model", "classifier")}
-    export_model(root / "export", EXPERIMENT, modules, labels, "# card\n")
+    export_untrained(root / "export", EXPERIMENT)
     return root
 
 
@@ -100,9 +94,7 @@ def run(request, corpus, repository, tmp_path, monkeypatch):
             "device": "cpu",
             **changes,
         }
-        options = [f"--{key}={value}" for key, value in values.items()]
-        cluster.main(["hparams/cluster.yaml", *options, "--noprogressbar"])
-        return Path(values["output_folder"])
+        return call(cluster.main, "hparams/cluster.yaml", values)
 
     return run
 

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import radii
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from matplotlib.figure import Figure
+from runs import call, export_untrained
 from scipy.stats import spearmanr
-from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.classifiers import EncoderClassifier
 from test_inference import EXPERIMENT
 from test_verify import write_list, write_speakers
 
 from hamsb import ClippedUnitBall, PoincareBall
 from hamsb.embeddings import Embeddings
-from hamsb.export import export_model
 
 FILES = ["disk.png", "metrics.json", "radii.png", "report.md"]
 PUBLISHED = "ball: !new:hamsb.ClippedUnitBall\n    curvature: 3.0"
@@ -35,12 +33,7 @@ def corpus(tmp_path_factory):
     write_speakers(root / "test", 4, 0)
     write_list(root / "test", root / "O.txt", [f"id{i:02d}" for i in range(4)])
     for name, ball in (("clipped", CLIPPED), ("poincare", POINCARE)):
-        torch.manual_seed(0)
-        text = EXPERIMENT.replace(PUBLISHED, ball)
-        hparams, labels = load_hyperpyyaml(text), CategoricalEncoder()
-        labels.update_from_iterable(["a", "b"], sequence_input=False)
-        modules = {key: hparams[key] for key in ("embedding_model", "classifier")}
-        export_model(root / name, text, modules, labels, "# card\n")
+        export_untrained(root / name, EXPERIMENT.replace(PUBLISHED, ball))
     shutil.copytree(root / "clipped", root / "plain")
     shutil.copy(root / "plain" / "embedding.yaml", root / "plain" / "hyperparams.yaml")
     return root
@@ -68,9 +61,7 @@ def run(request, corpus, repository, tmp_path, monkeypatch):
             "device": "cpu",
             **changes,
         }
-        options = [f"--{key}={value}" for key, value in values.items()]
-        radii.main(["hparams/radii.yaml", *options, "--noprogressbar"])
-        return Path(values["output_folder"])
+        return call(radii.main, "hparams/radii.yaml", values)
 
     return run
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 import train
-from runs import launch, quick  # noqa: F401
+from runs import launch, quick, same, weights  # noqa: F401
 from speechbrain.inference.speaker import EncoderClassifier
 
 from hamsb.clustering import make_clusters, read_clusters, write_clusters
@@ -38,16 +38,6 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
         return changes.get("output_folder", tmp_path / "run"), batches
 
     return run
-
-
-def weights(folder):
-    return torch.load(folder / "export" / "embedding_model.ckpt")
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(
-        torch.equal(ours[key], theirs[key]) for key in theirs
-    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 import train_ssl
 import watched_train
-from runs import launch, quick  # noqa: F401
+from runs import launch, quick, same, weights  # noqa: F401
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
@@ -46,16 +46,6 @@ def run(repository, tiny_options, tiny_folders, tmp_path, monkeypatch):
         return changes.get("output_folder", tmp_path / "run")
 
     return run
-
-
-def weights(folder):
-    return torch.load(folder / "export" / "embedding_model.ckpt")
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(
-        torch.equal(ours[key], theirs[key]) for key in theirs
-    )
 
 
 @pytest.mark.parametrize("yaml, more", [

@@ -10,15 +10,14 @@ import pytest
 import soundfile
 import torch
 import verify
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.encoder import CategoricalEncoder
+from runs import call, export_untrained
 from speechbrain.inference.classifiers import EncoderClassifier
 from test_inference import EXPERIMENT
 
 from hamsb.calibration import Calibration, symmetric_qualities
 from hamsb.embeddings import Embeddings, embed_utterances
 from hamsb.evaluation import eer_intervals, evaluate_trials
-from hamsb.export import export_model, read_decision
+from hamsb.export import read_decision
 from hamsb.inference import SpeakerRecognition
 from hamsb.scoring import (
     Cosine,
@@ -80,11 +79,7 @@ def corpus(tmp_path_factory):
     write_list(root / "test", root / "O.txt", names)
     write_list(root / "test", root / "H.txt", names[:3], seed=1)
     write_list(root / "dev", root / "dev.txt", [f"id{i:02d}" for i in range(20, 24)])
-    torch.manual_seed(0)
-    hparams, labels = load_hyperpyyaml(EXPERIMENT), CategoricalEncoder()
-    labels.update_from_iterable(["a", "b"], sequence_input=False)
-    modules = {name: hparams[name] for name in ("embedding_model", "classifier")}
-    export_model(root / "export", EXPERIMENT, modules, labels, "# card\n")
+    export_untrained(root / "export", EXPERIMENT)
     return root
 
 
@@ -122,9 +117,7 @@ def run(request, corpus, repository, tmp_path, monkeypatch):
             "device": "cpu",
             **changes,
         }
-        options = [f"--{key}={value}" for key, value in values.items()]
-        verify.main(["hparams/verify.yaml", *options, "--noprogressbar"])
-        return Path(values["output_folder"])
+        return call(verify.main, "hparams/verify.yaml", values)
 
     return run
 

@@ -6,8 +6,10 @@
 The comparison's yaml names the experiments (their yamls, options of their own, the
 experiment each is measured against), the options that all of them get, and the
 seeds. Every run is one ``train.py``, or the ``script`` beside it that the experiment
-names (``train_ssl.py``), in ``output_folder/<experiment>/<seed>``;
-``processes`` of them run side by side and share the cores. A run option on the
+names (``train_ssl.py``), in ``output_folder/<experiment>/<seed>``, or in
+``folder/<seed>`` where it names another comparison's folder of runs, which then serve
+both; an experiment may have ``seeds`` of its own. ``processes`` runs go side by side and
+share the cores. A run option on the
 command line (``--device=cuda:0``) goes to every run.
 
 An experiment with a ``search`` is first trained once for each of its points
@@ -40,6 +42,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +62,9 @@ NEEDED = {
     "output_folder", "processes", "keep_checkpoints", "seeds", "options", "experiments"
 }
 OF_A_RUN = ("seed", "output_folder")  # not among the options, but those of the search
-KEYS = {"hparams", "script", "options", "baseline", "search"}  # of an experiment
+KEYS = {  # of an experiment
+    "hparams", "script", "folder", "seeds", "options", "baseline", "search"
+}
 DRAWS = 1000  # of the bootstrap
 RATES = {"EER %": ".2f", "minDCF(p=0.01)": ".3f", "minDCF(p=0.05)": ".3f"}
 ENDS = ("change low %", "change high %")  # of the interval
@@ -182,16 +187,14 @@ class Comparison:
             raise ValueError(f"{hparams_file}: no {', '.join(absent)}: not a comparison.")
         self.yamls = Path(hparams_file).parent
         self.folder = Path(str(hparams["output_folder"]))
-        self.seeds = hparams["seeds"]
+        self._seeds = hparams["seeds"]
         self.options = merged(hparams["options"], given or {})
         self.search_options = hparams.get("search_options", {})
         self.experiments = hparams["experiments"]
         self._check(hparams_file)
 
     def _check(self, hparams_file):
-        seeds = self.seeds
-        if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"{hparams_file}: seeds={seeds}: a list of different seeds.")
+        check_seeds(self._seeds, hparams_file)
         for name, experiment in self.experiments.items():
             where = f"{hparams_file}: experiments[{name}]"
             if not re.fullmatch(r"[\w.+-]+", str(name)):
@@ -201,6 +204,7 @@ class Comparison:
                     f"{where} has {', '.join(experiment)}; it needs hparams, and may have "
                     f"{', '.join(sorted(KEYS - {'hparams'}))}."
                 )
+            check_seeds(self.seeds(name), where)
             script = experiment.get("script", TRAIN.name)
             if not TRAIN.with_name(script).is_file():
                 raise ValueError(f"{where}: script={script}: not beside {TRAIN}.")
@@ -220,6 +224,10 @@ class Comparison:
         for name in self.experiments:
             for run in self.search(name) or self.finals(name):
                 refuse_changed(run)
+
+    def seeds(self, name):
+        """The seeds an experiment is trained with."""
+        return self.experiments[name].get("seeds", self._seeds)
 
     def points(self, name):
         """The options to choose from."""
@@ -255,12 +263,12 @@ class Comparison:
         point = self.points(name)[chosen]
         return [
             self._run(name, f"seed {seed}", str(seed), point, {"seed": seed})
-            for seed in self.seeds
+            for seed in self.seeds(name)
         ]
 
     def _run(self, name, role, folder, point, options):
         experiment = self.experiments[name]
-        folder = self.folder / name / folder
+        folder = Path(experiment.get("folder", self.folder / name)) / folder
         own = experiment.get("options", {})
         options = merged(self.options, own, options, point, {"output_folder": str(folder)})
         options["noprogressbar"] = True
@@ -268,6 +276,11 @@ class Comparison:
         hparams_file = str(self.yamls / experiment["hparams"])
         script = TRAIN.with_name(experiment.get("script", TRAIN.name))
         return Run(name, role, folder, script, (hparams_file, *arguments))
+
+
+def check_seeds(seeds, where):
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{where}: seeds={seeds}: a list of different seeds.")
 
 
 def merged(*options):
@@ -500,14 +513,14 @@ def read_results(comparison):
         search, runs = comparison.search(name), comparison.finals(name)
         results.missing += [run.name for run in (*search, *runs) if not run.finished]
         if not runs:
-            results.missing += [f"{name}, seed {seed}" for seed in comparison.seeds]
+            results.missing += [f"{name}, seed {seed}" for seed in comparison.seeds(name)]
         results.differing += [
             f"{run.name} ({'; '.join(changed)})"
             for run in (*search, *runs)
             if run.finished and (changed := run.changed())
         ]
         results.finished[name] = {
-            seed: run for seed, run in zip(comparison.seeds, runs) if run.finished
+            seed: run for seed, run in zip(comparison.seeds(name), runs) if run.finished
         }
         for seed, run in results.finished[name].items():
             for key, (trials, labels, scores) in read_scores(run.folder).items():
@@ -893,7 +906,7 @@ def train_comparison(comparison, *how):
     for name, runs in zip(names, finals):
         for run in runs if comparison.search(name) else []:
             refuse_changed(run)
-    by_seed = [run for runs in zip(*filter(None, finals)) for run in runs]
+    by_seed = [run for runs in zip_longest(*finals) for run in runs if run]
     return failed + train_all(by_seed, *how)
 
 

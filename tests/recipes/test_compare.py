@@ -336,6 +336,15 @@ def test_interval_is_of_the_paired_means(two_seeds):
     assert f"{low:+.1f} to {high:+.1f}" in (two_seeds / "report.md").read_text()
 
 
+def test_an_experiment_may_have_seeds_of_its_own(comparison, stand_in, out):
+    experiments = {**EXPERIMENTS, "ham": {**EXPERIMENTS["ham"], "seeds": [2, 1, 3]}}
+    compare.main([comparison(seeds=[1], experiments=experiments)])
+    assert stand_in.names() == ["am/1", "ham/2", "ham/1", "ham/3"]
+    am, ham = rows(out / "results.csv")
+    assert (am["seeds"], ham["seeds"]) == ("1", "3")
+    assert "Missing" not in (out / "report.md").read_text()
+
+
 def test_change_takes_the_seeds_that_both_have(comparison, stand_in, out):
     stand_in.tell({
         "am/2": {"status": 1}, "ham/1": {"wrong": 2}, "ham/2": {"wrong": 20}
@@ -384,12 +393,29 @@ def test_an_epoch_logged_twice_counts_once(tmp_path):
     assert compare.read_log(tmp_path) == ((9.0,), ())
 
 
+def test_runs_of_another_comparison_serve_both(comparison, stand_in, out, tmp_path):
+    compare.main([comparison()])
+    again = {"hparams": AM, "folder": str(out / "am"), "baseline": "ham"}
+    second = {"output_folder": str(tmp_path / "second")}
+    changes = {"experiments": {"ham": EXPERIMENTS["am"], "cosine": again}, **second}
+    compare.main([comparison(**changes)])
+    assert stand_in.names() == ["am/1", "ham/1", "ham/1"]
+    first, (_, shared) = (rows(folder / "results.csv") for folder in (out, tmp_path / "second"))
+    assert shared["experiment"] == "cosine" and shared["EER %"] == first[0]["EER %"]
+
+    # They are as safe from other settings as an own folder's.
+    again["options"] = {"compute_cost": {"scale": 7.0}}
+    with pytest.raises(ValueError, match="out/am/1 holds a run with other settings"):
+        compare.main([comparison(**changes)])
+
+
 # --------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
     ({"seeds": []}, r"seeds=\[\]"),
+    ({"experiments": {"am": {"hparams": AM, "seeds": 3}}}, r"am.: seeds=3: a list"),
     ({"processes": -1}, "processes=-1"),
     ({"options": {"seed": 3}}, "seed is no option"),
     ({"options": {"bach_size": 3}}, "bach_size: no such key .* did you mean batch_size"),

@@ -31,6 +31,9 @@ class HyperbolicClassifier(nn.Module):
     batch_norm : bool
         Normalise each dimension of the embeddings over the batch (without weights)
         before the projection. The embeddings that are scored stay as they are.
+    center_norm : float or None
+        Scale every center to this length before the projection, so that training
+        moves its direction alone; None, as published: its length is learned too.
 
     Example
     -------
@@ -41,15 +44,26 @@ class HyperbolicClassifier(nn.Module):
     """
 
     def __init__(
-        self, input_size, out_neurons, ball, initial_scale=1e-3, batch_norm=False
+        self,
+        input_size,
+        out_neurons,
+        ball,
+        initial_scale=1e-3,
+        batch_norm=False,
+        center_norm=None,
     ):
         super().__init__()
         for name, value in (("input_size", input_size), ("out_neurons", out_neurons)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1.")
-        if not 0 < initial_scale < math.inf:
-            raise ValueError(f"initial_scale={initial_scale}: must be positive and finite.")
+        lengths = {"initial_scale": initial_scale}
+        if center_norm is not None:
+            lengths["center_norm"] = center_norm
+        for name, value in lengths.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: must be positive and finite.")
         self.ball = ball
+        self.center_norm = center_norm
         self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * initial_scale)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
@@ -78,8 +92,14 @@ class HyperbolicClassifier(nn.Module):
             with torch.autocast(x.device.type, enabled=False):
                 x = self.batch_norm(x.to(self.batch_norm.running_mean.dtype))
         points = self.ball.project(x)
-        centers = self.ball.project(self.centers)
+        centers = self.ball.project(self.euclidean_centers())
         return self.ball.pairwise_similarity(points, centers).unsqueeze(1)
+
+    def euclidean_centers(self):
+        """The centers as they enter the ball's projection: [C, D]."""
+        if self.center_norm is None:
+            return self.centers
+        return self.center_norm * nn.functional.normalize(self.centers, dim=1)
 
     def extra_repr(self):
         out_neurons, input_size = self.centers.shape

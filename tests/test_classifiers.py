@@ -48,6 +48,23 @@ def test_initial_scale_is_that_of_the_centers():
             HyperbolicClassifier(16, 5, PoincareBall(1.0), initial_scale=scale)
 
 
+def test_center_norm_leaves_centers_their_direction_alone():
+    head = HyperbolicClassifier(16, 5, ClippedUnitBall(3.0), 0.03, center_norm=0.4)
+    plain = HyperbolicClassifier(16, 5, head.ball)
+    plain.centers.data = 0.4 * head.centers.data / head.centers.data.norm(dim=1, keepdim=True)
+    x = torch.randn(8, 1, 16)
+    torch.testing.assert_close(head(x), plain(x))
+    assert torch.equal(plain.euclidean_centers(), plain.centers)
+    head(x)[:, 0, :2].sum().backward()
+    along = (head.centers.grad * head.centers).sum(1) / head.centers.norm(dim=1)
+    assert along.abs().max() < 1e-4 * head.centers.grad.norm(dim=1).max()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(head(x), plain(x))
+    for norm in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="center_norm"):
+            HyperbolicClassifier(16, 5, PoincareBall(1.0), center_norm=norm)
+
+
 def test_batch_norm_is_of_the_batch_in_training_and_learned_after(head):
     head = HyperbolicClassifier(16, 5, PoincareBall(1.0), batch_norm=True)
     plain = HyperbolicClassifier(16, 5, head.ball)

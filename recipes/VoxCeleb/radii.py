@@ -696,7 +696,7 @@ class Head:
         if not hasattr(classifier, "ball"):
             return None
         ball = copy.deepcopy(classifier.ball).cpu().double()
-        return cls(ball, measure(ball, classifier.centers.detach().cpu().double()))
+        return cls(ball, measure(ball, classifier.euclidean_centers().detach().cpu().double()))
 
     @property
     def metric_curvature(self):

@@ -268,7 +268,8 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
             assert experiment["script"] == "train_ssl.py"
             assert HPARAMS / experiment["hparams"] in SSL
         else:
-            ends = (f"_{name}.yaml", "_softmax.yaml", "_ham_study.yaml")
+            loss = name.partition("_scale_")[0]
+            ends = (f"_{loss}.yaml", "_softmax.yaml", "_ham_study.yaml")
             assert experiment["hparams"].endswith(ends)
         assert len(comparison.points(name)) <= 4
         for given in (experiment.get("options", {}), *comparison.points(name)):

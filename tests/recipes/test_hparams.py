@@ -118,6 +118,7 @@ FURTHER = {
     "chns": PAIRS | HARD,
     "chns_hscl": PAIRS | HARD,
     "chns_ham": BATCHES | HARD,
+    "cosine_study": {"initial_scale", "__initial_centers"},
     "ham_study": {"ball", "no_weight_decay", "margin_schedule", "checkpointer"},
     "blend": {
         "branches", "euclidean_classifier", "euclidean_cost", "modules", "checkpointer",
@@ -132,6 +133,7 @@ FAMILIES = {
     "small": {
         "softmax", "scaled_softmax", "am", "aam", "ram", "h", "ham", "blend",
         "supcon", "hscl", "chns", "chns_hscl", "chns_ham", "ham_study",
+        "cosine_study",
     },
     "mini": {"softmax", "am", "h", "ham", "chns"},
 }
@@ -269,7 +271,7 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
             assert HPARAMS / experiment["hparams"] in SSL
         else:
             loss = name.partition("_scale_")[0]
-            ends = (f"_{loss}.yaml", "_softmax.yaml", "_ham_study.yaml")
+            ends = (f"_{loss}.yaml", "_softmax.yaml", "_study.yaml")
             assert experiment["hparams"].endswith(ends)
         assert len(comparison.points(name)) <= 4
         for given in (experiment.get("options", {}), *comparison.points(name)):

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from itertools import cycle
+from itertools import cycle, product
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -108,8 +108,8 @@ def plot_curves(panels, path):
     """Save learning curves, one panel beside the other, as a PNG.
 
     Each system has one colour in all panels: a line for the mean over its seeds and,
-    where it has several, a thin one for each seed. The vertical axes are logarithmic,
-    unless a value is not positive.
+    where it has several, a thin one for each seed. From the eleventh system on lines are
+    broken. The vertical axes are logarithmic, unless a value is not positive.
 
     Arguments
     ---------
@@ -272,10 +272,9 @@ def _det_figure(curves):
     figure = Figure(figsize=(_WIDTH, _WIDTH), layout="constrained")
     axes = figure.add_subplot(aspect="equal")
     axes.axline((0, 0), slope=1, color="0.8", linewidth=0.8, zorder=0)
-    styles = cycle((colour, dash) for dash in _DASHES for colour in _COLOURS)
     lines = []
-    for (name, (miss, false_alarm, error_rate)), (colour, dash) in zip(
-        points.items(), styles
+    for (name, (miss, false_alarm, error_rate)), (dash, colour) in zip(
+        points.items(), cycle(product(_DASHES, _COLOURS))
     ):
         style = {"color": colour, "linestyle": dash, "linewidth": 1.4}
         lines += axes.plot(_deviate(false_alarm), _deviate(miss), **style)
@@ -446,8 +445,15 @@ def _curves_figure(panels):
     if not panels:
         raise ValueError("no panels to plot: give a mapping of label to systems")
     names = list(dict.fromkeys(name for systems in panels.values() for name in systems))
-    colors = {name: f"C{i % 10}" for i, name in enumerate(names)}
-    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
+    styles = {
+        name: {"color": colour, "linestyle": dash}
+        for name, (dash, colour) in zip(names, cycle(product(_DASHES, _COLOURS)))
+    }
+    width = 4.6 * len(panels)
+    longest = max(map(len, names), default=0)
+    columns = max(1, min(len(names), int(width / (0.6 + 0.08 * longest))))  # inches
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(width, 3.8 + 0.2 * rows), layout="constrained")
     places = figure.subplots(1, len(panels), squeeze=False)[0]
     lines = {}
     for axes, (label, systems) in zip(places, panels.items()):
@@ -460,9 +466,9 @@ def _curves_figure(panels):
             epochs = np.arange(1, values.shape[1] + 1)
             marker = "." if len(epochs) == 1 else None
             if len(values) > 1:
-                axes.plot(epochs, values.T, color=colors[name], linewidth=0.6, alpha=0.35)
+                axes.plot(epochs, values.T, linewidth=0.6, alpha=0.35, **styles[name])
             (lines[name],) = axes.plot(
-                epochs, values.mean(0), color=colors[name], linewidth=1.4, marker=marker
+                epochs, values.mean(0), linewidth=1.4, marker=marker, **styles[name]
             )
         if positive:
             axes.set_yscale("log")
@@ -476,7 +482,7 @@ def _curves_figure(panels):
         axes.set_axisbelow(True)
     figure.legend(
         list(lines.values()), list(lines), loc="outside lower center",
-        ncols=min(len(lines), 4 * len(panels)), fontsize="small", frameon=False,
+        ncols=columns, fontsize="small", frameon=False,
     )
     return figure
 

@@ -280,6 +280,21 @@ def test_curves_show_seeds_and_their_mean():
     assert [text.get_text() for text in figure.legends[0].texts] == ["AM", "HAM"]
 
 
+@pytest.mark.parametrize("count", [1, 3, 12, 35])
+def test_legend_of_many_curves_is_whole_and_tells_them_apart(count):
+    names = [f"a_rather_long_experiment_{k}" for k in range(count)]
+    figure = plots._curves_figure({
+        label: {name: [[2.0, 1.0]] for name in names} for label in ("EER", "loss")
+    })
+    figure.draw_without_rendering()
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
+    for axes in figure.axes:
+        styles = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+        assert len(styles) == count
+        assert axes.get_window_extent().height > 2.8 * figure.dpi  # inches
+
+
 @pytest.mark.parametrize("panels, message", [
     ({}, "no panels"),
     ({"loss": {}}, "'loss': no systems"),

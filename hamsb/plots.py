@@ -261,6 +261,14 @@ def _save(figure, path):
         figure.savefig(partial, format="png", dpi=200)
 
 
+def _styles(names):
+    """Name -> colour and dashes of its line."""
+    return {
+        name: {"color": colour, "linestyle": dash}
+        for name, (dash, colour) in zip(names, cycle(product(_DASHES, _COLOURS)))
+    }
+
+
 def _det_figure(curves):
     """The figure that ``plot_det`` saves: one line and one EER marker a system."""
     if not curves:
@@ -272,11 +280,10 @@ def _det_figure(curves):
     figure = Figure(figsize=(_WIDTH, _WIDTH), layout="constrained")
     axes = figure.add_subplot(aspect="equal")
     axes.axline((0, 0), slope=1, color="0.8", linewidth=0.8, zorder=0)
+    styles = _styles(points)
     lines = []
-    for (name, (miss, false_alarm, error_rate)), (dash, colour) in zip(
-        points.items(), cycle(product(_DASHES, _COLOURS))
-    ):
-        style = {"color": colour, "linestyle": dash, "linewidth": 1.4}
+    for name, (miss, false_alarm, error_rate) in points.items():
+        style = {**styles[name], "linewidth": 1.4}
         lines += axes.plot(_deviate(false_alarm), _deviate(miss), **style)
         axes.plot(
             *[_deviate(np.clip(error_rate, low, high))] * 2,
@@ -445,10 +452,7 @@ def _curves_figure(panels):
     if not panels:
         raise ValueError("no panels to plot: give a mapping of label to systems")
     names = list(dict.fromkeys(name for systems in panels.values() for name in systems))
-    styles = {
-        name: {"color": colour, "linestyle": dash}
-        for name, (dash, colour) in zip(names, cycle(product(_DASHES, _COLOURS)))
-    }
+    styles = _styles(names)
     width = 4.6 * len(panels)
     longest = max(map(len, names), default=0)
     columns = max(1, min(len(names), int(width / (0.6 + 0.08 * longest))))  # inches

@@ -271,7 +271,8 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
             assert HPARAMS / experiment["hparams"] in SSL
         else:
             loss = name.partition("_scale_")[0]
-            ends = (f"_{loss}.yaml", "_softmax.yaml", "_study.yaml")
+            studies = ("_ham_study.yaml", "_cosine_study.yaml")
+            ends = (f"_{loss}.yaml", "_softmax.yaml", *studies)
             assert experiment["hparams"].endswith(ends)
         assert len(comparison.points(name)) <= 4
         for given in (experiment.get("options", {}), *comparison.points(name)):

@@ -476,7 +476,10 @@ def _curves_figure(panels):
             )
         if positive:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axes.get_ylim()
+            axes.yaxis.set_major_locator(  # within a decade evenly, for enough labels
+                LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(6)
+            )
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -295,6 +295,17 @@ def test_legend_of_many_curves_is_whole_and_tells_them_apart(count):
         assert axes.get_window_extent().height > 2.8 * figure.dpi  # inches
 
 
+@pytest.mark.parametrize("rates", [[17, 5.3], [9.9, 5.1], [90, 11], [11, 0.02], [5.6, 5.1]])
+def test_axes_of_curves_have_enough_labels_in_sight(rates):
+    figure = plots._curves_figure({"EER": {"HAM": [rates]}})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    in_sight = [float(label) for label in labels if label and low <= float(label) <= high]
+    assert 3 <= len(set(in_sight)) <= 12
+
+
 @pytest.mark.parametrize("panels, message", [
     ({}, "no panels"),
     ({"loss": {}}, "'loss': no systems"),

@@ -262,7 +262,7 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
     if "geometry" in path.stem:
         options |= {"ball", "no_weight_decay", "margin_schedule"}
     if "chns" in path.stem:
-        options |= {"clusters"}
+        options |= {"clusters", "hard_ratio"}
     if "_ssl" in path.stem:
         options = {"margin", "symmetric", "margin_loss", "similarity"}
     for name, experiment in comparison.experiments.items():

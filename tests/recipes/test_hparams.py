@@ -270,10 +270,12 @@ def test_comparison_gives_every_experiment_the_same_but_head_and_loss(path):
             assert experiment["script"] == "train_ssl.py"
             assert HPARAMS / experiment["hparams"] in SSL
         else:
-            loss = name.partition("_scale_")[0]
+            loss, pairs, _ = name.partition("_pairs")
+            loss = f"chns_{loss}" if pairs else loss.partition("_scale_")[0]
             studies = ("_ham_study.yaml", "_cosine_study.yaml")
             ends = (f"_{loss}.yaml", "_softmax.yaml", *studies)
             assert experiment["hparams"].endswith(ends)
+            assert not pairs or experiment["options"]["hard_ratio"] == 0
         assert len(comparison.points(name)) <= 4
         for given in (experiment.get("options", {}), *comparison.points(name)):
             assert given.keys() <= options

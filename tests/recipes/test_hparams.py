@@ -28,13 +28,13 @@ SCRIPTS = [
 UPSTREAM = {"train_ecapa": TRAINING, "verification_ecapa": VERIFICATION}
 
 
-def built(name, tmp_path):
+def built(name, tmp_path, **changes):
     """The objects of an experiment, with speakers for a batch sampler to draw."""
     tmp_path.mkdir(exist_ok=True)
     annotation = tmp_path / "speakers.csv"
     rows = (f"{index},id{index // 2}\n" for index in range(1300))
     annotation.write_text("ID,spk_id\n" + "".join(rows))
-    changes = {"train_annotation": annotation, "steps_per_epoch": 2}
+    changes |= {"train_annotation": annotation, "steps_per_epoch": 2}
     return train_hparams(HPARAMS / f"{name}.yaml", tmp_path, **changes)
 
 
@@ -117,6 +117,7 @@ FURTHER = {
     "hscl": PAIRS,
     "chns": PAIRS | HARD,
     "chns_hscl": PAIRS | HARD,
+    "chns_later": PAIRS | {"cluster_refresh"},
     "chns_ham": BATCHES | HARD,
     "cosine_study": {"initial_scale", "__initial_centers"},
     "ham_study": {"ball", "no_weight_decay", "margin_schedule", "checkpointer"},
@@ -132,12 +133,12 @@ FAMILIES = {
     "train_ecapa": {"softmax", "am", "aam", "ram", "h", "ham", "blend", "ham_lmft"},
     "small": {
         "softmax", "scaled_softmax", "am", "aam", "ram", "h", "ham", "blend",
-        "supcon", "hscl", "chns", "chns_hscl", "chns_ham", "ham_study",
+        "supcon", "hscl", "chns", "chns_hscl", "chns_later", "chns_ham", "ham_study",
         "cosine_study",
     },
     "mini": {"softmax", "am", "h", "ham", "chns"},
 }
-CONTRASTIVE = ["supcon", "hscl", "chns", "chns_hscl", "chns_ham"]
+CONTRASTIVE = ["supcon", "hscl", "chns", "chns_hscl", "chns_later", "chns_ham"]
 
 
 @pytest.mark.parametrize("family, names", FAMILIES.items())
@@ -171,7 +172,7 @@ def test_batches_of_pairs_differ_in_size_alone_between_the_scales(name):
         "lr_decay", "lr_annealing", "checkpointer", "opt_class", "max_grad_norm",
         "num_workers", "seed", "dev_speakers", "dev_trials", "min_duration", "baselines",
         "base_lr", "max_lr", "time_drop", "freq_drop", "fea_augment", "steps_per_epoch",
-        "out_n_neurons",
+        "out_n_neurons", "cluster_refresh",
     }
     assert differing(published, small) <= scaled
 
@@ -181,13 +182,22 @@ def test_batches_of_pairs_are_the_published_ones(tmp_path):
         text = top_level(HPARAMS / f"{name}.yaml")
         assert yaml.safe_load(text["batch_size"]) == 1300
         assert yaml.safe_load(text["number_of_epochs"]) == 200
-        if name.startswith("chns"):
+        if name.startswith("chns") and name != "chns_later":
             assert yaml.safe_load(text["hard_ratio"]) == 1.0
     for name in ("supcon", "hscl"):
         cost = built(name, tmp_path / name)["compute_cost"]
         assert cost.temperature.item() == pytest.approx(0.1)
         assert cost.log_temperature.requires_grad
         assert getattr(cost, "beta", 0.1) == 0.1
+
+
+@pytest.mark.parametrize("name", ["chns_later", "small_chns_later"])
+def test_hard_negatives_come_in_the_second_half(name, tmp_path):
+    for epochs, first_half in ((1, 1), (30, 15), (31, 16)):
+        hparams = built(name, tmp_path / str(epochs), number_of_epochs=epochs)
+        assert hparams["cluster_refresh"]["every"] == first_half
+        train.check_refresh(hparams)
+        assert hparams["batch_sampler"].num_hard == 0  # until then
 
 
 # The keys in which training without labels differs: from HAM-Softmax of the same

@@ -195,7 +195,9 @@ def test_batches_of_pairs_are_the_published_ones(tmp_path):
 def test_hard_negatives_come_in_the_second_half(name, tmp_path):
     for epochs, first_half in ((1, 1), (30, 15), (31, 16)):
         hparams = built(name, tmp_path / str(epochs), number_of_epochs=epochs)
-        assert hparams["cluster_refresh"]["every"] == first_half
+        refresh = hparams["cluster_refresh"]
+        assert refresh["every"] == first_half
+        assert (refresh["k"], refresh["hard_ratio"]) == (50, 1.0)  # the published ones
         train.check_refresh(hparams)
         assert hparams["batch_sampler"].num_hard == 0  # until then
 

@@ -1,26 +1,132 @@
-"""hamsb: hyperbolic and margin losses for speaker verification with SpeechBrain."""
+"""hamsb: hyperbolic and margin losses for speaker verification with SpeechBrain.
 
-from hamsb.ball import ClippedUnitBall, PoincareBall
-from hamsb.classifiers import HyperbolicClassifier
-from hamsb.losses import (
-    AAMSoftmax,
-    AMSoftmax,
-    HAMSoftmax,
-    HSoftmax,
-    RAMSoftmax,
-    Softmax,
-)
+The public names below are importable from here, and a yaml names them as
+``!new:hamsb.HAMSoftmax``. Each is loaded when it is asked for: ``import hamsb`` by
+itself loads neither torch nor SpeechBrain.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
+    from hamsb.dataio.sampling import SpeakerBatchSampler
+    from hamsb.inference.speaker import SpeakerRecognition
+    from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
+    from hamsb.nnet.classifiers import HyperbolicClassifier
+    from hamsb.nnet.contrastive import (
+        HSCL,
+        CosineSimilarity,
+        HyperbolicSimilarity,
+        MoCo,
+        MomentumEncoder,
+        MomentumQueue,
+        NTXent,
+        SupCon,
+    )
+    from hamsb.nnet.losses import (
+        AAMSoftmax,
+        AMSoftmax,
+        HAMSoftmax,
+        HSoftmax,
+        RAMSoftmax,
+        Softmax,
+    )
+    from hamsb.training.checkpoints import Checkpointer
+    from hamsb.training.schedules import CosineMargin, LinearMargin
 
 __version__ = "0.1.0"
+
+# Where each public name is defined.
+_PLACES = {
+    "AAMSoftmax": "nnet.losses",
+    "AMSoftmax": "nnet.losses",
+    "AddNoise": "augment.time_domain",
+    "AddReverb": "augment.time_domain",
+    "Checkpointer": "training.checkpoints",
+    "ClippedUnitBall": "nnet.balls",
+    "CosineMargin": "training.schedules",
+    "CosineSimilarity": "nnet.contrastive",
+    "HAMSoftmax": "nnet.losses",
+    "HSCL": "nnet.contrastive",
+    "HSoftmax": "nnet.losses",
+    "HyperbolicClassifier": "nnet.classifiers",
+    "HyperbolicSimilarity": "nnet.contrastive",
+    "LinearMargin": "training.schedules",
+    "MoCo": "nnet.contrastive",
+    "MomentumEncoder": "nnet.contrastive",
+    "MomentumQueue": "nnet.contrastive",
+    "NTXent": "nnet.contrastive",
+    "PoincareBall": "nnet.balls",
+    "RAMSoftmax": "nnet.losses",
+    "Softmax": "nnet.losses",
+    "SpeakerBatchSampler": "dataio.sampling",
+    "SpeakerRecognition": "inference.speaker",
+    "SpeedPerturb": "augment.time_domain",
+    "SupCon": "nnet.contrastive",
+}
+
+# Where the flat modules of version 0.1 went, for yamls that still name them.
+_MOVED = {
+    "ball": "nnet.balls",
+    "calibration": "verification.calibration",
+    "checkpoints": "training.checkpoints",
+    "classifiers": "nnet.classifiers",
+    "clustering": "analysis.clustering",
+    "contrastive": "nnet.contrastive",
+    "embeddings": "verification.embeddings",
+    "evaluation": "verification.evaluation",
+    "export": "training.export",
+    "files": "utils.files",
+    "losses": "nnet.losses",
+    "metrics": "verification.metrics",
+    "plots": "verification.plots and hamsb.analysis.plots",
+    "sampling": "dataio.sampling",
+    "schedules": "training.schedules",
+    "scoring": "verification.scoring",
+}
 
 __all__ = [
     "AAMSoftmax",
     "AMSoftmax",
+    "AddNoise",
+    "AddReverb",
+    "Checkpointer",
     "ClippedUnitBall",
+    "CosineMargin",
+    "CosineSimilarity",
     "HAMSoftmax",
+    "HSCL",
     "HSoftmax",
     "HyperbolicClassifier",
+    "HyperbolicSimilarity",
+    "LinearMargin",
+    "MoCo",
+    "MomentumEncoder",
+    "MomentumQueue",
+    "NTXent",
     "PoincareBall",
     "RAMSoftmax",
     "Softmax",
+    "SpeakerBatchSampler",
+    "SpeakerRecognition",
+    "SpeedPerturb",
+    "SupCon",
 ]
+
+
+def __getattr__(name):
+    if name in _PLACES:
+        value = getattr(import_module(f"hamsb.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MOVED:  # an ImportError, which pydoc.locate and so hyperpyyaml pass on
+        raise ImportError(
+            f"hamsb.{name} is now hamsb.{_MOVED[name]}; the public names are in hamsb "
+            "itself, as hamsb.HAMSoftmax."
+        )
+    raise AttributeError(f"module 'hamsb' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_PLACES})

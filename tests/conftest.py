@@ -1,5 +1,6 @@
 """What the tests share: the recipe's scripts, a tiny corpus, tiny experiments."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "recipes" / "VoxCeleb"))
+# What a test starts runs this checkout too, also beside an installed copy.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
+)
 
 # Two processes on two cores, each with threads of its own, wait for each other.
 torch.set_num_threads(1)

@@ -33,14 +33,14 @@ import numpy as np
 import sklearn
 import soundfile
 import torch
-from command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from experiment import random_crop
 from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 from verify import load_encoder, versions
 
-from hamsb.ball import Ball
-from hamsb.clustering import (
+from hamsb.nnet.balls import Ball
+from hamsb.analysis.clustering import (
     ball_kmeans,
     cluster_quality,
     cosine_distance,
@@ -50,8 +50,8 @@ from hamsb.clustering import (
     speaker_means,
     write_clusters,
 )
-from hamsb.files import replacing_files
-from hamsb.plots import plot_cluster_quality
+from hamsb.utils.files import replacing_files
+from hamsb.verification.plots import plot_cluster_quality
 
 COLUMNS = ("wav", "start", "stop", "spk_id")
 # Measures of quality, and where their better end is.
@@ -273,7 +273,7 @@ def place_speakers(means, ball=None):
     ---------
     means : torch.Tensor
         [S, D], mean embeddings, not normalised.
-    ball : hamsb.ball.Ball, optional
+    ball : hamsb.nnet.balls.Ball, optional
         Given, a speaker lies where an utterance with its mean embedding would: at the
         mean's projection into the ball.
 
@@ -304,20 +304,20 @@ def cluster_speakers(names, means, k, ball=None, seed=0):
         no part in it, with one it has.
     k : int
         Clusters.
-    ball : hamsb.ball.Ball, optional
+    ball : hamsb.nnet.balls.Ball, optional
         Cluster the means' projections into it by its distance.
     seed : int
         The same seed gives the same clusters.
 
     Returns
     -------
-    hamsb.clustering.Clusters
+    hamsb.analysis.clustering.Clusters
         With the nearest clusters of each, by the distance of the centers.
 
     Raises
     ------
     ValueError
-        As `hamsb.clustering.kmeans`: fewer different speakers than k, a mean that is
+        As `hamsb.analysis.clustering.kmeans`: fewer different speakers than k, a mean that is
         not finite.
     """
     points, distance = place_speakers(means, ball)
@@ -333,7 +333,7 @@ def judge(clusters, names, distances):
 
     Arguments
     ---------
-    clusters : hamsb.clustering.Clusters
+    clusters : hamsb.analysis.clustering.Clusters
     names : sequence of str
         S speakers.
     distances : numpy.ndarray

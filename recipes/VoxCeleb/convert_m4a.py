@@ -30,7 +30,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from hamsb.files import replacing
+from hamsb.utils.files import replacing
 
 SAMPLE_RATE = 16000  # Hz
 CODECS = {"flac": ["-c:a", "flac", "-sample_fmt", "s16"], "wav": ["-c:a", "pcm_s16le"]}

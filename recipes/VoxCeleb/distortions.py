@@ -2,7 +2,7 @@
 
 Without distortions that differ between two views of an utterance, self-supervised
 training learns the microphone and not the voice. The folder is laid out as
-``hamsb.augment.prepare_audio_csv`` reads it:
+``hamsb.augment.time_domain.prepare_audio_csv`` reads it:
 
     noise/<white, pink, brown, hum>/<number>.wav    10 s each
     rir/<number>.wav                                a room and the channel behind it
@@ -26,7 +26,7 @@ from mini_corpus import (
 )
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 
-from hamsb.files import replacing_folder
+from hamsb.utils.files import replacing_folder
 
 MARKER = "distortions.json"
 _BEYOND = 10_000  # the corpus has fewer speakers

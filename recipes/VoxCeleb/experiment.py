@@ -26,7 +26,7 @@ import numpy as np
 import speechbrain as sb
 import torch
 import yaml
-from command_line import load_hparams, parse_arguments
+from hamsb.utils.command_line import load_hparams, parse_arguments
 from distortions import make_distortions
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.dataio import audio_io
@@ -38,7 +38,6 @@ from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
 from verify import (
     System,
-    make_decision,
     read_lists,
     score_lists,
     versions,
@@ -47,11 +46,12 @@ from verify import (
 from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
-from hamsb.embeddings import embed_utterances
-from hamsb.export import export_model
-from hamsb.files import replacing
-from hamsb.metrics import eer
-from hamsb.scoring import find_utterances, read_trials, score_trials
+from hamsb.verification.embeddings import embed_utterances
+from hamsb.training.export import export_model
+from hamsb.utils.files import replacing
+from hamsb.verification.decision import make_decision
+from hamsb.verification.metrics import eer
+from hamsb.verification.scoring import find_utterances, read_trials, score_trials
 
 # ------------------------------------------------------------- loading the yaml
 

@@ -76,7 +76,7 @@ from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import fftconvolve, resample_poly
 from tqdm import tqdm
 
-from hamsb.files import replacing_folder
+from hamsb.utils.files import replacing_folder
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
 FORMAT_VERSION = 2

@@ -31,16 +31,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from mini_corpus import NOISES, draw_noise
 from scipy.stats import spearmanr
 from verify import embed_sets, load_encoder, read_lists, versions
 
-from hamsb.embeddings import Embeddings
-from hamsb.files import replacing_files
-from hamsb.metrics import interval
-from hamsb.plots import plot_boxes, plot_disk
-from hamsb.scoring import Cosine
+from hamsb.verification.embeddings import Embeddings
+from hamsb.utils.files import replacing_files
+from hamsb.verification.metrics import interval
+from hamsb.verification.plots import plot_boxes, plot_disk
+from hamsb.verification.scoring import Cosine
 
 DIGITS = 9  # radii and distances that differ by less differ by rounding: they are one
 MEASURES = {"norm": "norm", "centred": "norm about the mean", "radius": "radius"}
@@ -157,7 +157,7 @@ def embed_conditions(encode, ball, files, lists, sample_rate, hparams, progress)
     ---------
     encode : callable
         Audio [B, T] -> embeddings [B, 1, D].
-    ball : hamsb.ball.Ball or None
+    ball : hamsb.nnet.balls.Ball or None
     files : dict of str to Path
     lists : list of Trials
         What an error about a file names.
@@ -383,7 +383,7 @@ def relate_centers(ball, lengths, names, counts, draws, seed):
 
     Arguments
     ---------
-    ball : hamsb.ball.Ball
+    ball : hamsb.nnet.balls.Ball
     lengths : Lengths
         Of the C centers.
     names : list
@@ -681,7 +681,7 @@ class Head:
 
     Attributes
     ----------
-    ball : hamsb.ball.Ball
+    ball : hamsb.nnet.balls.Ball
     lengths : Lengths
         Of the centers.
     """

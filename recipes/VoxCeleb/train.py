@@ -15,7 +15,7 @@ from pathlib import Path
 import experiment
 import torch
 from cluster import cluster_speakers, embed_speakers
-from command_line import main_or_exit
+from hamsb.utils.command_line import main_or_exit
 from experiment import EmbeddingBrain, millions, random_crop, unwrapped
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
@@ -26,7 +26,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
 
-from hamsb.clustering import read_clusters, write_clusters
+from hamsb.analysis.clustering import read_clusters, write_clusters
 
 # ---------------------------------------------------------------------- the data
 
@@ -236,7 +236,7 @@ class SpeakerBrain(EmbeddingBrain):
             Crops of each speaker at most, and their length.
         batch_size : int
             Crops embedded at a time.
-        ball : hamsb.ball.Ball, optional
+        ball : hamsb.nnet.balls.Ball, optional
             Cluster in it instead of by cosine.
         """
         if path.is_file():

@@ -6,7 +6,7 @@
 Two random crops of each utterance, each distorted on its own, are to be alike, and
 unlike those of other utterances (Lepage & Dehak, arXiv 2404.14913): SimCLR, with
 ``compute_cost`` an ``NTXent``, or MoCo, with a ``MoCo`` and a ``momentum_encoder``
-(``hamsb.contrastive``). ``compute_cost`` is among the ``modules``, for what it may
+(``hamsb.nnet.contrastive``). ``compute_cost`` is among the ``modules``, for what it may
 learn and queue.
 
 Training reads no speaker label. Development trials have labels, and tell the EER
@@ -14,13 +14,13 @@ after each epoch and the decision threshold; which weights are exported they tel
 only with ``average_by: best``.
 
 What a run does and leaves is told in experiment.py. ``train_log.txt`` has, beyond
-loss and EER, the means of ``hamsb.contrastive.diagnostics`` over an epoch: a
+loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an epoch: a
 "uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
 """
 
 import experiment
 import torch
-from command_line import main_or_exit
+from hamsb.utils.command_line import main_or_exit
 from experiment import EmbeddingBrain, random_crop
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
@@ -29,7 +29,7 @@ from speechbrain.dataio.dataset import (
 )
 from speechbrain.utils.data_pipeline import provides, takes
 
-from hamsb.contrastive import MoCo, diagnostics
+from hamsb.nnet.contrastive import MoCo, diagnostics
 
 
 def dataio_prep(hparams):

@@ -29,15 +29,16 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from speechbrain.inference.classifiers import EncoderClassifier
 from tqdm import tqdm
 from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
-from hamsb.calibration import Calibration, symmetric_qualities
-from hamsb.embeddings import EmbeddingCache, embed_utterances
-from hamsb.evaluation import (
+from hamsb.verification.calibration import Calibration, symmetric_qualities
+from hamsb.verification.decision import fingerprint, make_decision, write_decision
+from hamsb.verification.embeddings import EmbeddingCache, embed_utterances
+from hamsb.verification.evaluation import (
     P_TARGETS,
     Metadata,
     eer_intervals,
@@ -48,11 +49,10 @@ from hamsb.evaluation import (
     results_table,
     trial_groups,
 )
-from hamsb.export import fingerprint, write_decision
-from hamsb.files import replacing_files
-from hamsb.metrics import bayes_threshold
-from hamsb.plots import plot_det, plot_scores
-from hamsb.scoring import (
+from hamsb.utils.files import replacing_files
+from hamsb.verification.metrics import bayes_threshold
+from hamsb.verification.plots import plot_det, plot_scores
+from hamsb.verification.scoring import (
     Cosine,
     Hyperbolic,
     cohort_statistics,
@@ -199,7 +199,7 @@ def embed_sets(encode, sets, lists, sample_rate, **options):
     sample_rate : int
         Hz.
     **options
-        Of ``hamsb.embeddings.embed_utterances``.
+        Of ``hamsb.verification.embeddings.embed_utterances``.
 
     Returns
     -------
@@ -264,7 +264,7 @@ def score_all(embeddings, lists, backends, normalisations, cohort, k, progress):
         Of every utterance of the lists.
     lists : list of Trials
     backends : list
-        Of ``hamsb.scoring``.
+        Of ``hamsb.verification.scoring``.
     normalisations : list of str
         Keys of NORMALISATIONS.
     cohort : Embeddings or None
@@ -309,41 +309,6 @@ def list_qualities(embeddings, trials, measures):
     return symmetric_qualities(*sides)
 
 
-def make_decision(trials, scores, p_targets=P_TARGETS):
-    """What is stored with an exported model: where to accept, and the calibration.
-
-    Arguments
-    ---------
-    trials : Trials
-        Of speakers who neither trained the model nor are in a test list.
-    scores : array
-        [N], the cosines of the model's embeddings as they are.
-    p_targets : sequence of float
-        Priors of the least detection costs.
-
-    Returns
-    -------
-    dict
-        For ``hamsb.export.export_model`` and ``write_decision``.
-    """
-    result = evaluate_trials(trials, scores, p_targets)
-    thresholds = {
-        "eer": result["eer_threshold"],
-        **{f"min_dcf_{p}": result[f"min_dcf_threshold_{p}"] for p in p_targets},
-    }
-    return {
-        "scores": "cosine of two embeddings; a pair is accepted at or above a threshold",
-        "list": trials.name,
-        "target_trials": result["target_trials"],
-        "impostor_trials": result["impostor_trials"],
-        "eer": result["eer"],
-        "thresholds": {
-            name: value for name, value in thresholds.items() if value is not None
-        },
-        "calibration": Calibration.fit(scores, trials.labels).to_dict(),
-    }
-
-
 def trial_seconds(embeddings, trials):
     """Length of each trial's shorter utterance in seconds, [N]."""
     enrol, test = (
@@ -384,7 +349,7 @@ class System:
 
         Arguments
         ---------
-        calibration : hamsb.calibration.Calibration
+        calibration : hamsb.verification.calibration.Calibration
             Trained on scores of the same kind.
         qualities : dict, optional
             Name of the list -> quality measures [N, Q], or None.

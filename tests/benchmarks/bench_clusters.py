@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from hamsb.ball import PoincareBall
-from hamsb.clustering import (
+from hamsb.nnet.balls import PoincareBall
+from hamsb.analysis.clustering import (
     ball_kmeans,
     cluster_quality,
     cosine_distance,
@@ -24,7 +24,7 @@ from hamsb.clustering import (
     make_clusters,
     medoids,
 )
-from hamsb.sampling import SpeakerBatchSampler
+from hamsb.dataio.sampling import SpeakerBatchSampler
 
 
 def speaker_embeddings(speakers, dimension):

@@ -26,10 +26,10 @@ import torch
 from speechbrain.utils.metric_stats import EER, minDCF
 
 from hamsb import ClippedUnitBall
-from hamsb.calibration import Calibration
-from hamsb.embeddings import Embeddings
-from hamsb.metrics import act_dcf, bootstrap_eer, cllr, det_curve, min_cllr
-from hamsb.scoring import (
+from hamsb.verification.calibration import Calibration
+from hamsb.verification.embeddings import Embeddings
+from hamsb.verification.metrics import act_dcf, bootstrap_eer, cllr, det_curve, min_cllr
+from hamsb.verification.scoring import (
     Cosine,
     Hyperbolic,
     Trials,

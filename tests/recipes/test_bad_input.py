@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 import train
-from command_line import main_or_exit
+from hamsb.utils.command_line import main_or_exit
 from runs import contents, fork, quick, status_of  # noqa: F401
 from speechbrain.lobes.features import Fbank
 
@@ -125,7 +125,7 @@ def test_a_yaml_with_a_repeated_key(refused, tmp_path):
 def test_a_recoverable_that_the_checkpoints_lack(refused, tmp_path):
     """A margin schedule added to the yaml of a run that had none."""
     yaml, text = tmp_path / "scheduled.yaml", Path(HAM).read_text()
-    schedule = "margin_schedule: !new:hamsb.schedules.LinearMargin [0.2, 10]\n\n"
+    schedule = "margin_schedule: !new:hamsb.LinearMargin [0.2, 10]\n\n"
     text = text.replace("checkpointer: !new", f"{schedule}checkpointer: !new")
     yaml.write_text(f"{text}        margin_schedule: !ref <margin_schedule>\n")
     message = r"CKPT\S+ has no margin_schedule, .* Take that out of the yaml"

@@ -14,11 +14,11 @@ from cluster import cluster_speakers, draw_crops, embed_speakers, read_utterance
 from runs import call, export_untrained
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from speechbrain.inference.classifiers import EncoderClassifier
-from test_inference import EXPERIMENT
+from test_speaker import EXPERIMENT
 from voxceleb_prepare import prepare_voxceleb
 
 from hamsb import ClippedUnitBall, PoincareBall
-from hamsb.clustering import (
+from hamsb.analysis.clustering import (
     ball_kmeans,
     cluster_quality,
     cosine_distance,
@@ -26,8 +26,8 @@ from hamsb.clustering import (
     kmeans,
     read_clusters,
 )
-from hamsb.plots import plot_cluster_quality
-from hamsb.sampling import SpeakerBatchSampler
+from hamsb.verification.plots import plot_cluster_quality
+from hamsb.dataio.sampling import SpeakerBatchSampler
 
 RATE = 16000
 SPEAKERS = [f"id{i}" for i in range(6)]

@@ -19,10 +19,10 @@ import compare
 import numpy as np
 import pytest
 import yaml
-from command_line import load_hparams, parse_arguments
+from hamsb.utils.command_line import load_hparams, parse_arguments
 from conftest import REPOSITORY
 
-from hamsb.metrics import bootstrap_eer
+from hamsb.verification.metrics import bootstrap_eer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_in_train  # noqa: E402

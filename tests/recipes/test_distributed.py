@@ -8,14 +8,14 @@ from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 
-import command_line
+from hamsb.utils import command_line
 import experiment
 import pytest
 import speechbrain
 import torch
 import train
 import watched_train
-from command_line import main_or_exit
+from hamsb.utils.command_line import main_or_exit
 from runs import contents, launch, quick  # noqa: F401
 
 GLOO = ["--device=cpu", "--distributed_backend=gloo"]
@@ -132,10 +132,11 @@ def test_steps_per_epoch_are_those_of_one_process(processes, steps, monkeypatch)
 
 
 @pytest.fixture
-def ends(monkeypatch, tmp_path):
+def ends(monkeypatch, tmp_path, repository):
     """A function: the ends of two processes of ``main_or_exit``: statuses, screens."""
     monkeypatch.setattr(command_line, "PATIENCE", 0.5)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
+    script = repository / "recipes" / "VoxCeleb" / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(script)])
 
     def ends(*mains):
         return launch([partial(main_or_exit, main) for main in mains], tmp_path)

@@ -6,7 +6,7 @@ import re
 import pytest
 import train
 import yaml
-from command_line import load_hparams, parse_arguments
+from hamsb.utils.command_line import load_hparams, parse_arguments
 from compare import Comparison
 from conftest import REPOSITORY
 from runs import quick  # noqa: F401

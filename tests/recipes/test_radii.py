@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from runs import call, export_untrained
 from scipy.stats import spearmanr
 from speechbrain.inference.classifiers import EncoderClassifier
-from test_inference import EXPERIMENT
+from test_speaker import EXPERIMENT
 from test_verify import write_list, write_speakers
 
 from hamsb import ClippedUnitBall, PoincareBall
-from hamsb.embeddings import Embeddings
+from hamsb.verification.embeddings import Embeddings
 
 FILES = ["disk.png", "metrics.json", "radii.png", "report.md"]
 PUBLISHED = "ball: !new:hamsb.ClippedUnitBall\n    curvature: 3.0"

@@ -24,7 +24,7 @@ from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
 
 import hamsb
-from hamsb.augment import SpeedPerturb
+from hamsb.augment.time_domain import SpeedPerturb
 
 HAM = "hparams/small_ham.yaml"
 
@@ -122,7 +122,7 @@ def embed_and_verify_without_hamsb(one, other):
             del sys.modules[name]
     sys.meta_path.insert(0, NoHamsb())
     with pytest.raises(ModuleNotFoundError):
-        importlib.import_module("hamsb.classifiers")
+        importlib.import_module("hamsb.nnet.classifiers")
     options = {"source": "model", "hparams_file": "embedding.yaml"}
     options["run_opts"] = {"device": "cpu"}
     encoder = EncoderClassifier.from_hparams(**options)
@@ -161,7 +161,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
     whole = run(output_folder=tmp_path / "whole", **options)
     interrupted(train.SpeakerBrain, "fit_batch", 4)  # of six in an epoch
     interrupted(train.SpeakerBrain, "fit_batch", 9)
-    interrupted(hamsb.checkpoints.Checkpointer, "_publish", 1)  # of epoch 2
+    interrupted(hamsb.training.checkpoints.Checkpointer, "_publish", 1)  # of epoch 2
     expected = (whole / "train_log.txt").read_text().splitlines()
     for _ in range(2):
         out = run(**options)
@@ -259,7 +259,7 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     """In small_ham.yaml with a schedule in it."""
     text = (repository / HAM).read_text()
     schedule = (
-        "margin_schedule: !new:hamsb.schedules.LinearMargin\n"
+        "margin_schedule: !new:hamsb.LinearMargin\n"
         "    margin: 0.2\n    warmup_steps: 10\n"
     )
     text = text.replace("checkpointer:", schedule + "\ncheckpointer:") + (

@@ -22,7 +22,7 @@ from speechbrain.processing.features import InputNormalization
 from test_train import Framed
 
 import hamsb
-from hamsb.contrastive import MoCo, MomentumEncoder, NTXent, diagnostics
+from hamsb.nnet.contrastive import MoCo, MomentumEncoder, NTXent, diagnostics
 
 SIMCLR, MOCO = (f"hparams/small_ssl_{name}.yaml" for name in ("simclr", "moco"))
 QUEUE = {"queue_size": 10}  # neither a multiple of the batch nor an epoch's 24
@@ -156,7 +156,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
     (MOCO, {"symmetric": False, **QUEUE}, "(0): MomentumQueue(size=10"),
     (SIMCLR, {"margin_loss": "!new:hamsb.AAMSoftmax [!ref <margin>, !ref <scale>]"},
      "AAMSoftmax(margin=0.1, scale=30)"),
-    (MOCO, {**QUEUE, "similarity": "!new:hamsb.contrastive.HyperbolicSimilarity "
+    (MOCO, {**QUEUE, "similarity": "!new:hamsb.HyperbolicSimilarity "
                    "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"},
      "PoincareBall("),
 ])
@@ -183,7 +183,7 @@ def test_two_processes_share_queue_loss_and_encoder(run, tmp_path):
     ball = "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"
     options = {
         "batch_size": 2, "device": "cpu", "distributed_backend": "gloo", **QUEUE,
-        "similarity": f"!new:hamsb.contrastive.HyperbolicSimilarity {ball}",
+        "similarity": f"!new:hamsb.HyperbolicSimilarity {ball}",
     }
 
     def process():

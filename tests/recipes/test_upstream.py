@@ -17,7 +17,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.speaker import EncoderClassifier
 
-from hamsb.export import export_model
+from hamsb.training.export import export_model
 
 # Key -> kind of its value; None: called, or handed to Brain.
 TRAINING = {

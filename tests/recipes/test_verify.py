@@ -12,14 +12,14 @@ import torch
 import verify
 from runs import call, export_untrained
 from speechbrain.inference.classifiers import EncoderClassifier
-from test_inference import EXPERIMENT
+from test_speaker import EXPERIMENT
 
-from hamsb.calibration import Calibration, symmetric_qualities
-from hamsb.embeddings import Embeddings, embed_utterances
-from hamsb.evaluation import eer_intervals, evaluate_trials
-from hamsb.export import read_decision
+from hamsb.verification.calibration import Calibration, symmetric_qualities
+from hamsb.verification.embeddings import Embeddings, embed_utterances
+from hamsb.verification.evaluation import eer_intervals, evaluate_trials
+from hamsb.verification.decision import read_decision
 from hamsb.inference import SpeakerRecognition
-from hamsb.scoring import (
+from hamsb.verification.scoring import (
     Cosine,
     Hyperbolic,
     cohort_statistics,

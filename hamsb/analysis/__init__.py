@@ -1,0 +1,1 @@
+"""What embeddings hold: clusters, hierarchy, radii."""

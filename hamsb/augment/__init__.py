@@ -1,0 +1,1 @@
+"""Noise, reverberation and speed, from local folders or simulated."""

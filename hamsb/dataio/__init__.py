@@ -1,0 +1,1 @@
+"""What is read: annotations, audio, and how batches are drawn."""

@@ -1,0 +1,1 @@
+"""What a yaml puts into a network: balls, heads, similarities and losses."""

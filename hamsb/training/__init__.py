@@ -1,0 +1,1 @@
+"""A run from yaml to model: the Brain, schedules, checkpoints, export."""

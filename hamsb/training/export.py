@@ -1,0 +1,156 @@
+"""A trained result as a folder that SpeechBrain's ``EncoderClassifier`` loads.
+
+The folder holds no path and may be moved: the ``Pretrainer`` in its yaml finds
+``<name>.ckpt`` beside it, for every loadable.
+
+``hyperparams.yaml``
+    features, encoder, classifier and label encoder: embeddings, verification
+    and classification by speaker name.
+``embedding.yaml``
+    the same without classifier and labels. It names no class of hamsb, so
+    embeddings and verification need SpeechBrain alone.
+``embedding_model.ckpt``, ``classifier.ckpt``, ``label_encoder.ckpt``
+    the parameters and the speakers' names.
+``decision.json``
+    where to decide: thresholds for the cosine of two embeddings, and the
+    calibration of that cosine, from trials of other speakers; for
+    ``hamsb.inference.SpeakerRecognition``. Not there where none was given.
+``README.md``
+    the model card.
+
+Of a model without a classifier both yamls are the encoder's, and classifier and
+label encoder are not there.
+"""
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from hamsb.utils.files import replacing_folder
+from hamsb.verification.decision import write_decision
+
+FEATURES = ("compute_features", "mean_var_norm")
+
+_COMMON = """
+audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
+  sample_rate: {sample_rate}
+modules:
+{modules}
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+  loadables:
+{loadables}
+"""
+_LABELS = "label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Names its anchors apart from those that hyperpyyaml makes as it loads."""
+
+    ANCHOR_TEMPLATE = "shared%03d"
+
+
+def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=None):
+    """Write the folder, whole or not at all; an older one is replaced.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    hparams_yaml : str
+        The experiment's yaml with references resolved and overrides applied
+        (``hyperpyyaml.resolve_references``). Its keys ``sample_rate``,
+        ``compute_features``, ``mean_var_norm`` and those of the modules are taken
+        over; a missing one is a ValueError.
+    modules : mapping of str to torch.nn.Module
+        ``embedding_model`` and, where there is one, ``classifier``, with their
+        trained parameters.
+    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder or None
+        Speaker name <-> class index; None without a classifier.
+    card : str
+        The model card, markdown.
+    decision : dict, optional
+        As for ``hamsb.verification.decision.write_decision``.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder = Path(folder)
+    with replacing_folder(folder) as partial:
+        for name, module in modules.items():
+            torch.save(_on_cpu(module.state_dict()), partial / f"{name}.ckpt")
+        labels = label_encoder is not None
+        if labels:
+            label_encoder.save(partial / "label_encoder.ckpt")
+        whole = inference_yaml(hparams_yaml, tuple(modules), labels)
+        encoder = inference_yaml(hparams_yaml, ("embedding_model",), False)
+        _write(partial / "hyperparams.yaml", whole)
+        _write(partial / "embedding.yaml", encoder)
+        _write(partial / "README.md", card)
+        if decision is not None:
+            write_decision(partial, decision)
+    return folder
+
+
+def inference_yaml(hparams_yaml, trained, labels):
+    """The yaml that ``EncoderClassifier.from_hparams`` loads.
+
+    Arguments
+    ---------
+    hparams_yaml : str
+        The experiment's resolved yaml.
+    trained : tuple of str
+        Its modules that have parameters to load.
+    labels : bool
+        Whether to load the speakers' names too.
+
+    Returns
+    -------
+    str
+        With the experiment's definitions of features and modules, all that
+        they refer to written out, ``modules`` and ``pretrainer``.
+
+    Example
+    -------
+    >>> text = inference_yaml(
+    ...     "sample_rate: 16000\\n"
+    ...     "compute_features: !new:speechbrain.lobes.features.Fbank\\n"
+    ...     "mean_var_norm: !new:torch.nn.Identity\\n"
+    ...     "lin_neurons: &size 192\\n"
+    ...     "embedding_model: !new:torch.nn.Linear [80, *size]\\n",
+    ...     ("embedding_model",), labels=False)
+    >>> print(text[:text.index("audio")].rstrip())
+    compute_features: !new:speechbrain.lobes.features.Fbank ''
+    mean_var_norm: !new:torch.nn.Identity ''
+    embedding_model: !new:torch.nn.Linear [80, 192]
+    """
+    nodes = {key.value: (key, value) for key, value in yaml.compose(hparams_yaml).value}
+    names = (*FEATURES, *trained)
+    missing = [name for name in ("sample_rate", *names) if name not in nodes]
+    if missing:
+        raise ValueError(f"the experiment's yaml lacks {', '.join(missing)}: cannot export.")
+    kept = yaml.MappingNode("tag:yaml.org,2002:map", [nodes[name] for name in names])
+    loadables = (*trained, "label_encoder") if labels else trained
+    return (
+        yaml.serialize(kept, Dumper=_Dumper)
+        + (_LABELS if labels else "")
+        + _COMMON.format(
+            sample_rate=nodes["sample_rate"][1].value,
+            modules=_references(names, "  "),
+            loadables=_references(loadables, "    "),
+        )
+    )
+
+
+def _references(names, indent):
+    return "\n".join(f"{indent}{name}: !ref <{name}>" for name in names)
+
+
+def _on_cpu(state):
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
+def _write(path, text):
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Options, files, checks and tables that every room shares."""

@@ -1,0 +1,618 @@
+"""The command line of the recipe's scripts: options in, clear errors out.
+
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    hparams = load_hparams(hparams_file, overrides)
+    ...
+    if __name__ == "__main__":
+        main_or_exit(main)
+
+`parse_arguments` stands where ``speechbrain.parse_arguments`` stands and returns
+the same three things. An option is ``--key=value`` or ``--key value``; its key is
+one of the yaml's or a run option of SpeechBrain's, in full. A value that starts
+with one of ``[ { ! ' "`` is yaml; any other is one number, boolean, null or text
+as it stands, whatever ``=``, ``#`` or ``:`` is in it.
+
+Whatever a user can put right is a ValueError or FileNotFoundError, before any
+data are read; `main_or_exit` prints it as one message, without a traceback.
+"""
+
+import difflib
+import errno
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+from argparse import ArgumentError
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Optional, get_args, get_origin, get_type_hints
+
+import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml.core import recursive_update
+from ruamel.yaml import YAML, Loader, MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
+from speechbrain.utils.run_opts import RunOptions
+
+import hamsb
+
+EXPECTED_ERROR = 2  # the exit status; Python's own for an unexpected error is 1
+INTERRUPTED = 130
+PATIENCE = 2.0  # seconds between the turns of a run's processes to speak
+LIBRARY = Path(hamsb.__file__).resolve().parent
+BUILD_ERRORS = (ValueError, TypeError, ImportError, YAMLError)  # hyperpyyaml's
+YAML_STARTS = tuple("[{!'\"")
+
+# -------------------------------------------------------------------- the options
+
+
+def parse_arguments(arguments):
+    """The yaml file, run options and overrides of a command line, all checked.
+
+    Arguments
+    ---------
+    arguments : list of str
+        What follows the script's name: the yaml file and options, in any order.
+
+    Returns
+    -------
+    hparams_file : str
+    run_opts : speechbrain.utils.run_opts.RunOptions
+    overrides : str
+        One ``key: value`` a line, for ``resolve_references`` and
+        ``load_hyperpyyaml``. A run option that is also a key of the yaml is
+        among them, so that a ``!ref`` to it has the same value.
+
+    Raises
+    ------
+    ValueError
+        An option that is unknown, abbreviated, repeated, without a value or with
+        one that does not fit; a yaml that cannot be read, or in which a
+        ``!PLACEHOLDER`` is left; a device that this machine has not; fp16 on a
+        CPU, or several processes joined by nccl there.
+    FileNotFoundError
+        No such yaml file.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    ...     _ = file.write("data_folder: !PLACEHOLDER\\nseed: 1\\n")
+    ...     file.flush()
+    ...     _, run_opts, overrides = parse_arguments(
+    ...         [file.name, "--data_folder=/a/b=c", "--device", "cpu"]
+    ...     )
+    >>> overrides, run_opts.device
+    ('data_folder: /a/b=c', 'cpu')
+    """
+    parser = _run_option_parser()
+    options = {
+        action.dest: action
+        for action in parser._actions
+        if action.option_strings and action.dest != "help"
+    }
+    hparams_file, given = _split(arguments, parser, options)
+    document = _read_yaml(hparams_file)
+    for name, values in given.items():
+        if name not in document and name not in options:
+            raise ValueError(_unknown(name, hparams_file, document, options))
+        if not "".join(values).strip() and not _is_flag(options.get(name)):
+            raise ValueError(_without_value(name, options))
+    run_opts = _run_options(parser, options, hparams_file, given)
+    overrides = "\n".join(
+        _override(name, _value(name, values, options))
+        for name, values in given.items()
+        if name in document
+    )
+    resolved = _resolve(hparams_file, document, overrides)
+    _check_device(run_opts, resolved)
+    return hparams_file, run_opts, overrides
+
+
+def _run_option_parser():
+    """SpeechBrain's parser of run options, which raises instead of exiting.
+
+    Where the parser knows less than the annotations of RunOptions it learns from
+    them: SpeechBrain leaves ``optimizer_step_limit`` a text, and compares it with
+    a number.
+    """
+    parser = RunOptions._create_parser()
+    parser.exit_on_error = False
+    hints = get_type_hints(RunOptions)
+    for action in parser._actions:
+        hint = hints.get(action.dest)
+        if get_origin(hint) is Literal:
+            action.choices = get_args(hint)
+        elif hint == Optional[int]:
+            action.type = int
+    return parser
+
+
+def _is_flag(action):
+    return action is not None and action.nargs == 0
+
+
+def _split(arguments, parser, options):
+    """The yaml file, and the values of each option: name -> list of str."""
+    files, given = [], {}
+    waiting = deque(arguments)
+    while waiting:
+        argument = waiting.popleft()
+        if argument in ("-h", "--help"):
+            parser.print_help()
+            raise SystemExit(0)
+        if not argument.startswith("-"):
+            files.append(argument)
+            continue
+        name, equals, value = argument[2:].partition("=")
+        if not argument.startswith("--") or not name:
+            raise ValueError(f"{argument}: an option is written --key=value.")
+        values = [value] if equals else _following(waiting, options.get(name))
+        if name in given:
+            first, second = (" ".join(v) or "alone" for v in (given[name], values))
+            raise ValueError(
+                f"{name}: given twice, {first} and {second}; give it once."
+            )
+        given[name] = values
+    if not files:
+        raise ValueError(
+            "No yaml file on the command line; name it first, then the options: "
+            "hparams/small_ham.yaml --key=value."
+        )
+    if len(files) > 1:
+        raise ValueError(
+            f"{files[1]!r}: belongs to no option, and the yaml file is {files[0]}. "
+            'Write --key=value; a value with spaces needs quotes, --key="a b".'
+        )
+    return files[0], given
+
+
+def _without_value(name, options):
+    """The message for ``--key`` or ``--key=``, often an unset shell variable."""
+    message = f"{name}: no value; write --{name}=<value>."
+    if name not in options:
+        message += f" For none --{name}=null, for an empty text --{name}=\"''\"."
+    return message
+
+
+def _following(waiting, action):
+    """Take the values of an option written ``--key value`` from the arguments."""
+    if _is_flag(action):
+        return []
+    most = len(waiting) if action is not None and action.nargs == "*" else 1
+    values = []
+    while waiting and len(values) < most and not waiting[0].startswith("--"):
+        values.append(waiting.popleft())
+    return values
+
+
+def _value(name, values, options):
+    """An option's value as one text: that of a list or a flag as yaml."""
+    action = options.get(name)
+    if _is_flag(action):
+        return str(_flag(name, values))
+    if action is not None and action.nargs == "*":
+        return json.dumps(values, ensure_ascii=False)
+    return values[0]
+
+
+def _flag(name, values):
+    """``--flag`` and ``--flag=True`` are true, ``--flag=False`` is not."""
+    meanings = {(): True, ("true",): True, ("false",): False}
+    key = tuple(value.lower() for value in values)
+    if key not in meanings:
+        raise ValueError(f"{name}={values[0]}: a flag; --{name}, or True or False.")
+    return meanings[key]
+
+
+def _run_options(parser, options, hparams_file, given):
+    """SpeechBrain's RunOptions of those given options that are run options."""
+    chosen = {name: values for name, values in given.items() if name in options}
+    flags = {
+        name: _flag(name, values)
+        for name, values in chosen.items()
+        if _is_flag(options[name])
+    }
+    arguments = [hparams_file]
+    for name, values in chosen.items():
+        if name not in flags:
+            single = options[name].nargs is None
+            arguments += [f"--{name}={values[0]}"] if single else [f"--{name}", *values]
+    try:
+        parsed = vars(parser.parse_args(arguments))
+    except ArgumentError as error:
+        name = error.argument_name.lstrip("-")
+        raise ValueError(f"{name}={' '.join(given[name])}: {error.message}.") from None
+    return RunOptions(**{**parsed, **flags, "overridden_args": set(chosen)})
+
+
+def _override(name, value):
+    """``name: value`` as a line of yaml."""
+    value = value.strip()
+    is_yaml = value.startswith(YAML_STARTS)
+    if is_yaml:
+        value = " ".join(value.splitlines())
+    node, problem = _compose_value(f"{name}: {value}")
+    if is_yaml and node is None:
+        raise ValueError(
+            f"{name}={value}: not yaml: {problem}. To have it as text: "
+            f"--{name}='{json.dumps(value, ensure_ascii=False)}'"
+        )
+    # No hyperparameter is a date; 2026-01-31 is a folder's name.
+    whole = isinstance(node, ScalarNode) and node.value == value
+    if not is_yaml and (not whole or str(node.tag).endswith(":timestamp")):
+        value = json.dumps(value, ensure_ascii=False)
+    return f"{name}: {value}"
+
+
+def _compose_value(line):
+    """The node of the value in ``key: value``, or None; and what is wrong."""
+    try:
+        return YAML().compose(line).value[0][1], None
+    except YAMLError as error:
+        return None, getattr(error, "problem", None) or str(error)
+
+
+# ----------------------------------------------------------------------- the yaml
+
+
+def _read_yaml(hparams_file):
+    """The yaml as a tree of keys, tags kept and nothing built."""
+    path = Path(hparams_file)
+    if not path.is_file():
+        near = difflib.get_close_matches(
+            path.name, sorted(other.name for other in path.parent.glob("*.yaml"))
+        )
+        raise FileNotFoundError(
+            f"{path}: no such yaml file" + _did_you_mean(path.parent / n for n in near)
+        )
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8: {error}") from error
+    except YAMLError as error:
+        raise ValueError(_describe_yaml_error(path, error)) from error
+    if not isinstance(document, Mapping):
+        raise ValueError(f"{path}: holds no keys; it must be lines of 'key: value'.")
+    return document
+
+
+def _describe_yaml_error(path, error):
+    """File, line and problem; SpeechBrain's users know yaml, not its parser."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"{path}: not yaml: {error}"
+    context = f"{error.context}: " if error.context else ""
+    return (
+        f"{path}, line {mark.line + 1}, column {mark.column + 1}: not yaml: "
+        f"{context}{error.problem}."
+    )
+
+
+def _unknown(name, hparams_file, document, options):
+    """The message for an option that is neither a key nor a run option."""
+    meanings = {key: f"--{key}" for key in options}
+    meanings.update(
+        (path[-1], _spelling(path)) for path in sorted(_paths(document), key=len)[::-1]
+    )
+    abbreviated = sorted(key for key in options if key.startswith(name))
+    near = difflib.get_close_matches(name, sorted(meanings), cutoff=0.7)
+    found = dict.fromkeys([*abbreviated, *near])
+    message = f"{name}: no such key in {hparams_file}"
+    if abbreviated:
+        message += ", and a run option is not to be abbreviated"
+    if not found:
+        return f"{message}, and no run option; --help lists those."
+    return message + _did_you_mean(
+        f"--{key}" if key in abbreviated else meanings[key] for key in found
+    )
+
+
+def _did_you_mean(suggestions):
+    suggestions = " or ".join(str(suggestion) for suggestion in suggestions)
+    return f"; did you mean {suggestions}?" if suggestions else "."
+
+
+def _paths(document, parents=()):
+    """The path of every key: ("compute_cost",), ("compute_cost", "margin"), ..."""
+    for key, value in document.items():
+        yield (*parents, str(key))
+        if isinstance(value, Mapping):
+            yield from _paths(value, (*parents, str(key)))
+
+
+def _spelling(path, value="..."):
+    """How a key, nested or not, is given: margin, --compute_cost="{margin: ...}"."""
+    if len(path) == 1:
+        return path[0]
+    for key in path[:0:-1]:
+        value = f"{{{key}: {value}}}"
+    return f'--{path[0]}="{value}"'
+
+
+def _tag(node):
+    """The tag of a node of the tree, None without one."""
+    return getattr(getattr(node, "tag", None), "value", None)
+
+
+def _resolve(hparams_file, document, overrides):
+    """The keys after overrides and references; ValueError where they do not fit."""
+    try:
+        changes = YAML().load(overrides) if overrides else {}
+    except YAMLError as error:  # e.g. bytes that are no text
+        raise ValueError(f"{overrides!r}: not yaml: {error}") from error
+    for key, change in changes.items():
+        _check_fit((key,), document[key], change, hparams_file)
+    recursive_update(document, changes)
+    left = list(_placeholders(document))
+    if left:
+        options = " ".join(
+            f"--{path[0]}=..." if len(path) == 1 else _spelling(path) for path in left
+        )
+        raise ValueError(
+            f"{hparams_file} leaves {', '.join(_bracketed(path) for path in left)} to "
+            f"you (!PLACEHOLDER); add {options}"
+        )
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            return YAML().load(resolve_references(file, overrides, True))
+    except BUILD_ERRORS as error:
+        raise ValueError(f"{hparams_file}: {_text(error)}") from error
+
+
+def _check_fit(path, old, new, hparams_file):
+    """A mapping changes a mapping's keys; nothing else takes a mapping's place
+    but null, a list or a tag. hyperpyyaml drops a mapping's new tag silently."""
+    where = f"{_bracketed(path)}, as {hparams_file} has it,"
+    if not isinstance(new, Mapping):
+        if isinstance(old, Mapping) and _tag(new) is None and new is not None:
+            raise ValueError(
+                f"{where} is a group of keys, and {new!r} is one value. Write "
+                f"{_spelling((*path, '<key>'), '<value>')}."
+            )
+        return
+    if not isinstance(old, Mapping):
+        raise ValueError(f"{where} is no group of keys, and {dict(new)} is one.")
+    if _tag(new) not in (None, _tag(old)):
+        raise ValueError(
+            f"{where} is {_tag(old)}; keys cannot be changed together with the tag, "
+            f"to {_tag(new)}. Give its arguments as a list, '{_tag(new)} [...]', or "
+            "write a yaml of your own."
+        )
+    for key, change in new.items():
+        if key in old:
+            _check_fit((*path, str(key)), old[key], change, hparams_file)
+
+
+def _placeholders(node, path=()):
+    """The paths of what is still a ``!PLACEHOLDER``."""
+    if _tag(node) == "!PLACEHOLDER":
+        yield path
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _placeholders(value, (*path, str(key)))
+
+
+def _bracketed(path):
+    """A path as ``!ref`` writes it: classifier[ball]."""
+    return str(path[0]) + "".join(f"[{key}]" for key in path[1:])
+
+
+def _check_device(run_opts, resolved):
+    """The device must exist; SpeechBrain would tell after the preparation."""
+
+    def chosen(name):  # the command line's, in both where the yaml has it too
+        return resolved[name] if name in resolved else run_opts[name]
+
+    name = chosen("device") or infer_device()
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"device={name}: no device: {first_line}") from error
+    if device.type != "cpu":
+        _check_accelerator(device)
+        return
+    backend = run_opts.distributed_backend
+    if get_local_rank() is not None and backend == "nccl":
+        raise ValueError(
+            f"distributed_backend={backend}: it joins processes on accelerators, and "
+            f"the device is {name}. Use --distributed_backend=gloo."
+        )
+    wanted = [key for key in ("precision", "eval_precision") if chosen(key) == "fp16"]
+    if chosen("auto_mix_prec"):
+        wanted.append("auto_mix_prec")
+    if wanted:
+        raise ValueError(
+            f"{wanted[0]}={chosen(wanted[0])}: there is no fp16 on a CPU, and the "
+            f"device is {name}. Use --precision=bf16, or leave it out."
+        )
+
+
+def _check_accelerator(device):
+    """ValueError where this machine has no such accelerator."""
+    count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    kind = torch.accelerator.current_accelerator().type if count else None
+    if device.type != kind or (device.index or 0) >= count:
+        names = [f"{kind}:{index}" for index in range(count)]
+        raise ValueError(
+            f"device={device}: not on this machine, which has "
+            f"{', '.join(['cpu', *names])}. Use one of them, --device=cpu."
+        )
+
+
+# ---------------------------------------------------------------- building objects
+
+
+class _Loader(Loader):
+    """Remembers on an error the nodes from the innermost to the outermost."""
+
+    def construct_object(self, node, deep=True):
+        try:
+            return super().construct_object(node, deep)
+        except Exception as error:
+            error.__dict__.setdefault("yaml_nodes", []).append(node)
+            raise
+
+
+def load_hparams(hparams_file, overrides=""):
+    """`load_hyperpyyaml`, whose errors name the file and the key.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+    overrides : str
+        From `parse_arguments`.
+
+    Returns
+    -------
+    dict
+        The keys and the objects built.
+
+    Raises
+    ------
+    ValueError
+        An object that refuses its arguments, with its own message, or that
+        does not exist.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    ...     _ = file.write("head: {ball: !new:hamsb.ClippedUnitBall {curvature: 3}}")
+    ...     file.flush()
+    ...     load_hparams(file.name, "head: {ball: {curvature: 4}}")
+    ...     try:
+    ...         load_hparams(file.name, "head: {ball: {curvature: 0.5}}")
+    ...     except ValueError as error:
+    ...         str(error).removeprefix(file.name)[:32]
+    {'head': {'ball': ClippedUnitBall(curvature=4)}}
+    ': head[ball]: curvature=0.5: the'
+    """
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            return load_hyperpyyaml(file, overrides, True, _Loader)
+    except BUILD_ERRORS as error:
+        path = _path(getattr(error, "yaml_nodes", []))
+        where = f"{hparams_file}: {_bracketed(path)}" if path else hparams_file
+        raise ValueError(f"{where}: {_text(error)}") from error
+
+
+def _path(nodes):
+    """The keys that lead from the last of nested nodes to the first."""
+    path = []
+    for child, parent in zip(nodes, nodes[1:]):
+        if isinstance(parent, MappingNode):
+            path += [key.value for key, value in parent.value if value is child][:1]
+        elif isinstance(parent, SequenceNode):
+            path.append([value is child for value in parent.value].index(True))
+    return path[::-1]
+
+
+def _text(error):
+    """An error's message, also where hyperpyyaml gave it several parts."""
+    if isinstance(error, MarkedYAMLError):
+        return error.problem
+    if isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(t) for t in (error.filename, error.strerror) if t)
+    text = ": ".join(str(part).rstrip(": ") for part in error.args[-2:])
+    return text or type(error).__name__
+
+
+# ---------------------------------------------------------------------- the ending
+
+
+def main_or_exit(main):
+    """Run a script's ``main`` on the command line, and end as a user expects.
+
+    - An error that the user can put right (a ValueError or OSError raised by
+      hamsb or the recipe, a file that the system refused, a full disk) is one
+      message on stderr, and the exit status is 2. The message and the traceback
+      go into the run's ``log.txt``, where it has one.
+    - Ctrl-C is one line, and the exit status is 130.
+    - Any other error passes, with its traceback, and the exit status is 1.
+
+    Of several processes the first that speaks ends the others, as torchrun does
+    with a run of which one process failed. So they take turns: what the user can
+    put right before other errors, and the main process first. An error that all
+    processes meet is printed once, one that a single process meets by that
+    process, and none says that it lost the others.
+
+    Arguments
+    ---------
+    main : callable
+        Takes the list of arguments that follow the script's name.
+    """
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt as error:
+        if get_rank():  # Ctrl-C is for all; the main process says so
+            raise SystemExit(INTERRUPTED) from None
+        message = "interrupted; the same command goes on where it was."
+        _leave(message, INTERRUPTED, error)
+    except Exception as error:
+        file, message = _origin(error)
+        if not _is_expected(error, file):
+            _wait_for_turn(1)
+            raise
+        _leave(f"error: {message}", EXPECTED_ERROR, error)
+
+
+def _leave(message, status, error):
+    """Say the last words on the screen and in the log, and exit."""
+    _wait_for_turn(0)
+    _log(message, error)
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    raise SystemExit(status) from None
+
+
+def _wait_for_turn(turn):
+    """One of several processes waits; the main process's turns 0 and 1 come first."""
+    rank = get_rank()
+    if rank is not None:
+        time.sleep(PATIENCE * (turn + 2 * (rank > 0)))
+
+
+def _log(message, error):
+    """Write the message and the traceback to log files, not to the screen again."""
+    record = logging.makeLogRecord({
+        "name": Path(sys.argv[0]).stem,
+        "levelno": logging.ERROR,
+        "levelname": "ERROR",
+        "msg": message,
+        "exc_info": (type(error), error, error.__traceback__),
+    })
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def _origin(error):
+    """The file whose code raised the error, and the error's message.
+
+    An error in a process of the DataLoader arrives as one text, traceback and
+    all, raised anew by torch.
+    """
+    text = _text(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback" in text:
+        files = re.findall(r'^ +File "(.+)", line \d+', text, re.MULTILINE)
+        return files[-1], text.rpartition(f"\n{type(error).__name__}: ")[2].strip()
+    return traceback.extract_tb(error.__traceback__)[-1].filename, text
+
+
+def _is_expected(error, file):
+    """Whether the error is the user's to put right, and its message enough."""
+    if not isinstance(error, (ValueError, OSError)):
+        return False
+    if isinstance(error, OSError) and (
+        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return True
+    if isinstance(error, UnicodeError):
+        return False  # it names no file
+    parents = Path(file).resolve().parents
+    return LIBRARY in parents or Path(sys.argv[0]).resolve().parent in parents

@@ -1,0 +1,1 @@
+"""From a trial list and embeddings to scores, decisions, error rates and reports."""

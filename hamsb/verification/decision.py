@@ -1,0 +1,119 @@
+"""Where a model decides: thresholds and calibration, stored beside it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from hamsb.utils.files import replacing
+from hamsb.verification.calibration import Calibration
+from hamsb.verification.evaluation import P_TARGETS, evaluate_trials
+
+DECISION = "decision.json"
+
+
+def make_decision(trials, scores, p_targets=P_TARGETS):
+    """What is stored with an exported model: where to accept, and the calibration.
+
+    Arguments
+    ---------
+    trials : Trials
+        Of speakers who neither trained the model nor are in a test list.
+    scores : array
+        [N], the cosines of the model's embeddings as they are.
+    p_targets : sequence of float
+        Priors of the least detection costs.
+
+    Returns
+    -------
+    dict
+        For `write_decision`.
+    """
+    result = evaluate_trials(trials, scores, p_targets)
+    thresholds = {
+        "eer": result["eer_threshold"],
+        **{f"min_dcf_{p}": result[f"min_dcf_threshold_{p}"] for p in p_targets},
+    }
+    return {
+        "scores": "cosine of two embeddings; a pair is accepted at or above a threshold",
+        "list": trials.name,
+        "target_trials": result["target_trials"],
+        "impostor_trials": result["impostor_trials"],
+        "eer": result["eer"],
+        "thresholds": {
+            name: value for name, value in thresholds.items() if value is not None
+        },
+        "calibration": Calibration.fit(scores, trials.labels).to_dict(),
+    }
+
+
+def write_decision(folder, decision):
+    """Store with an exported model where to decide; an earlier one is replaced.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The exported model's.
+    decision : dict
+        Ready for JSON. ``thresholds``: name -> the least cosine that is accepted, ``eer``
+        among them; ``calibration``: ``hamsb.verification.calibration.Calibration.to_dict`` of the
+        cosines, or None; whatever else tells where they come from. Without thresholds,
+        or with one that is no finite number, it is a ValueError.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_decision(folder, {"thresholds": {"eer": 0.31}, "list": "veri_dev"})
+    ...     read_decision(folder)
+    {'thresholds': {'eer': 0.31}, 'list': 'veri_dev'}
+    """
+    if "eer" not in decision.get("thresholds", {}):
+        raise ValueError(f"{decision}: a decision needs thresholds, 'eer' among them")
+    try:
+        text = json.dumps(decision, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{error}: {decision}") from error
+    with replacing(Path(folder) / DECISION) as partial:
+        partial.write_text(f"{text}\n", encoding="utf-8")
+
+
+def read_decision(folder):
+    """What `write_decision` stored with an exported model; None where it did not."""
+    path = Path(folder) / DECISION
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); export the model again") from error
+
+
+def fingerprint(folder):
+    """What tells an exported model from any other: a digest of its yamls and parameters.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``*.yaml`` and ``*.ckpt``; other files do not count, nor does where it is.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "embedding.yaml").write_text("{}")
+    ...     before = fingerprint(folder)
+    ...     _ = Path(folder, "embedding_model.ckpt").write_bytes(b"0")
+    ...     fingerprint(folder) == before
+    False
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in (".yaml", ".ckpt"):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,466 @@
+"""From audio files to embeddings: each utterance once, never padded, kept on disk.
+
+An utterance is known by a name, as trial lists have it, and its file by its whole path:
+files of one name in two folders (VoxCeleb has thousands called ``00001.wav``) are two
+files everywhere here.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import speechbrain
+import torch
+from speechbrain.dataio import audio_io
+from speechbrain.dataio.preprocess import AudioNormalizer
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from hamsb.utils.files import replacing
+
+logger = get_logger(__name__)
+
+_PART = 1000  # embeddings in a file of the cache: what a killed run may lose
+
+
+# --------------------------------------------------------------------- embeddings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One embedding for each utterance.
+
+    Attributes
+    ----------
+    utterances : tuple of str
+        N distinct names, as the trial lists name them.
+    matrix : torch.Tensor
+        [N, D], float32 on the CPU; row ``i`` belongs to ``utterances[i]``.
+    seconds : torch.Tensor, optional
+        [N], float64: the length of each utterance's audio.
+
+    Example
+    -------
+    >>> embeddings = Embeddings(("id1/a.wav", "id2/a.wav"), torch.eye(2))
+    >>> embeddings.matrix[embeddings.rows(["id2/a.wav"])]
+    tensor([[0., 1.]])
+    """
+
+    utterances: tuple
+    matrix: torch.Tensor
+    seconds: torch.Tensor | None = None
+
+    def __post_init__(self):
+        n = len(self.utterances)
+        if self.matrix.ndim != 2 or len(self.matrix) != n:
+            raise ValueError(
+                f"{n} utterances need a matrix [{n}, D], "
+                f"got shape {tuple(self.matrix.shape)}"
+            )
+        if self.seconds is not None and self.seconds.shape != (n,):
+            raise ValueError(
+                f"{n} utterances need {n} lengths in seconds, "
+                f"got shape {tuple(self.seconds.shape)}"
+            )
+        if len(self._row) != n:
+            raise ValueError(f"{n - len(self._row)} of the utterances are named twice")
+
+    def __len__(self):
+        return len(self.utterances)
+
+    @cached_property
+    def _row(self):
+        return {utterance: row for row, utterance in enumerate(self.utterances)}
+
+    def rows(self, utterances):
+        """The matrix row of each of M utterances, int64 [M]; ValueError if unknown."""
+        try:
+            return torch.tensor(
+                [self._row[utterance] for utterance in utterances], dtype=torch.int64
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"no embedding of {error.args[0]!r}; "
+                "embed every utterance of the list first"
+            ) from None
+
+    def select(self, names):
+        """Some of the utterances, under other names.
+
+        Arguments
+        ---------
+        names : mapping of str to str
+            New name -> name here. Several new names may share one.
+
+        Returns
+        -------
+        Embeddings
+            In the order of ``names``.
+
+        Example
+        -------
+        >>> embeddings = Embeddings(("/corpus/a.wav", "/corpus/b.wav"), torch.eye(2))
+        >>> embeddings.select({"id1/b": "/corpus/b.wav"}).matrix
+        tensor([[0., 1.]])
+        """
+        rows = self.rows(names.values())
+        seconds = None if self.seconds is None else self.seconds[rows]
+        return Embeddings(tuple(names), self.matrix[rows], seconds)
+
+    def minus(self, mean):
+        """The same utterances with a vector [D] subtracted from each embedding."""
+        return dataclasses.replace(self, matrix=self.matrix - mean)
+
+    def mean(self):
+        """The mean embedding, [D], float32."""
+        return self.matrix.double().mean(0).float()
+
+    def speaker_means(self):
+        """The mean embedding of each speaker, who is an utterance's first folder.
+
+        Returns
+        -------
+        Embeddings
+            Named by the speakers, sorted; without lengths in seconds.
+
+        Example
+        -------
+        >>> matrix = torch.tensor([[1.0, 0.0], [0.0, 4.0], [3.0, 0.0]])
+        >>> means = Embeddings(("id1/a", "id2/a", "id1/b"), matrix).speaker_means()
+        >>> means.utterances, means.matrix
+        (('id1', 'id2'), tensor([[2., 0.],
+                [0., 4.]]))
+        """
+        named = [utterance.partition("/")[0] for utterance in self.utterances]
+        speakers = sorted(set(named))
+        index = {speaker: i for i, speaker in enumerate(speakers)}
+        owner = torch.tensor([index[speaker] for speaker in named], dtype=torch.int64)
+        sums = torch.zeros(len(speakers), self.matrix.shape[1], dtype=torch.float64)
+        sums.index_add_(0, owner, self.matrix.double())
+        counts = torch.bincount(owner, minlength=len(speakers)).unsqueeze(1)
+        return Embeddings(tuple(speakers), (sums / counts).float())
+
+
+def embed_utterances(
+    paths, encode, sample_rate=16000, progress=True, batch_size=1, cache=None
+):
+    """Embed every utterance once: nothing is padded or cut.
+
+    Files are read as SpeechBrain's ``EncoderClassifier.load_audio`` reads them:
+    channels averaged to mono, resampled to ``sample_rate``.
+
+    Arguments
+    ---------
+    paths : mapping of str to Path
+        The utterances and their files, as ``hamsb.verification.scoring.find_utterances`` gives them.
+    encode : callable
+        From audio [B, T], float on the CPU, to embeddings [B, D] or [B, 1, D] on any
+        device. Runs without gradients; the caller sets its modules to ``eval()`` and
+        moves the audio to their device.
+    sample_rate : int
+        Rate that ``encode`` expects, in Hz.
+    progress : bool
+        Show a progress bar.
+    batch_size : int
+        B, at most: utterances of exactly equal numbers of samples are encoded together,
+        which changes an embedding by rounding alone. It helps on a GPU where many
+        utterances have one length, as VoxCeleb's do.
+    cache : EmbeddingCache, optional
+        Embeddings of earlier runs; gets those of this one, also where it is interrupted.
+
+    Returns
+    -------
+    Embeddings
+        In the order of ``paths``, with the lengths in seconds.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    ValueError
+        No utterances; a batch size below 1; a file that cannot be read or holds no
+        samples; embeddings that are not [B, D] or [B, 1, D], have another D than those
+        before, or are not finite. The message names the utterance or file.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audio_io.save(f"{folder}/a.wav", torch.full((1, 400), 0.5), 16000)
+    ...     embeddings = embed_utterances(
+    ...         {"id1/a.wav": Path(folder, "a.wav")},
+    ...         lambda wavs: torch.stack([wavs.mean(1), wavs.abs().amax(1)], dim=1),
+    ...         progress=False,
+    ...     )
+    >>> embeddings.matrix, embeddings.seconds
+    (tensor([[0.5000, 0.5000]]), tensor([0.0250], dtype=torch.float64))
+    """
+    if not paths:
+        raise ValueError("no utterances to embed: paths is empty")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least 1 utterance at a time")
+    known, keys = {}, {}  # utterance -> (row [D], seconds); utterance -> cache key
+    if cache is not None:
+        for utterance, path in paths.items():
+            keys[utterance] = file_key(path, sample_rate)
+            if (found := cache.get(keys[utterance])) is not None:
+                known[utterance] = found
+    missing = {name: path for name, path in paths.items() if name not in known}
+    bar = tqdm(total=len(paths), initial=len(known), desc="embed", disable=not progress)
+    try:
+        with torch.no_grad(), bar:
+            for names, wavs in _equal_lengths(missing, sample_rate, batch_size):
+                seconds = wavs.shape[1] / sample_rate
+                for name, row in zip(names, _as_rows(encode(wavs), names)):
+                    _check_size(name, row, known)
+                    known[name] = row, seconds
+                    if cache is not None:
+                        cache.put(keys[name], row, seconds)
+                bar.update(len(names))
+    finally:
+        if cache is not None:
+            cache.flush()
+    rows, seconds = zip(*(known[name] for name in paths))
+    return Embeddings(
+        tuple(paths), torch.stack(rows), torch.tensor(seconds, dtype=torch.float64)
+    )
+
+
+def _equal_lengths(paths, sample_rate, batch_size):
+    """Names and audio [B, T] of at most ``batch_size`` utterances of one length.
+
+    Sorted by the lengths that the headers tell, which is a matter of speed alone: what
+    is encoded together is decided by the samples that were read.
+    """
+    normalizer = AudioNormalizer(sample_rate)
+    order = list(paths)
+    if batch_size > 1:
+        order.sort(key=lambda name: _header(paths[name]))
+    names, wavs = [], []
+    for name in order:
+        wav = load_audio(paths[name], normalizer)
+        if names and (len(names) == batch_size or len(wav) != len(wavs[0])):
+            yield names, torch.stack(wavs)
+            names, wavs = [], []
+        names.append(name)
+        wavs.append(wav)
+    if names:
+        yield names, torch.stack(wavs)
+
+
+def _header(path):
+    """Rate and number of frames as a file's header has them; zeros without a header."""
+    try:
+        header = soundfile.info(str(path))
+    except (RuntimeError, OSError):  # reading it will tell
+        return 0, 0
+    return header.samplerate, header.frames
+
+
+def load_audio(path, normalizer):
+    """The samples of a file, mono and at the normalizer's rate, read by its own path.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file. It is opened where it is; nothing is linked, copied or fetched.
+    normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Holds the rate and averages the channels.
+
+    Returns
+    -------
+    torch.Tensor
+        [T], float32 on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        It cannot be read as audio, or holds no samples.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audio_io.save(f"{folder}/a.wav", torch.full((2, 400), 0.5), 8000)
+    ...     load_audio(f"{folder}/a.wav", AudioNormalizer(16000)).shape
+    torch.Size([800])
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such audio file")
+    try:
+        audio, rate = audio_io.load(str(path), channels_first=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: cannot be read as audio; fetch or convert it again ({error})"
+        ) from error
+    if len(audio) == 0:
+        raise ValueError(f"{path}: no samples; fetch or convert it again")
+    return normalizer(audio, rate)
+
+
+def _as_rows(embeddings, names):
+    """The embeddings of B utterances as finite float32 [D] each, copied to the CPU."""
+    batch, shape = len(names), tuple(embeddings.shape)
+    if shape[:-1] not in ((batch,), (batch, 1)):
+        raise ValueError(
+            f"{names[0]}: encode must return [{batch}, D] or [{batch}, 1, D], "
+            f"got shape {shape}"
+        )
+    matrix = embeddings.detach().reshape(batch, -1).to("cpu", torch.float32, copy=True)
+    for name, row in zip(names, matrix):
+        finite = row.isfinite()
+        if not finite.all():
+            raise ValueError(
+                f"{name}: the embedding is not finite "
+                f"({int((~finite).sum())} of {len(row)} values); "
+                "look at the audio file and at the model's parameters"
+            )
+    return matrix
+
+
+def _check_size(name, row, known):
+    """ValueError where an embedding is of another size than an earlier one."""
+    size = len(next(iter(known.values()))[0]) if known else len(row)
+    if len(row) != size:
+        raise ValueError(
+            f"{name}: embedding of {len(row)} dimensions after ones of {size}"
+        )
+
+
+# -------------------------------------------------------------------- kept on disk
+
+
+def file_key(path, sample_rate):
+    """What tells one audio file, read at one rate, from every other: 32 bytes.
+
+    A digest of the real path (links resolved), the size, the time of the last change in
+    nanoseconds, and the rate. FileNotFoundError where there is no such file.
+    """
+    try:
+        real = os.path.realpath(path, strict=True)
+        status = os.stat(real)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such audio file") from None
+    identity = (real, status.st_size, status.st_mtime_ns, sample_rate)
+    return hashlib.sha256(repr(identity).encode()).digest()
+
+
+class EmbeddingCache:
+    """Embeddings on disk, shared by all runs with one model.
+
+    The folder holds a folder for each model, and that files of up to 1,000 embeddings,
+    which are added and never changed: a run may be killed, and several may run at once.
+    They hold plain numbers; nothing in them is executed. A damaged file is removed with
+    a warning, and what it held is embedded again. The whole folder may be deleted at
+    any time.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Made if need be.
+    model : str
+        Tells the model from any other, such as ``hamsb.verification.decision.fingerprint`` of its
+        folder. Another version of torch or SpeechBrain counts as another model.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = EmbeddingCache(folder, model="3f2a")
+    ...     cache.put(bytes(32), torch.tensor([0.5, 2.0]), seconds=3.25)
+    ...     cache.flush()
+    ...     EmbeddingCache(folder, model="3f2a").get(bytes(32))
+    (tensor([0.5000, 2.0000]), 3.25)
+    """
+
+    def __init__(self, folder, model):
+        versions = f"torch {torch.__version__} speechbrain {speechbrain.__version__}"
+        name = hashlib.sha256(f"{model} {versions}".encode()).hexdigest()[:24]
+        self.folder = Path(folder) / name
+        self._waiting = {}  # put, not yet written
+
+    @cached_property
+    def _known(self):
+        """All that the folder holds: key -> (part, row in it); parts as `_parse`."""
+        known = {}
+        for path in sorted(self.folder.glob("*.npz")):
+            try:
+                keys, *part = _parse(path.read_bytes())
+            except FileNotFoundError:  # another run found it damaged just now
+                continue
+            except _Damaged as error:
+                logger.warning(
+                    "%s: damaged (%s); removed, its utterances are embedded again",
+                    path,
+                    error,
+                )
+                path.unlink(missing_ok=True)
+            else:
+                known.update({key: (part, row) for row, key in enumerate(keys)})
+        return known
+
+    def get(self, key):
+        """The embedding [D] and seconds kept under a `file_key`, or None."""
+        if key in self._waiting:
+            return self._waiting[key]
+        if key not in self._known:
+            return None
+        (matrix, seconds), row = self._known[key]
+        return matrix[row], seconds[row].item()
+
+    def put(self, key, row, seconds):
+        """Keep an embedding [D], float32, and its seconds under a `file_key`."""
+        self._waiting[key] = row, seconds
+        if len(self._waiting) >= _PART:
+            self.flush()
+
+    def flush(self):
+        """Write what was put since the last time, as one file that appears whole."""
+        if not self._waiting:
+            return
+        keys = b"".join(self._waiting)
+        rows, seconds = zip(*self._waiting.values())
+        name = hashlib.sha256(keys).hexdigest()[:24]
+        with (
+            replacing(self.folder / f"{name}.npz") as partial,
+            open(partial, "wb") as file,
+        ):
+            np.savez(
+                file,
+                keys=np.frombuffer(keys, dtype=np.uint8).reshape(-1, 32),
+                embeddings=torch.stack(rows).numpy(),
+                seconds=np.array(seconds, dtype=np.float64),
+            )
+        part = torch.stack(rows), torch.tensor(seconds, dtype=torch.float64)
+        self._known.update({key: (part, i) for i, key in enumerate(self._waiting)})
+        self._waiting = {}
+
+
+class _Damaged(Exception):
+    """A file of the cache that is not as it was written."""
+
+
+def _parse(data):
+    """Keys, list of 32 bytes, embeddings [n, D] and seconds [n] from a file's bytes."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            keys, matrix, seconds = file["keys"], file["embeddings"], file["seconds"]
+    except Exception as error:  # zip and numpy raise some eight kinds, by the damage
+        raise _Damaged(f"{type(error).__name__}: {error}") from error
+    n = len(keys)
+    if (
+        (keys.dtype, keys.shape) != (np.uint8, (n, 32))
+        or (matrix.dtype, matrix.shape[:1], matrix.ndim) != (np.float32, (n,), 2)
+        or (seconds.dtype, seconds.shape) != (np.float64, (n,))
+        or not np.isfinite(matrix).all()
+    ):
+        raise _Damaged("other arrays than were written")
+    keys = [key.tobytes() for key in keys]
+    return keys, torch.from_numpy(matrix), torch.from_numpy(seconds)

@@ -1,0 +1,641 @@
+"""Verification metrics: scores and labels in, numbers out.
+
+Scores are similarities (higher means more similar), label 1 means the same speaker. A
+trial is accepted when ``score >= threshold``; rates are fractions, not percent.
+Everything is computed in float64 on the CPU from one sort, O(N log N) in the number of
+trials N, and equal scores are one operating point: no order of the trials changes a
+result.
+
+``eer`` and ``min_dcf`` sort each time they are called; where several numbers of one list
+are wanted, ``det_curve`` sorts once and its result gives them all.
+
+``act_dcf`` and ``cllr`` take natural-log likelihood ratios, that is calibrated scores;
+cosines and distances are none (see ``hamsb.verification.calibration``).
+"""
+
+from bisect import bisect_left
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+from scipy.special import rel_entr
+
+
+class DetCurve(NamedTuple):
+    """Every operating point of a scored list, and what follows from them.
+
+    Attributes
+    ----------
+    thresholds : numpy.ndarray
+        [K + 1], float64, ascending: the K distinct scores, then +inf. The first accepts
+        every trial, the last rejects every trial.
+    miss : numpy.ndarray
+        [K + 1], float64, ascending from 0 to 1: fraction of target trials below each
+        threshold.
+    false_alarm : numpy.ndarray
+        [K + 1], float64, descending from 1 to 0: fraction of impostor trials at or
+        above it.
+
+    Example
+    -------
+    >>> curve = det_curve([0.1, 0.3, 0.6, 0.4, 0.7, 0.8], [0, 0, 0, 1, 1, 1])
+    >>> error_rate, threshold = curve.eer()
+    >>> [round(curve.min_dcf(p_target=p)[0], 3) for p in (0.01, 0.05)]
+    [0.333, 0.333]
+    """
+
+    thresholds: np.ndarray
+    miss: np.ndarray
+    false_alarm: np.ndarray
+
+    def eer(self):
+        """As the function ``eer``, without another sort."""
+        gap = self.miss - self.false_alarm  # -1 to 1, every threshold adds a trial
+        right = np.searchsorted(gap, 0.0)
+        left = right - 1
+        value = _crossing(self.miss[left], gap[left], self.miss[right], gap[right])
+        # Never reject-all, whose gap is 1.
+        nearer = right if gap[right] < -gap[left] else left
+        return float(value), self._threshold_at(nearer)
+
+    def min_dcf(self, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True):
+        """As the function ``min_dcf``, without another sort."""
+        weight_miss, weight_fa = _cost_weights(p_target, c_miss, c_fa)
+        cost = weight_miss * self.miss + weight_fa * self.false_alarm
+        best = np.argmin(cost)
+        scale = min(weight_miss, weight_fa) if normalize else 1.0
+        return float(cost[best] / scale), self._threshold_at(best)
+
+    def _threshold_at(self, k):
+        """A threshold of operating point k, between scores where that is possible."""
+        high = self.thresholds[k]
+        if k == 0 or np.isinf(high):
+            return float(high)
+        low = self.thresholds[k - 1]
+        middle = low / 2 + high / 2
+        return float(middle if low < middle < high else high)
+
+
+def det_curve(scores, labels):
+    """Miss and false-alarm rates at every threshold that tells trials apart.
+
+    Arguments
+    ---------
+    scores : array, tensor or list of float
+        [N], higher means more similar; a tensor may be on any device, of any float type
+        and require grad.
+    labels : array, tensor or list of bool or int
+        [N], 1 for the same speaker, 0 for different speakers.
+
+    Returns
+    -------
+    DetCurve
+        The named tuple ``(thresholds, miss, false_alarm)``, [K + 1] each; its methods
+        ``eer`` and ``min_dcf`` give the functions' results from this one sort.
+
+    Raises
+    ------
+    ValueError
+        Not 1-D, unequal lengths, no trials, one class only, a score that is NaN or
+        infinite, a label that is not an integer or bool 0 or 1; the message says what
+        and at which index.
+
+    Example
+    -------
+    >>> thresholds, miss, false_alarm = det_curve([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
+    >>> thresholds
+    array([0.1, 0.4, 0.8, inf])
+    >>> miss
+    array([0. , 0. , 0.5, 1. ])
+    >>> false_alarm
+    array([1. , 0.5, 0. , 0. ])
+    """
+    thresholds, targets_below, impostors_below = _counts_below(
+        *checked_trials(scores, labels)
+    )
+    miss = targets_below / targets_below[-1]
+    false_alarm = (impostors_below[-1] - impostors_below) / impostors_below[-1]
+    return DetCurve(thresholds, miss, false_alarm)
+
+
+def eer(scores, labels):
+    """Equal error rate: where the miss and false-alarm rates cross.
+
+    Neighbouring operating points are joined by a straight line, and accepting or
+    rejecting every trial are operating points too. All scores equal give 0.5, perfect
+    separation 0, reversed 1.
+
+    Arguments
+    ---------
+    scores, labels :
+        As for ``det_curve``.
+
+    Returns
+    -------
+    eer : float
+        A fraction in [0, 1].
+    threshold : float
+        Always finite. Accepting ``score >= threshold`` gives whichever of the two
+        operating points beside the crossing has the nearer rates; the threshold lies
+        halfway between the scores that it separates.
+
+    Raises
+    ------
+    ValueError
+        As for ``det_curve``.
+
+    Example
+    -------
+    >>> eer([0.1, 0.3, 0.6, 0.4, 0.7, 0.8], [0, 0, 0, 1, 1, 1])
+    (0.3333333333333333, 0.5)
+    """
+    return det_curve(scores, labels).eer()
+
+
+def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True):
+    r"""Minimum over all thresholds of NIST's detection cost function.
+
+    .. math:: C = c_{miss}\, p\, P_{miss} + c_{fa}\, (1 - p)\, P_{fa}
+
+    Normalised, it is divided by the cost of the better system that does not look at the
+    scores, :math:`\min(c_{miss}\, p, c_{fa}\, (1 - p))`, and so at most 1.
+
+    Arguments
+    ---------
+    scores, labels :
+        As for ``det_curve``.
+    p_target : float
+        Prior probability p of a target trial, in (0, 1). Name it wherever the value is
+        shown.
+    c_miss, c_fa : float
+        Costs of a miss and of a false alarm, positive.
+    normalize : bool
+        Divide by the cost of the better constant decision.
+
+    Returns
+    -------
+    value : float
+        The minimum cost.
+    threshold : float
+        Accepting ``score >= threshold`` costs the minimum: the lowest such operating
+        point, halfway between the scores that it separates. The lowest score where
+        accepting every trial is best; +inf where nothing is better than rejecting every
+        trial.
+
+    Raises
+    ------
+    ValueError
+        As for ``det_curve``; p_target outside (0, 1); a cost that is not positive and
+        finite.
+
+    Example
+    -------
+    >>> min_dcf([0.1, 0.3, 0.6, 0.4, 0.7, 0.8], [0, 0, 0, 1, 1, 1], p_target=0.01)
+    (0.3333333333333333, 0.6499999999999999)
+    """
+    return det_curve(scores, labels).min_dcf(p_target, c_miss, c_fa, normalize)
+
+
+def bayes_threshold(p_target, c_miss=1.0, c_fa=1.0):
+    r"""The threshold on log-likelihood ratios of least expected cost.
+
+    .. math:: \theta = \ln \frac{c_{fa}\, (1 - p)}{c_{miss}\, p}
+
+    With equal costs it is minus the prior log-odds.
+
+    Arguments
+    ---------
+    p_target : float
+        Prior probability p of a target trial, in (0, 1).
+    c_miss, c_fa : float
+        Costs of a miss and of a false alarm, positive.
+
+    Returns
+    -------
+    float
+        Accept natural-log likelihood ratios at or above it.
+
+    Raises
+    ------
+    ValueError
+        p_target outside (0, 1); a cost that is not positive and finite.
+
+    Example
+    -------
+    >>> round(bayes_threshold(0.01), 4)
+    4.5951
+    """
+    weight_miss, weight_fa = _cost_weights(p_target, c_miss, c_fa)
+    return float(np.log(weight_fa) - np.log(weight_miss))
+
+
+def act_dcf(llrs, labels, p_target, c_miss=1.0, c_fa=1.0):
+    """Actual detection cost: that of deciding at the Bayes threshold.
+
+    The cost of ``min_dcf``, normalised as there, but at ``bayes_threshold`` instead of
+    the list's own best threshold. What it has above ``min_dcf`` is lost by calibration;
+    it exceeds 1 where deciding without the scores would be better.
+
+    Arguments
+    ---------
+    llrs : array, tensor or list of float
+        [N], natural-log likelihood ratios, without the prior.
+    labels :
+        As for ``det_curve``.
+    p_target : float
+        Prior probability of a target trial, in (0, 1). Name it wherever the value is
+        shown.
+    c_miss, c_fa : float
+        Costs of a miss and of a false alarm, positive.
+
+    Returns
+    -------
+    float
+        The normalised cost, >= 0.
+
+    Raises
+    ------
+    ValueError
+        As for ``min_dcf``.
+
+    Example
+    -------
+    >>> llrs, labels = [-6.0, -2.0, 1.0, 5.0], [0, 0, 1, 1]
+    >>> act_dcf(llrs, labels, p_target=0.01)  # threshold 4.6: one of two missed
+    0.5
+    >>> act_dcf(llrs, labels, p_target=0.5)
+    0.0
+    """
+    weight_miss, weight_fa = _cost_weights(p_target, c_miss, c_fa)
+    llrs, is_target = checked_trials(llrs, labels, "llrs")
+    accept = llrs >= bayes_threshold(p_target, c_miss, c_fa)
+    cost = weight_miss * np.mean(~accept[is_target])
+    cost += weight_fa * np.mean(accept[~is_target])
+    return float(cost / min(weight_miss, weight_fa))
+
+
+def cllr(llrs, labels):
+    r"""Cost of log-likelihood ratios: their mean log loss at even prior, in bits [1]_.
+
+    .. math:: C_{llr} = \frac{1}{2 \ln 2} \left(
+        \frac{1}{N_t} \sum_{targets} \ln(1 + e^{-l})
+        + \frac{1}{N_i} \sum_{impostors} \ln(1 + e^{l}) \right)
+
+    0 is perfect; 1 is what knowing nothing (every l = 0) costs; more is misleading.
+
+    Arguments
+    ---------
+    llrs, labels :
+        As for ``act_dcf``.
+
+    Returns
+    -------
+    float
+        Bits, >= 0.
+
+    Raises
+    ------
+    ValueError
+        As for ``det_curve``.
+
+    References
+    ----------
+    .. [1] N. Brümmer and J. du Preez, "Application-independent evaluation of speaker
+       detection", Computer Speech & Language 20, 2006.
+
+    Example
+    -------
+    >>> cllr([0.0, 0.0, 0.0], [0, 0, 1])
+    1.0
+    """
+    llrs, is_target = checked_trials(llrs, labels, "llrs")
+    loss = np.logaddexp(0.0, np.where(is_target, -llrs, llrs)) / np.log(2)
+    return float((loss[is_target].mean() + loss[~is_target].mean()) / 2)
+
+
+def min_cllr(scores, labels):
+    """Cllr after the best monotone map of the scores to log-likelihood ratios.
+
+    The map is found by pooling adjacent violators (isotonic regression of the labels on
+    the scores). Equal scores get equal ratios. Where one class lies alone at an end of
+    the scale the ratio is infinite there and those trials cost nothing. No score scale
+    is assumed: any increasing transformation gives the same value, and it is a lower
+    bound of ``cllr`` after any of them.
+
+    Arguments
+    ---------
+    scores, labels :
+        As for ``det_curve``.
+
+    Returns
+    -------
+    float
+        Bits, in [0, 1] up to rounding: 0 for perfect separation, 1 where the scores
+        say nothing or are reversed.
+
+    Raises
+    ------
+    ValueError
+        As for ``det_curve``.
+
+    Example
+    -------
+    >>> round(min_cllr([0.1, 0.3, 0.6, 0.4, 0.7, 0.8], [0, 0, 0, 1, 1, 1]), 4)
+    0.3333
+    >>> min_cllr([0.1, 0.3, 0.7, 0.8], [0, 0, 1, 1])
+    0.0
+    """
+    _, targets_below, impostors_below = _counts_below(*checked_trials(scores, labels))
+    targets, impostors = np.diff(targets_below), np.diff(impostors_below)  # by score
+    trials = targets + impostors
+    blocks = isotonic_regression(targets / trials, weights=trials).blocks[:-1]
+    targets = np.add.reduceat(targets, blocks) / targets_below[-1]
+    impostors = np.add.reduceat(impostors, blocks) / impostors_below[-1]
+    # A block's ratio is targets / impostors, so that ln(1 + e^-l) is
+    # -ln(targets / both): x ln x at an infinite l is 0.
+    both = targets + impostors
+    gain = rel_entr(targets, both).sum() + rel_entr(impostors, both).sum()
+    return float((0.0 - gain) / (2 * np.log(2)))
+
+
+def bootstrap_eer(scores, labels, enrol_speakers, test_speakers, draws=1000, seed=0):
+    """EERs of a list whose speakers are drawn anew, for confidence intervals.
+
+    Trials of one speaker are not independent, so speakers are drawn, not trials: as many
+    as the list has, with replacement. With speaker s drawn n_s times, a target trial
+    counts n_s times and an impostor trial n_e * n_t times. A draw that leaves no target
+    or no impostor trial has no EER and is replaced by the next one, so that every value
+    is finite. Compared systems share the draws: their differences, draw by draw, are the
+    paired comparison (see ``interval``).
+
+    The scores are sorted once; a draw is O(N) for each system, without a sort.
+
+    Arguments
+    ---------
+    scores : array, tensor or list of float
+        [N], or [S, N] for S systems that scored the same trials.
+    labels : array, tensor or list of bool or int
+        [N], as for ``det_curve``.
+    enrol_speakers, test_speakers : array, tensor or list of str or int
+        [N], the speaker of either side of each trial.
+    draws : int
+        Number of draws B, at least 1.
+    seed : int
+        Seeds the draws: equal seeds and speakers give equal draws, whatever the order
+        of the trials.
+
+    Returns
+    -------
+    numpy.ndarray
+        [B], or [S, B] where scores are [S, N]; float64 fractions.
+
+    Raises
+    ------
+    ValueError
+        As for ``det_curve``; speakers that are not str or int or contradict a label;
+        draws that are no integer of at least 1.
+
+    Example
+    -------
+    >>> scores = [0.9, 0.2, 0.7, 0.6, 0.4, 0.5]
+    >>> labels = [1, 0, 1, 1, 0, 0]
+    >>> enrol, test = ["a", "a", "b", "c", "a", "b"], ["a", "b", "b", "c", "c", "c"]
+    >>> values = bootstrap_eer(scores, labels, enrol, test, draws=50)
+    >>> values.shape, float(values.max())
+    ((50,), 0.0)
+    """
+    if not isinstance(draws, Integral) or draws < 1:
+        raise ValueError(f"draws must be an integer of at least 1, got {draws!r}")
+    scores = _array(scores, "scores", dimensions=(1, 2))
+    if not len(np.atleast_2d(scores)):
+        raise ValueError(f"no systems: scores have shape {scores.shape}")
+    systems = []
+    for k, row in enumerate(np.atleast_2d(scores)):
+        name = f"scores[{k}]" if scores.ndim == 2 else "scores"
+        systems.append(checked_trials(row, labels, name))
+    enrol, test, speakers = _speaker_codes(enrol_speakers, test_speakers, systems[0][1])
+    ranked = [_ranked_speakers(*system, enrol, test) for system in systems]
+    random = np.random.default_rng(seed)
+    values = np.empty((len(systems), draws))
+    draw = 0
+    while draw < draws:
+        count = np.bincount(random.integers(speakers, size=speakers), minlength=speakers)
+        values[:, draw] = [_weighted_eer(count, *system) for system in ranked]
+        if not np.isnan(values[0, draw]):  # it is NaN for all systems or for none
+            draw += 1
+    return values if scores.ndim == 2 else values[0]
+
+
+def interval(values, level=0.95):
+    """Percentile interval of bootstrap draws.
+
+    Of one system's EERs it is their confidence interval; of the difference (or relative
+    change) of two systems' EERs from the same draws it is that of the difference.
+
+    Arguments
+    ---------
+    values : array or list of float
+        [B], one value a draw, or [S, B].
+    level : float
+        Share of the draws within the interval, in (0, 1).
+
+    Returns
+    -------
+    low, high : float or numpy.ndarray
+        [S], or floats where values are [B].
+
+    Raises
+    ------
+    ValueError
+        No draws; a value that is not finite, as a change relative to an EER of 0 is
+        (take the difference there); level outside (0, 1).
+
+    Example
+    -------
+    >>> interval([0.05, 0.01, 0.02, 0.03, 0.04], level=0.5)
+    (0.02, 0.04)
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level!r}")
+    values = finite_array(values, "draws", dimensions=(1, 2))
+    if values.size == 0:
+        raise ValueError(f"no draws: got shape {values.shape}")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return (low, high) if values.ndim > 1 else (float(low), float(high))
+
+
+def checked_trials(scores, labels, name="scores"):
+    """Scores as float64 [N] and labels as bool [N], or the errors of ``det_curve``.
+
+    Arguments
+    ---------
+    scores, labels :
+        As for ``det_curve``.
+    name : str
+        What the scores are called in messages.
+
+    Returns
+    -------
+    scores, is_target : numpy.ndarray
+        [N], float64, and [N], bool.
+
+    Example
+    -------
+    >>> checked_trials([1, 2], [0, 1])
+    (array([1., 2.]), array([False,  True]))
+    """
+    scores, labels = _array(scores, name), _array(labels, "labels")
+    if len(scores) != len(labels):
+        raise ValueError(
+            f"{name} and labels differ in length: "
+            f"{len(scores)} scores, {len(labels)} labels"
+        )
+    if len(scores) == 0:
+        raise ValueError(f"no trials: {name} and labels are empty")
+    scores = finite_array(scores, name)
+    if labels.dtype.kind not in "biu":
+        raise ValueError(
+            "labels must be bool or int, 1 for the same speaker, "
+            f"got dtype {labels.dtype}"
+        )
+    _refuse_at("labels must be 0 or 1", labels, (labels != 0) & (labels != 1))
+    is_target = labels.astype(bool)
+    if is_target.all() or not is_target.any():
+        raise ValueError(
+            "trials of both classes are needed, "
+            f"but all {len(labels)} labels are {int(labels[0])}"
+        )
+    return scores, is_target
+
+
+def finite_array(values, name, dimensions=(1,)):
+    """Finite real numbers as a float64 array, or a ValueError naming the first other.
+
+    Arguments
+    ---------
+    values : array, tensor or list of float or int
+        A tensor may be on any device, of any float type and require grad.
+    name : str
+        What they are called in messages.
+    dimensions : tuple of int
+        How many dimensions they may have.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, of the shape of values.
+
+    Example
+    -------
+    >>> finite_array([1, 2], "scores")
+    array([1., 2.])
+    """
+    values = _array(values, name, dimensions)
+    if values.size and values.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be real numbers, got dtype {values.dtype}")
+    values = values.astype(np.float64)
+    _refuse_at(f"{name} must be finite", values, ~np.isfinite(values))
+    return values
+
+
+def _counts_below(scores, is_target):
+    """Distinct scores and +inf, and how many targets and impostors lie below each."""
+    order = np.argsort(scores)
+    scores = scores[order]
+    first = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))
+    below = np.append(first, len(scores))  # trials below each threshold
+    targets_below = np.concatenate(([0], np.cumsum(is_target[order])))[below]
+    return np.append(scores[first], np.inf), targets_below, below - targets_below
+
+
+def _crossing(miss_left, gap_left, miss_right, gap_right):
+    """The miss rate where gap = miss - false alarm passes 0 between two points."""
+    return (miss_left * gap_right - miss_right * gap_left) / (gap_right - gap_left)
+
+
+def _cost_weights(p_target, c_miss, c_fa):
+    """Weights of the miss and false-alarm rates in the cost, or a ValueError."""
+    if not 0 < p_target < 1:
+        raise ValueError(f"p_target must be in (0, 1), got {p_target!r}")
+    for name, cost in (("c_miss", c_miss), ("c_fa", c_fa)):
+        if not 0 < cost < np.inf:
+            raise ValueError(f"{name} must be positive and finite, got {cost!r}")
+    return c_miss * p_target, c_fa * (1 - p_target)
+
+
+def _ranked_speakers(scores, is_target, enrol, test):
+    """What ``_weighted_eer`` needs of a system: the speakers of the targets and of both
+    sides of the impostors by ascending score, and how many lie below each threshold."""
+    _, targets_below, impostors_below = _counts_below(scores, is_target)
+    order = np.argsort(scores)
+    targets, impostors = order[is_target[order]], order[~is_target[order]]
+    return enrol[targets], enrol[impostors], test[impostors], targets_below, impostors_below
+
+
+def _weighted_eer(count, target, enrol, test, targets_below, impostors_below):
+    """EER where each speaker counts count times; NaN without a target or an impostor."""
+    missed = np.concatenate(([0], np.cumsum(count[target])))
+    rejected = np.concatenate(([0], np.cumsum(count[enrol] * count[test])))
+    if not (missed[-1] and rejected[-1]):
+        return np.nan
+
+    def miss(k):
+        return missed[targets_below[k]] / missed[-1]
+
+    def gap(k):
+        return miss(k) - (rejected[-1] - rejected[impostors_below[k]]) / rejected[-1]
+
+    right = bisect_left(range(len(targets_below)), 0.0, key=gap)
+    left = right - 1
+    return _crossing(miss(left), gap(left), miss(right), gap(right))
+
+
+def _speaker_codes(enrol, test, is_target):
+    """Speakers of both sides as integers [N], and their number; or a ValueError."""
+    sides = []
+    for name, side in (("enrol_speakers", enrol), ("test_speakers", test)):
+        side = _array(side, name)
+        if side.dtype.kind not in "iuU":
+            raise ValueError(f"{name} must be str or int, got dtype {side.dtype}")
+        if len(side) != len(is_target):
+            raise ValueError(f"{len(is_target)} trials, but {len(side)} {name}")
+        sides.append(side.tolist())
+    code = {s: k for k, s in enumerate(sorted({*sides[0], *sides[1]}, key=str))}
+    enrol, test = (np.array([code[s] for s in side]) for side in sides)
+    bad = (enrol == test) != is_target
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise ValueError(
+            f"label {int(is_target[k])} at index {k}, but its speakers are "
+            f"{sides[0][k]!r} and {sides[1][k]!r} ({int(bad.sum())} such trials)"
+        )
+    return enrol, test, len(code)
+
+
+def _array(values, name, dimensions=(1,)):
+    """A numpy array of a list, array or tensor, of so many dimensions."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.double() if values.is_floating_point() else values).numpy()
+    allowed = " or ".join(f"{n}-D" for n in dimensions)
+    try:
+        values = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} must be a {allowed} list, array or tensor: {error}"
+        ) from error
+    if values.ndim not in dimensions:
+        raise ValueError(f"{name} must be {allowed}, got shape {values.shape}")
+    return values
+
+
+def _refuse_at(rule, values, bad):
+    """ValueError naming the first bad value and how many there are."""
+    if bad.any():
+        first = tuple(np.argwhere(bad)[0].tolist())
+        raise ValueError(
+            f"{rule}, got {values[first]} at index {', '.join(map(str, first))} "
+            f"({int(bad.sum())} of {bad.size})"
+        )

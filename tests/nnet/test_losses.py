@@ -1,0 +1,285 @@
+"""The losses against SpeechBrain's, the authors' numbers and naive loops."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from speechbrain.nnet.losses import (
+    AdditiveAngularMargin,
+    AngularMargin,
+    LogSoftmaxWrapper,
+)
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import hamsb.nnet.losses
+from hamsb import (
+    AAMSoftmax,
+    AMSoftmax,
+    ClippedUnitBall,
+    HAMSoftmax,
+    HSoftmax,
+    HyperbolicClassifier,
+    RAMSoftmax,
+    Softmax,
+)
+
+LOSSES = {
+    "softmax": Softmax(scale=7.0),
+    "am": AMSoftmax(0.2, 30.0),
+    "aam": AAMSoftmax(0.2, 30.0),
+    "aam_wide": AAMSoftmax(2.0, 5.0),
+    "ram": RAMSoftmax(0.2, 10.0),
+    "ham": HAMSoftmax(0.35, 15.0),
+}
+RELEASED = Path(__file__).parents[1] / "data" / "released_ram_softmax.npz"
+
+
+def batch(seed, rows=12, classes=7, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    cosines = 2 * torch.rand(rows, 1, classes, generator=generator, dtype=dtype) - 1
+    targets = torch.randint(classes, (rows, 1), generator=generator)
+    return cosines.requires_grad_(), targets
+
+
+def value_and_gradient(loss, similarities, targets):
+    value = loss(similarities, targets)
+    return value, torch.autograd.grad(value, similarities)[0]
+
+
+def assert_same(ours, theirs, similarities, targets, **close):
+    for a, b in zip(
+        value_and_gradient(ours, similarities, targets),
+        value_and_gradient(theirs, similarities, targets),
+    ):
+        torch.testing.assert_close(a, b, **close)
+
+
+def naive(name, margin, scale):
+    """Each loss as a loop over its printed formula."""
+
+    def target_logit(s):
+        if name == "aam":
+            theta = math.acos(s)
+            if theta + margin < math.pi:
+                return scale * math.cos(theta + margin)
+            return scale * (s - margin * math.sin(math.pi - margin))
+        return scale * (s - margin)
+
+    def loss(similarities, targets):
+        total = 0.0
+        for row, y in zip(similarities[:, 0].tolist(), targets[:, 0].tolist()):
+            z = [scale * s for s in row]
+            z[y] = target_logit(row[y])
+            if name == "ram":
+                z = [0.0 if j != y and z[j] < z[y] else z[j] for j in range(len(z))]
+            highest = max(z)
+            total += highest + math.log(sum(math.exp(v - highest) for v in z)) - z[y]
+        return total / len(similarities)
+
+    return loss
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "name, ours, margin, scale",
+    [
+        ("softmax", Softmax(), 0.0, 1.0),
+        ("softmax", Softmax(scale=30.0), 0.0, 30.0),
+        ("softmax", HSoftmax(), 0.0, 30.0),
+        ("am", AMSoftmax(0.2, 30.0), 0.2, 30.0),
+        ("am", HAMSoftmax(0.35, 15.0), 0.35, 15.0),
+        ("aam", AAMSoftmax(0.2, 30.0), 0.2, 30.0),
+        ("aam", AAMSoftmax(2.0, 5.0), 2.0, 5.0),
+        ("ram", RAMSoftmax(0.2, 30.0), 0.2, 30.0),
+        ("ram", RAMSoftmax(0.0, 10.0), 0.0, 10.0),
+    ],
+)
+def test_equals_the_naive_loop(name, ours, margin, scale, seed):
+    cosines, targets = batch(seed)
+    assert ours(cosines, targets).item() == pytest.approx(
+        naive(name, margin, scale)(cosines, targets), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block", [1, 30, 2**19])
+def test_closed_form_is_cross_entropy_of_the_plain_logits(name, dtype, block, monkeypatch):
+    """In one block of rows or several."""
+    monkeypatch.setattr(hamsb.nnet._closed_forms, "BLOCK", block)
+    loss = LOSSES[name]
+    cosines, targets = batch(7, dtype=dtype)
+
+    def plain(similarities, targets):
+        rows, y = similarities.squeeze(1), targets.squeeze(1)
+        return cross_entropy(loss.logits(rows, y), y)
+
+    close = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {
+        "rtol": 1e-4, "atol": 1e-6}
+    assert_same(loss, plain, cosines, targets, **close)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck(name):
+    cosines, targets = batch(8, rows=5, classes=4)
+    assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, targets), cosines)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_penalise_gives_the_derivative_of_its_value(name):
+    similarity = torch.linspace(-1.2, 1.2, 41, dtype=torch.float64, requires_grad=True)
+    value, slope = LOSSES[name].penalise(similarity)
+    (derivative,) = torch.autograd.grad(value.sum(), similarity)
+    torch.testing.assert_close(slope, derivative)
+
+
+def test_head_and_loss_keep_one_buffer_of_predictions():
+    kept = set()
+    x, targets = torch.randn(32, 1, 4, requires_grad=True), torch.randint(64, (32, 1))
+    head, loss = HyperbolicClassifier(4, 64, ClippedUnitBall(3.0)), HAMSoftmax()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t.numel() >= 32 * 64 and kept.add(t.data_ptr()) or t, lambda t: t
+    ):
+        loss(head(x), targets)
+    assert len(kept) == 1
+
+
+def test_differentiating_twice_is_refused():
+    cosines, targets = batch(9)
+    value = HAMSoftmax()(cosines, targets)
+    with pytest.raises(RuntimeError, match="twice.*logits"):
+        torch.autograd.grad(value, cosines, create_graph=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_head_and_loss_compile_to_one_graph(name):
+    """Values and gradients of the compiled ones are those of the eager ones."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    head = HyperbolicClassifier(6, 11, ClippedUnitBall(3.0))
+    x, targets = torch.randn(8, 1, 6), torch.randint(11, (8, 1))
+
+    def step(x, targets):
+        return LOSSES[name](head(x), targets)
+
+    found = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        a = x.clone().requires_grad_()
+        value = function(a, targets)
+        found.append([value, *torch.autograd.grad(value, [a, head.centers])])
+    assert found[0][1].abs().max() > 0
+    for eager, compiled in zip(*found):
+        torch.testing.assert_close(compiled, eager)
+
+
+@pytest.mark.parametrize("margin, scale", [(0.0, 1.0), (0.2, 30.0), (0.5, 64.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_am_and_aam_equal_speechbrains(margin, scale, seed):
+    cosines, targets = batch(seed, dtype=torch.float32)
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    theirs = LogSoftmaxWrapper(AngularMargin(margin, scale))
+    assert_same(AMSoftmax(margin, scale), theirs, cosines, targets, **close)
+    theirs = LogSoftmaxWrapper(AdditiveAngularMargin(margin, scale))
+    assert_same(AAMSoftmax(margin, scale), theirs, cosines, targets, **close)
+
+
+def test_aam_has_finite_gradients_at_the_ends_of_the_cosine():
+    cosines = torch.tensor([[[1.0, -1.0]], [[-1.0, 1.0]], [[1.0000001, 0.0]]])
+    cosines.requires_grad_()
+    value, gradient = value_and_gradient(AAMSoftmax(), cosines, torch.zeros(3, 1).long())
+    assert value.isfinite() and gradient.isfinite().all()
+
+
+def test_speechbrains_wrapper_on_our_head_is_the_same_loss():
+    head = HyperbolicClassifier(16, 7, ClippedUnitBall(3.0))
+    x = torch.randn(9, 1, 16, requires_grad=True)
+    targets = torch.randint(7, (9, 1))
+    theirs = LogSoftmaxWrapper(AngularMargin(0.2, 30.0))
+    for ours in (HAMSoftmax(0.2, 30.0), AMSoftmax(0.2, 30.0)):
+        a, b = (torch.autograd.grad(loss(head(x), targets), x)[0] for loss in (ours, theirs))
+        torch.testing.assert_close(ours(head(x), targets), theirs(head(x), targets))
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_ram_reproduces_the_released_numbers():
+    released = np.load(RELEASED)
+    cosines = torch.tensor(released["cosines"], dtype=torch.float64).unsqueeze(1)
+    cosines.requires_grad_()
+    targets = torch.tensor(released["targets"]).unsqueeze(1)
+    ours = RAMSoftmax(margin=0.2, scale=30.0)
+    each = torch.stack([ours(c.unsqueeze(0), y.unsqueeze(0)) for c, y in zip(cosines, targets)])
+    np.testing.assert_allclose(each.detach(), released["loss"], rtol=1e-6, atol=1e-12)
+    _, gradient = value_and_gradient(ours, cosines, targets)
+    np.testing.assert_allclose(
+        gradient.squeeze(1), released["grad_cosines"], rtol=1e-6, atol=1e-12
+    )
+
+
+def test_published_names_are_the_same_mathematics():
+    cosines, targets = batch(1)
+    assert_same(HSoftmax(20.0), Softmax(20.0), cosines, targets)
+    assert_same(HAMSoftmax(0.2, 20.0), AMSoftmax(0.2, 20.0), cosines, targets)
+    assert_same(HAMSoftmax(0.0, 20.0), HSoftmax(20.0), cosines, targets)
+
+
+def test_softmax_on_a_linear_head_is_cross_entropy():
+    cosines, targets = batch(2)
+    theirs = nn.functional.cross_entropy(cosines.squeeze(1), targets.squeeze(1))
+    torch.testing.assert_close(Softmax()(cosines, targets), theirs)
+
+
+@pytest.mark.parametrize("name", ["AMSoftmax", "AAMSoftmax", "RAMSoftmax", "HAMSoftmax"])
+def test_margin_may_change_during_training(name):
+    import hamsb
+
+    kind = getattr(hamsb, name)
+    cosines, targets = batch(3)
+    scheduled = kind(margin=0.0, scale=30.0)
+    before = scheduled(cosines, targets)
+    scheduled.margin = 0.3
+    after = scheduled(cosines, targets)
+    assert after > before
+    torch.testing.assert_close(after, kind(margin=0.3, scale=30.0)(cosines, targets))
+
+
+@pytest.mark.parametrize("kind", [Softmax, HSoftmax, AMSoftmax, AAMSoftmax, RAMSoftmax])
+def test_length_shape_and_dtype_are_as_speechbrain_gives_them(kind):
+    cosines, targets = batch(4, dtype=torch.float32)
+    loss = kind()
+    expected = loss(cosines, targets)
+    assert expected.dim() == 0
+    assert loss(cosines, targets, length=torch.ones(len(targets))) == expected
+    assert loss(cosines.squeeze(1), targets.squeeze(1)) == expected
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = loss(cosines.bfloat16(), targets.int())
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "predictions, targets, message",
+    [
+        (torch.zeros(4, 2, 5), torch.zeros(4, 1).long(), r"\[4, 2, 5\].*\[B, 1, C\]"),
+        (torch.zeros(5), torch.zeros(1, 1).long(), r"\[5\].*\[B, 1, C\]"),
+        (torch.zeros(4, 1, 5), torch.zeros(3, 1).long(), r"\[3, 1\].*\[4, 1\]"),
+        (torch.zeros(4, 1, 5), torch.zeros(4, 5).long(), r"\[4, 5\].*\[4, 1\]"),
+        (torch.zeros(4, 1, 5), torch.zeros(4, 1), "float32.*indices"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_value_errors(predictions, targets, message):
+    for loss in (Softmax(), AMSoftmax(), RAMSoftmax()):
+        with pytest.raises(ValueError, match=message):
+            loss(predictions, targets)
+
+
+def test_a_mistake_is_never_a_type_error_that_speechbrain_would_swallow():
+    """LogSoftmaxWrapper retries without targets on a TypeError, which would
+    silently drop the margin."""
+    for options in ({"margin": -0.1}, {"scale": 0.0}, {"scale": math.nan}, {"margin": math.inf}):
+        with pytest.raises(ValueError, match="margin|scale"):
+            HAMSoftmax(**options)
+    with pytest.raises(ValueError, match="angle"):
+        AAMSoftmax(margin=3.2)

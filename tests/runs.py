@@ -1,0 +1,134 @@
+"""What the tests of whole runs share: fewer seconds a run, processes, contents."""
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import speechbrain
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from matplotlib.figure import Figure
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from hamsb.training.export import export_model
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, request):
+    """Without what costs half of a tiny run: SpeechBrain's list of the installed
+    packages and, but for the test of the whole path, drawing the plots."""
+    monkeypatch.setattr(
+        speechbrain.utils.logger, "get_environment_description", lambda: "not listed"
+    )
+    if request.node.name != "test_whole_path":
+        empty = lambda figure, path, **options: Path(path).touch()  # noqa: E731
+        monkeypatch.setattr(Figure, "savefig", empty)
+
+
+def contents(folder, without=()):
+    """Path below a folder -> bytes, of everything but logs and locks."""
+    without = {"log.txt", "env.log", "train.py", ".lock", ".CKPT.lock", *without}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in without
+    }
+
+
+def weights(folder):
+    """The exported network's."""
+    return torch.load(folder / "export" / "embedding_model.ckpt")
+
+
+def same(ours, theirs):
+    """Whether two dicts hold equal tensors under the same names."""
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[key], theirs[key]) for key in theirs
+    )
+
+
+def export_untrained(folder, text):
+    """Export the untrained model of an experiment's yaml, with two speakers."""
+    torch.manual_seed(0)
+    hparams, labels = load_hyperpyyaml(text), CategoricalEncoder()
+    labels.update_from_iterable(["a", "b"], sequence_input=False)
+    modules = {name: hparams[name] for name in ("embedding_model", "classifier")}
+    export_model(folder, text, modules, labels, "# card\n")
+
+
+def call(main, hparams_file, values):
+    """Call a script's main with values for options; returns its output folder."""
+    options = [f"--{key}={value}" for key, value in values.items()]
+    main([hparams_file, *options, "--noprogressbar"])
+    return Path(values["output_folder"])
+
+
+def fork(function, screen):
+    """Start a process, which lives two minutes at most; returns its id.
+
+    Its exit status is a script's: SystemExit's, 1 after a traceback, or 0. What it
+    and its children print is in the file ``screen``.
+    """
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        signal.alarm(120)
+        with open(screen, "w", buffering=1, encoding="utf-8") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            try:
+                function()
+                status = 0
+            except SystemExit as end:
+                status = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def status_of(process):
+    """Wait for a process; its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def launch(functions, folder):
+    """Run a process for each function as torchrun does: with the variables of its
+    rank; and when one fails, the others are sent SIGTERM.
+
+    Returns exit statuses (negative: the signal) and screens, by rank.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def ranked(rank):
+        def run():
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ["WORLD_SIZE"] = str(len(functions))
+            functions[rank]()
+
+        return run
+
+    screens = [folder / f"screen{rank}" for rank in range(len(functions))]
+    living = {fork(ranked(rank), screens[rank]): rank for rank in range(len(functions))}
+    statuses = [None] * len(functions)
+    while living:
+        time.sleep(0.05)  # torchrun looks ten times a second
+        for process in list(living):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                statuses[living.pop(process)] = os.waitstatus_to_exitcode(status)
+        if any(status is not None and status > 0 for status in statuses):
+            for process in living:
+                os.kill(process, signal.SIGTERM)
+    return statuses, [screen.read_text(encoding="utf-8") for screen in screens]

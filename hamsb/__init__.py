@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from hamsb.nnet.classifiers import HyperbolicClassifier
     from hamsb.nnet.contrastive import (
         HSCL,
-        CosineSimilarity,
-        HyperbolicSimilarity,
         MoCo,
         MomentumEncoder,
         MomentumQueue,
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
         RAMSoftmax,
         Softmax,
     )
+    from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
     from hamsb.training.checkpoints import Checkpointer
     from hamsb.training.schedules import CosineMargin, LinearMargin
 
@@ -46,12 +45,12 @@ _PLACES = {
     "Checkpointer": "training.checkpoints",
     "ClippedUnitBall": "nnet.balls",
     "CosineMargin": "training.schedules",
-    "CosineSimilarity": "nnet.contrastive",
+    "CosineSimilarity": "nnet.similarities",
     "HAMSoftmax": "nnet.losses",
     "HSCL": "nnet.contrastive",
     "HSoftmax": "nnet.losses",
     "HyperbolicClassifier": "nnet.classifiers",
-    "HyperbolicSimilarity": "nnet.contrastive",
+    "HyperbolicSimilarity": "nnet.similarities",
     "LinearMargin": "training.schedules",
     "MoCo": "nnet.contrastive",
     "MomentumEncoder": "nnet.contrastive",

@@ -18,6 +18,27 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from hamsb.training.export import export_model
 
 
+# A tiny model, as an experiment's yaml has it.
+EXPERIMENT = """
+sample_rate: 16000
+compute_features: !new:speechbrain.lobes.features.Fbank
+  n_mels: 20
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+  norm_type: sentence
+  std_norm: False
+embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+  input_size: 20
+  channels: [8, 8, 8, 8, 24]
+  attention_channels: 8
+  lin_neurons: 16
+classifier: !new:hamsb.HyperbolicClassifier
+  input_size: 16
+  out_neurons: 2
+  ball: !new:hamsb.ClippedUnitBall
+    curvature: 3.0
+"""
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, request):
     """Without what costs half of a tiny run: SpeechBrain's list of the installed

@@ -35,72 +35,7 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import logsigmoid, normalize
 
 from hamsb.nnet.losses import AAMSoftmax, RAMSoftmax
-
-# ------------------------------------------------------------ the similarities
-
-
-class CosineSimilarity(nn.Module):
-    """The cosine of the angle between embeddings.
-
-    Example
-    -------
-    >>> similarity = CosineSimilarity()
-    >>> x = similarity.project(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
-    >>> similarity.pairwise(x, x)
-    tensor([[1.0000, 0.8000],
-            [0.8000, 1.0000]])
-    """
-
-    def project(self, x):
-        """Embeddings [..., D] of length 1, float32 or wider."""
-        return normalize(_widened(x), dim=-1)
-
-    def paired(self, x, y):
-        """Similarity of projected x and y [N, D], row by row: [N]."""
-        return (x * y).sum(-1)
-
-    def pairwise(self, x, y):
-        """Similarity of all pairs of projected x [N, D] and y [M, D]: [N, M].
-        The product obeys torch's TensorFloat-32 setting."""
-        return x @ y.transpose(-1, -2)
-
-
-class HyperbolicSimilarity(nn.Module):
-    """Minus the distance in a ball, beyond the papers.
-
-    Margins are then hyperbolic lengths. What the ball learns are parameters of
-    the loss that holds this.
-
-    Arguments
-    ---------
-    ball : hamsb.nnet.balls.Ball
-        Projects the embeddings and measures there.
-
-    Example
-    -------
-    >>> from hamsb import PoincareBall
-    >>> similarity = HyperbolicSimilarity(PoincareBall(1.0, gain=1.0))
-    >>> x = similarity.project(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
-    >>> similarity.pairwise(x, x[:1]).shape
-    torch.Size([2, 1])
-    """
-
-    def __init__(self, ball):
-        super().__init__()
-        self.ball = ball
-
-    def project(self, x):
-        """Points of the ball [..., D] from embeddings [..., D]."""
-        return self.ball.project(x)
-
-    def paired(self, x, y):
-        """Similarity of points x and y [N, D], row by row: [N]."""
-        return -self.ball.distance(x, y)
-
-    def pairwise(self, x, y):
-        """Similarity of all pairs of points x [N, D] and y [M, D]: [N, M]."""
-        return self.ball.pairwise_similarity(x, y)
-
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 
 # -------------------------------------------------------------- self-supervised
 

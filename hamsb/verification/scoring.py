@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hamsb.nnet.similarities import CosineSimilarity
 from hamsb.utils.files import replacing
 
 _LABELS = {"0": 0, "1": 1}
@@ -245,85 +246,11 @@ def find_utterances(trials, roots):
     return found
 
 
-# ------------------------------------------------------------------ backends
+# ---------------------------------------------------------------------- scores
 
 
-class Cosine:
-    r"""Backend: cosine similarity, computed in float64.
-
-    .. math:: s = \frac{x^\top y}{\lVert x \rVert \lVert y \rVert}
-
-    An embedding of length zero has cosine 0 to everything.
-
-    Every backend offers these three; a higher score means more similar, whatever it is.
-    ``points`` brings embeddings [N, D] into the form that the two others compare;
-    ``paired`` compares points [N, D] with points [N, D] row by row, [N]; ``pairwise``
-    points [N, D] with points [M, D] all with all, [N, M].
-
-    Example
-    -------
-    >>> backend = Cosine()
-    >>> points = backend.points(torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))
-    >>> backend.pairwise(points[:1], points)
-    tensor([[1.0000, 0.6000, 0.0000]], dtype=torch.float64)
-    """
-
-    name = "cosine"
-
-    def points(self, embeddings):
-        x = embeddings.detach().double()
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return x / torch.where(length > 0, length, 1.0)
-
-    def paired(self, x, y):
-        return torch.linalg.vecdot(x, y)
-
-    def pairwise(self, x, y):
-        return x @ y.T
-
-
-class Hyperbolic:
-    """Backend: minus the hyperbolic distance in a ball, computed in float64.
-
-    Trials are measured by direct difference. Pairs with a cohort come from one matrix
-    product, which float64 can afford near the rim too.
-
-    Arguments
-    ---------
-    ball : Ball
-        Offers ``project``, ``distance`` and ``pairwise_distance`` as those of
-        ``hamsb.nnet.balls`` do: the one that the model was trained with, its
-        ``classifier.ball``, on the embeddings' device.
-
-    Example
-    -------
-    >>> from hamsb import PoincareBall
-    >>> backend = Hyperbolic(PoincareBall(1.0, projection="clip"))
-    >>> points = backend.points(torch.tensor([[0.0, 0.0], [0.0, 0.5]]))
-    >>> backend.pairwise(points, points)
-    tensor([[-0.0000, -1.0986],
-            [-1.0986, -0.0000]], dtype=torch.float64)
-    """
-
-    name = "hyperbolic"
-
-    def __init__(self, ball):
-        self.ball = ball
-
-    @torch.no_grad()
-    def points(self, embeddings):
-        return self.ball.project(embeddings.double())
-
-    @torch.no_grad()
-    def paired(self, x, y):
-        return -self.ball.distance(x, y)
-
-    @torch.no_grad()
-    def pairwise(self, x, y):
-        return -self.ball.pairwise_distance(x, y)
-
-
-def score_trials(embeddings, trials, backend=Cosine()):
+@torch.no_grad()
+def score_trials(embeddings, trials, similarity=CosineSimilarity()):
     """Score of every trial, from gathered rows.
 
     Arguments
@@ -332,7 +259,8 @@ def score_trials(embeddings, trials, backend=Cosine()):
         Holds every utterance of the list.
     trials : Trials
         N trials.
-    backend : Cosine or Hyperbolic
+    similarity : hamsb.nnet.similarities.Similarity
+        Compares in float64.
 
     Returns
     -------
@@ -355,9 +283,9 @@ def score_trials(embeddings, trials, backend=Cosine()):
     """
     matrix = embeddings.matrix
     scores = [
-        backend.paired(
-            backend.points(matrix.index_select(0, enrol)),
-            backend.points(matrix.index_select(0, test)),
+        similarity.paired(
+            similarity.project(matrix.index_select(0, enrol).double()),
+            similarity.project(matrix.index_select(0, test).double()),
         )
         for enrol, test in zip(
             embeddings.rows(trials.enrol).split(_CHUNK),
@@ -384,7 +312,10 @@ class CohortStatistics:
     deviation: dict
 
 
-def cohort_statistics(embeddings, cohort, backend=Cosine(), k=None, progress=False):
+@torch.no_grad()
+def cohort_statistics(
+    embeddings, cohort, similarity=CosineSimilarity(), k=None, progress=False
+):
     """Mean and deviation of each utterance's scores against a cohort.
 
     Computed once an utterance, in chunks: memory does not grow with the product of
@@ -396,7 +327,8 @@ def cohort_statistics(embeddings, cohort, backend=Cosine(), k=None, progress=Fal
         N utterances.
     cohort : hamsb.verification.embeddings.Embeddings
         M utterances, or speaker means, of speakers who occur in no trial.
-    backend : Cosine or Hyperbolic
+    similarity : hamsb.nnet.similarities.Similarity
+        Compares in float64.
     k : int, optional
         Of each utterance's M scores the k highest are taken, its own nearest cohort;
         all M by default.
@@ -429,7 +361,7 @@ def cohort_statistics(embeddings, cohort, backend=Cosine(), k=None, progress=Fal
         raise ValueError(
             f"cohort_size={k}: at least 2, and at most the {len(cohort)} of the cohort"
         )
-    others = backend.points(cohort.matrix)
+    others = similarity.project(cohort.matrix.double())
     mean = torch.empty(len(embeddings), dtype=torch.float64)
     deviation = torch.empty_like(mean)
     rows = max(1, _BLOCK // len(cohort))
@@ -437,7 +369,8 @@ def cohort_statistics(embeddings, cohort, backend=Cosine(), k=None, progress=Fal
         range(0, len(embeddings), rows), desc="cohort", disable=not progress
     ):
         part = slice(first, first + rows)
-        scores = backend.pairwise(backend.points(embeddings.matrix[part]), others)
+        rows_here = similarity.project(embeddings.matrix[part].double())
+        scores = similarity.pairwise(rows_here, others)
         if k < len(cohort):
             scores = scores.topk(k, dim=1, sorted=False).values
         deviation[part], mean[part] = torch.std_mean(scores, dim=1)
@@ -472,7 +405,7 @@ def normalise_scores(scores, trials, statistics, method):
     Arguments
     ---------
     scores : numpy.ndarray
-        [N], of the backend that the statistics are of.
+        [N], of the similarity that the statistics are of.
     trials : Trials
         N trials.
     statistics : CohortStatistics

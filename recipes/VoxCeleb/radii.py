@@ -40,7 +40,7 @@ from hamsb.verification.embeddings import Embeddings
 from hamsb.utils.files import replacing_files
 from hamsb.verification.metrics import interval
 from hamsb.verification.plots import plot_boxes, plot_disk
-from hamsb.verification.scoring import Cosine
+from hamsb.nnet.similarities import CosineSimilarity
 
 DIGITS = 9  # radii and distances that differ by less differ by rounding: they are one
 MEASURES = {"norm": "norm", "centred": "norm about the mean", "radius": "radius"}
@@ -230,8 +230,9 @@ def confusabilities(condition, nearest):
             f"all utterances are of speaker {owner[0]}: nobody to confuse them with; "
             "take more utterances, or lists of more speakers."
         )
-    points = Cosine().points(condition.embeddings.matrix)
-    cosines = Cosine().pairwise(points, points).numpy()
+    similarity = CosineSimilarity()
+    points = similarity.project(condition.embeddings.matrix.double())
+    cosines = similarity.pairwise(points, points).numpy()
     cosines[owner[:, None] == owner] = -np.inf
     found = np.sort(cosines, axis=1)[:, -nearest:]
     return np.nanmean(np.where(np.isfinite(found), found, np.nan), axis=1)
@@ -363,7 +364,7 @@ def by_condition(conditions):
 def nearest_centers(ball, points):
     """Each center's distance to the nearest other one, and its highest cosine to
     another one, which is not always the same one: two arrays [C]."""
-    directions = Cosine().points(points)
+    directions = CosineSimilarity().project(points.double())
     distances, cosines = [], []
     for start in range(0, len(points), BLOCK):
         part = slice(start, start + BLOCK)

@@ -52,9 +52,8 @@ from hamsb.verification.evaluation import (
 from hamsb.utils.files import replacing_files
 from hamsb.verification.metrics import bayes_threshold
 from hamsb.verification.plots import plot_det, plot_scores
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.verification.scoring import (
-    Cosine,
-    Hyperbolic,
     cohort_statistics,
     find_utterances,
     normalise_scores,
@@ -535,7 +534,7 @@ def make_backends(names, encoder):
     made = []
     for name in names:
         if name == "cosine":
-            made.append(Cosine())
+            made.append(CosineSimilarity())
             continue
         classifier = encoder.mods["classifier"] if "classifier" in encoder.mods else None
         if not hasattr(classifier, "ball"):
@@ -543,7 +542,7 @@ def make_backends(names, encoder):
                 f"backends: {name} needs the ball of a hyperbolic classifier; this "
                 f"model's classifier is {type(classifier).__name__}."
             )
-        made.append(Hyperbolic(copy.deepcopy(classifier.ball).cpu()))
+        made.append(HyperbolicSimilarity(copy.deepcopy(classifier.ball).cpu()))
     return made
 
 

@@ -29,9 +29,8 @@ from hamsb import ClippedUnitBall
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.embeddings import Embeddings
 from hamsb.verification.metrics import act_dcf, bootstrap_eer, cllr, det_curve, min_cllr
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.verification.scoring import (
-    Cosine,
-    Hyperbolic,
     Trials,
     cohort_statistics,
     normalise_scores,
@@ -251,14 +250,14 @@ def normalisation_section(trials, utterances=4700, part=60, k=300):
     lines, embeddings = [], synthetic_embeddings(utterances)
     whole, few = (synthetic_list(embeddings, n) for n in (trials, part))
     note = f"extrapolated from {part:,} trials"
-    hyperbolic = Hyperbolic(ClippedUnitBall(3.0))
+    hyperbolic = HyperbolicSimilarity(ClippedUnitBall(3.0))
     for size in (6000, 20_000):
         cohort, what = synthetic_embeddings(size, seed=1), f"AS-norm, cohort {size:,}"
-        for backend in (Cosine(), hyperbolic):
+        for backend in (CosineSimilarity(), hyperbolic):
             arguments = (embeddings, whole, cohort, backend, k)
             figures = measured(as_norm, *arguments, repeats=3)
             lines.append(line(f"{what}, {backend.name}: hamsb", trials, *figures))
-        ours = as_norm(embeddings, few, cohort, Cosine(), k)
+        ours = as_norm(embeddings, few, cohort, CosineSimilarity(), k)
         for name, function in (
             ("one trial after the other", naive_as_norm),
             ("SpeechBrain's loop", speechbrain_as_norm),

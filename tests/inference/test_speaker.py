@@ -8,28 +8,12 @@ from speechbrain.dataio import audio_io
 from speechbrain.dataio.encoder import CategoricalEncoder
 
 from hamsb.verification.calibration import Calibration
+from runs import EXPERIMENT
+
 from hamsb.training.export import export_model
 from hamsb.verification.decision import read_decision, write_decision
 from hamsb.inference import SpeakerRecognition
 
-EXPERIMENT = """
-sample_rate: 16000
-compute_features: !new:speechbrain.lobes.features.Fbank
-  n_mels: 20
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-  norm_type: sentence
-  std_norm: False
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-  input_size: 20
-  channels: [8, 8, 8, 8, 24]
-  attention_channels: 8
-  lin_neurons: 16
-classifier: !new:hamsb.HyperbolicClassifier
-  input_size: 16
-  out_neurons: 2
-  ball: !new:hamsb.ClippedUnitBall
-    curvature: 3.0
-"""
 THRESHOLDS = {"eer": 0.5, "min_dcf_0.01": 0.75}
 CALIBRATION = Calibration(scale=10.0, offset=-4.0)
 

@@ -11,10 +11,9 @@ import pytest
 import soundfile
 import torch
 from cluster import cluster_speakers, draw_crops, embed_speakers, read_utterances
-from runs import call, export_untrained
+from runs import EXPERIMENT, call, export_untrained
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from speechbrain.inference.classifiers import EncoderClassifier
-from test_speaker import EXPERIMENT
 from voxceleb_prepare import prepare_voxceleb
 
 from hamsb import ClippedUnitBall, PoincareBall

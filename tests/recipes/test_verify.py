@@ -10,18 +10,16 @@ import pytest
 import soundfile
 import torch
 import verify
-from runs import call, export_untrained
+from runs import EXPERIMENT, call, export_untrained
 from speechbrain.inference.classifiers import EncoderClassifier
-from test_speaker import EXPERIMENT
 
 from hamsb.verification.calibration import Calibration, symmetric_qualities
 from hamsb.verification.embeddings import Embeddings, embed_utterances
 from hamsb.verification.evaluation import eer_intervals, evaluate_trials
 from hamsb.verification.decision import read_decision
 from hamsb.inference import SpeakerRecognition
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.verification.scoring import (
-    Cosine,
-    Hyperbolic,
     cohort_statistics,
     find_utterances,
     normalise_scores,
@@ -140,7 +138,7 @@ def embedded(corpus):
         files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.wav"))}
         return embed_utterances(files, encoder.encode_batch, progress=False)
 
-    embedded.all_of, embedded.backends = all_of, [Cosine(), Hyperbolic(ball)]
+    embedded.all_of, embedded.backends = all_of, [CosineSimilarity(), HyperbolicSimilarity(ball)]
     return embedded
 
 

@@ -10,9 +10,8 @@ import torch
 from hamsb import ClippedUnitBall, PoincareBall
 from hamsb.verification import scoring
 from hamsb.verification.embeddings import Embeddings
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.verification.scoring import (
-    Cosine,
-    Hyperbolic,
     Trials,
     cohort_statistics,
     find_utterances,
@@ -235,9 +234,9 @@ def naive_distance(ball):
 
 CLIPPED, TRUE = ClippedUnitBall(3.0), PoincareBall(1.0, gain=0.5)
 BACKENDS = {
-    "cosine": (Cosine(), naive_cosine),
-    "clipped": (Hyperbolic(CLIPPED), naive_distance(CLIPPED)),
-    "true": (Hyperbolic(TRUE), naive_distance(TRUE)),
+    "cosine": (CosineSimilarity(), naive_cosine),
+    "clipped": (HyperbolicSimilarity(CLIPPED), naive_distance(CLIPPED)),
+    "true": (HyperbolicSimilarity(TRUE), naive_distance(TRUE)),
 }
 
 
@@ -272,7 +271,7 @@ def test_cosine_at_every_scale(scale):
 def test_all_pairs_score_as_they_do_one_by_one(backend):
     """What trials and what cohorts are compared by is one backend."""
     backend, _ = BACKENDS[backend]
-    points = backend.points(random_case(1)[0].matrix)
+    points = backend.project(random_case(1)[0].matrix.double())
     all_pairs = backend.pairwise(points[:20], points)
     one_by_one = [
         backend.paired(points[i].expand_as(points), points) for i in range(20)
@@ -305,15 +304,15 @@ def test_on_one_sphere_both_backends_rank_alike():
     """Longer than the clip, embeddings lie on its sphere."""
     embeddings, trials = random_case(scale=100.0)
     order = np.argsort(score_trials(embeddings, trials), kind="stable")
-    distances = score_trials(embeddings, trials, Hyperbolic(CLIPPED))[order]
+    distances = score_trials(embeddings, trials, HyperbolicSimilarity(CLIPPED))[order]
     assert np.all(np.diff(distances) > -1e-12)
 
 
 def test_a_learned_ball_gives_plain_numbers():
     embeddings, trials = random_case()
     learned = PoincareBall(1.0, gain=0.5, learnable=True)
-    scores = score_trials(embeddings, trials, Hyperbolic(learned))
-    plain = score_trials(embeddings, trials, Hyperbolic(TRUE))
+    scores = score_trials(embeddings, trials, HyperbolicSimilarity(learned))
+    plain = score_trials(embeddings, trials, HyperbolicSimilarity(TRUE))
     np.testing.assert_allclose(scores, plain, rtol=1e-6)
 
 
@@ -420,7 +419,7 @@ def test_chunks_change_nothing(block, monkeypatch):
 def test_an_affine_change_of_all_scores_is_taken_back():
     """What normalisation is for: shift and scale of a side's scores do not matter."""
 
-    class Shifted(Cosine):
+    class Shifted(CosineSimilarity):
         def paired(self, x, y):
             return 5 + 3 * super().paired(x, y)
 
@@ -429,7 +428,7 @@ def test_an_affine_change_of_all_scores_is_taken_back():
 
     embeddings, trials = random_case(200)
     results = []
-    for backend in (Cosine(), Shifted()):
+    for backend in (CosineSimilarity(), Shifted()):
         statistics = cohort_statistics(embeddings, random_cohort(), backend, k=20)
         raw = score_trials(embeddings, trials, backend)
         results.append(normalise_scores(raw, trials, statistics, "s"))

@@ -39,6 +39,8 @@ import torch
 from speechbrain.augment.time_domain import Resample
 from speechbrain.utils.logger import get_logger
 
+from hamsb.dataio.annotations import read_columns
+from hamsb.dataio.audio import crop_at
 from hamsb.utils.files import replacing
 
 logger = get_logger(__name__)
@@ -217,16 +219,11 @@ def read_audio_csv(csv_file):
         Kind -> paths. A file's kind is the first folder of its ID, so ``noise``,
         ``speech`` or ``music`` in MUSAN; "" for a file without.
     """
-    if not os.path.isfile(csv_file):
-        raise FileNotFoundError(
-            f"{csv_file} is missing: prepare_noise_data and prepare_rir_data "
-            "write such files before the training begins."
-        )
-    files = {}
-    with open(csv_file, newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            kind, slash, _ = row["ID"].partition("/")
-            files.setdefault(kind if slash else "", []).append(row["wav"])
+    files: dict[str, list[str]] = {}
+    advice = "prepare_noise_data and prepare_rir_data write it before the training begins"
+    for _, (name, wav) in read_columns(csv_file, ("ID", "wav"), advice):
+        kind, slash, _ = name.partition("/")
+        files.setdefault(kind if slash else "", []).append(wav)
     return files
 
 
@@ -297,9 +294,9 @@ class AddNoise(torch.nn.Module):
             kind = _pick(kinds, draws[0])
             path = _pick(self.files[kind], draws[1])
             low, high = self.ranges[kind]
-            noises.append(read_crop(path, waveforms.shape[1], draws[2]))
+            noises.append(crop_at(path, waveforms.shape[1], draws[2]))
             ratios.append(10 ** ((low + (high - low) * draws[3]) / 10))
-        noise = torch.from_numpy(np.stack(noises)).to(waveforms)
+        noise = torch.stack(noises).to(waveforms)
         ratio = torch.tensor(ratios).to(waveforms).unsqueeze(1)
         power = _power(waveforms) / lengths.unsqueeze(1)  # without the padding
         gain = (power / (ratio * _power(noise).clamp_min(_TINY))).sqrt()
@@ -373,28 +370,6 @@ class AddReverb(torch.nn.Module):
         output = torch.fft.irfft(torch.fft.rfft(waveforms, size) * kernels, size)
         output = output[:, :length]
         return output * (_power(waveforms) / _power(output).clamp_min(_TINY)).sqrt()
-
-
-def read_crop(path, length, position):
-    """``length`` samples of a file; only they are read, a short file is repeated.
-
-    Arguments
-    ---------
-    path : str
-        Channels are averaged.
-    length : int
-    position : float
-        In [0, 1): from the first crop of the file to its last.
-
-    Returns
-    -------
-    numpy.ndarray
-        [length], float32.
-    """
-    with soundfile.SoundFile(path) as file:
-        file.seek(int(position * (max(file.frames - length, 0) + 1)))
-        samples = file.read(min(length, file.frames), dtype="float32", always_2d=True)
-    return np.resize(samples.mean(1), length)
 
 
 def _read(path):

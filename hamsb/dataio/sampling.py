@@ -1,69 +1,19 @@
 """Batches of speakers: pairs of utterances, with hard negatives from clusters (CHNS).
 
 A batch holds S speakers and two utterances of each, as contrastive losses need it.
-With clusters of similar speakers (`hamsb.analysis.clustering`), a share of the speakers comes
+With clusters of similar speakers (`hamsb.dataio.clusters`), a share of the speakers comes
 from few of these, so that the negatives are hard: clustering-based hard negative
 sampling, Masztalski et al., Interspeech 2025, arXiv 2507.17540.
 """
 
-import csv
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
-
-def read_speakers(annotation, key="spk_id"):
-    """The speaker of each row of a SpeechBrain csv file.
-
-    Row i is entry i of ``DynamicItemDataset.from_csv``, as long as that is neither
-    sorted nor filtered.
-
-    Arguments
-    ---------
-    annotation : str or Path
-        The csv file.
-    key : str
-        Its column of speakers.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        No such column, a row without a speaker (with file and line), no rows.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "train.csv")
-    ...     _ = path.write_text("ID,wav,spk_id\\nid1/a,a.wav,id1\\nid2/a,b.wav,id2\\n")
-    ...     read_speakers(path)
-    ['id1', 'id2']
-    """
-    path = Path(annotation)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such csv file; prepare the data first.")
-    speakers = []
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = csv.reader(stream, skipinitialspace=True)
-        header = next(rows, [])
-        if key not in header:
-            raise ValueError(f"{path}:1: no column {key!r}, only {', '.join(header)}")
-        column = header.index(key)
-        for row in rows:
-            if len(row) <= column or not row[column]:
-                text = ",".join(row)
-                raise ValueError(f"{path}:{rows.line_num}: no {key} in {text!r}")
-            speakers.append(row[column])
-    if not speakers:
-        raise ValueError(f"{path}: no rows; prepare the data first.")
-    return speakers
+from hamsb.dataio.clusters import Clusters, read_clusters
+from hamsb.utils.checks import check_choice, check_whole
 
 
 class SpeakerBatchSampler(Sampler):
@@ -92,8 +42,9 @@ class SpeakerBatchSampler(Sampler):
         Batches an epoch.
     seed : int
         Seed of all epochs.
-    clusters : hamsb.analysis.clustering.Clusters, optional
-        Must hold every speaker. Left out, ``hard_ratio`` is 0.
+    clusters : str, Path or Clusters, optional
+        A cluster file or what it holds (``hamsb.dataio.clusters``); must have every
+        speaker. Left out, ``hard_ratio`` is 0.
     hard_ratio : float
         In [0, 1]; 0 draws all speakers uniformly.
     further_clusters : {"random", "nearest"}
@@ -111,7 +62,7 @@ class SpeakerBatchSampler(Sampler):
 
     Example
     -------
-    >>> from hamsb.analysis.clustering import make_clusters
+    >>> from hamsb.dataio.clusters import make_clusters
     >>> speakers = ["a", "a", "a", "b", "b", "c", "c", "d", "d"]
     >>> sampler = SpeakerBatchSampler(
     ...     speakers, speakers_per_batch=2, steps_per_epoch=3, seed=0,
@@ -124,17 +75,17 @@ class SpeakerBatchSampler(Sampler):
 
     def __init__(
         self,
-        speakers,
-        speakers_per_batch,
-        steps_per_epoch,
-        seed,
-        clusters=None,
-        hard_ratio=0.0,
-        further_clusters="random",
-        single_utterance="repeat",
+        speakers: Sequence[str],
+        speakers_per_batch: int,
+        steps_per_epoch: int,
+        seed: int,
+        clusters: str | os.PathLike | Clusters | None = None,
+        hard_ratio: float = 0.0,
+        further_clusters: str = "random",
+        single_utterance: str = "repeat",
     ):
-        _check_choice("further_clusters", further_clusters, ("random", "nearest"))
-        _check_choice("single_utterance", single_utterance, ("repeat", "drop"))
+        check_choice("further_clusters", further_clusters, ("random", "nearest"))
+        check_choice("single_utterance", single_utterance, ("repeat", "drop"))
         if not 0 <= hard_ratio <= 1:
             raise ValueError(f"hard_ratio={hard_ratio}: must lie in [0, 1].")
         if hard_ratio > 0 and clusters is None:
@@ -142,9 +93,9 @@ class SpeakerBatchSampler(Sampler):
                 f"hard_ratio={hard_ratio}: hard speakers need clusters; give a cluster "
                 "file, or hard_ratio 0."
             )
-        _check_whole("speakers_per_batch", speakers_per_batch, 2)
-        _check_whole("steps_per_epoch", steps_per_epoch, 1)
-        _check_whole("seed", seed, 0)
+        check_whole("speakers_per_batch", speakers_per_batch, 2)
+        check_whole("steps_per_epoch", steps_per_epoch, 1)
+        check_whole("seed", seed, 0)
         self.speakers_per_batch = speakers_per_batch
         self.steps_per_epoch = steps_per_epoch
         self.seed = seed
@@ -159,27 +110,29 @@ class SpeakerBatchSampler(Sampler):
                 "speakers to draw from."
             )
         self.clusters = None
+        if isinstance(clusters, (str, os.PathLike)):
+            clusters = read_clusters(clusters)
         if clusters is not None:
             self.set_clusters(clusters)
 
     @property
-    def num_hard(self):
+    def num_hard(self) -> int:
         """How many speakers of a batch come from the pool of clusters."""
         return round(self.hard_ratio * self.speakers_per_batch)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch, each a list of 2 S dataset entries. What is set
         after this call acts on the next."""
         return iter(self.plan().tolist())
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration, a number of at least 0."""
         self.epoch = epoch
 
-    def set_clusters(self, clusters):
+    def set_clusters(self, clusters: Clusters) -> None:
         """The clusters from the next iteration on; a ValueError as in construction."""
         labels = clusters.labels(self.speakers)
         present, rows, sizes = np.unique(labels, return_inverse=True, return_counts=True)
@@ -189,7 +142,7 @@ class SpeakerBatchSampler(Sampler):
         self._sizes = sizes
         self.clusters = clusters
 
-    def plan(self):
+    def plan(self) -> np.ndarray:
         """The batches of the epoch: dataset entries, int64 [steps_per_epoch, 2 S]."""
         sequence = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,))
         random = np.random.default_rng(sequence)
@@ -263,13 +216,3 @@ def _nearest_rows(clusters, present):
             for cluster in row
         ]
     )
-
-
-def _check_whole(name, value, least):
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value}: must be a whole number, at least {least}.")
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: must be one of {list(choices)}.")

@@ -4,8 +4,8 @@ import speechbrain.inference.speaker
 import torch
 from speechbrain.utils.fetching import FetchFrom, guess_source
 
+from hamsb.dataio.audio import load_audio
 from hamsb.verification.calibration import Calibration
-from hamsb.verification.embeddings import load_audio
 from hamsb.verification.decision import DECISION, read_decision
 
 

@@ -3,7 +3,6 @@
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from hamsb.utils.files import replacing
 
@@ -56,6 +55,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_csv(f"{folder}/runs.csv", [{"loss": "AM", "EER %": 6.1700001}])
     ...     Path(folder, "runs.csv").read_text()

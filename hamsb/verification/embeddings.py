@@ -16,11 +16,11 @@ import numpy as np
 import soundfile
 import speechbrain
 import torch
-from speechbrain.dataio import audio_io
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from hamsb.dataio.audio import load_audio
 from hamsb.utils.files import replacing
 
 logger = get_logger(__name__)
@@ -190,6 +190,7 @@ def embed_utterances(
     Example
     -------
     >>> import tempfile
+    >>> from speechbrain.dataio import audio_io
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     audio_io.save(f"{folder}/a.wav", torch.full((1, 400), 0.5), 16000)
     ...     embeddings = embed_utterances(
@@ -260,49 +261,6 @@ def _header(path):
     except (RuntimeError, OSError):  # reading it will tell
         return 0, 0
     return header.samplerate, header.frames
-
-
-def load_audio(path, normalizer):
-    """The samples of a file, mono and at the normalizer's rate, read by its own path.
-
-    Arguments
-    ---------
-    path : str or Path
-        Audio file. It is opened where it is; nothing is linked, copied or fetched.
-    normalizer : speechbrain.dataio.preprocess.AudioNormalizer
-        Holds the rate and averages the channels.
-
-    Returns
-    -------
-    torch.Tensor
-        [T], float32 on the CPU.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        It cannot be read as audio, or holds no samples.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     audio_io.save(f"{folder}/a.wav", torch.full((2, 400), 0.5), 8000)
-    ...     load_audio(f"{folder}/a.wav", AudioNormalizer(16000)).shape
-    torch.Size([800])
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such audio file")
-    try:
-        audio, rate = audio_io.load(str(path), channels_first=False)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: cannot be read as audio; fetch or convert it again ({error})"
-        ) from error
-    if len(audio) == 0:
-        raise ValueError(f"{path}: no samples; fetch or convert it again")
-    return normalizer(audio, rate)
 
 
 def _as_rows(embeddings, names):

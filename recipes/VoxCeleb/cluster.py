@@ -21,24 +21,22 @@ complete:
 """
 
 import copy
-import csv
 import json
 import shlex
-from collections import defaultdict
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import sklearn
-import soundfile
 import torch
 from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
-from experiment import random_crop
 from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 from verify import load_encoder, versions
 
+from hamsb.dataio.annotations import Utterance, read_utterances
+from hamsb.dataio.audio import read_crop
+from hamsb.dataio.clusters import make_clusters, write_clusters
 from hamsb.nnet.balls import Ball
 from hamsb.analysis.clustering import (
     ball_kmeans,
@@ -46,14 +44,11 @@ from hamsb.analysis.clustering import (
     cosine_distance,
     distance_matrix,
     kmeans,
-    make_clusters,
     speaker_means,
-    write_clusters,
 )
 from hamsb.utils.files import replacing_files
 from hamsb.verification.plots import plot_cluster_quality
 
-COLUMNS = ("wav", "start", "stop", "spk_id")
 # Measures of quality, and where their better end is.
 MEASURES = {
     "relative_margin": "lower",
@@ -63,69 +58,6 @@ MEASURES = {
 }
 
 # -------------------------------------------------------------- speakers' embeddings
-
-
-class Utterance(NamedTuple):
-    """A stretch of a file, in samples."""
-
-    wav: str
-    start: int
-    stop: int
-
-    @property
-    def frames(self):
-        return self.stop - self.start
-
-
-def read_utterances(annotation):
-    """The utterances of each speaker.
-
-    Arguments
-    ---------
-    annotation : str or Path
-        A csv file with the columns of COLUMNS, as ``voxceleb_prepare`` writes it.
-
-    Returns
-    -------
-    dict of str to list of Utterance
-        Sorted by speaker; each speaker's in the order of the file.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        A column is missing; a row without a file, a speaker or a stretch of at least a
-        sample (with file and line); no rows.
-    """
-    path = Path(annotation)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such csv file; give that of the training data, "
-            "--annotation=results/<name>/<seed>/save/train.csv."
-        )
-    found = defaultdict(list)
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = csv.DictReader(stream, skipinitialspace=True)
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path}:1: no column {', '.join(missing)}; give the csv file of the "
-                "training data, a run's save/train.csv."
-            )
-        for row in rows:
-            wav, start, stop, speaker = (row[name] or "" for name in COLUMNS)
-            whole = start.isdecimal() and stop.isdecimal() and int(start) < int(stop)
-            if not (wav and speaker and whole):
-                raise ValueError(
-                    f"{path}:{rows.line_num}: needs a file, a speaker, and whole numbers "
-                    f"start < stop, found wav={wav!r}, spk_id={speaker!r}, "
-                    f"start={start!r}, stop={stop!r}."
-                )
-            found[speaker].append(Utterance(wav, int(start), int(stop)))
-    if not found:
-        raise ValueError(f"{path}: no rows; prepare the data first.")
-    return dict(sorted(found.items()))
 
 
 def draw_crops(utterances, most, length, random):
@@ -154,22 +86,6 @@ def draw_crops(utterances, most, length, random):
             start += int(random.integers(stop - start - frames + 1))
             crops.append((speaker, Utterance(wav, start, start + frames)))
     return crops
-
-
-def read_crop(crop, sample_rate):
-    """The samples of a crop, channels averaged, [T]; nothing else of the file is read.
-
-    ValueError where the file cannot be read, is too short or has another rate.
-    """
-    with torch.random.fork_rng(devices=[]):  # it draws, here from a single place
-        audio = random_crop(crop.wav, crop.start, crop.stop, crop.frames)
-    rate = soundfile.info(crop.wav).samplerate
-    if rate != sample_rate:
-        raise ValueError(
-            f"{crop.wav}: at {rate} Hz, but the model takes {sample_rate} Hz; give the "
-            "csv file of data at that rate."
-        )
-    return audio
 
 
 def embed_speakers(
@@ -237,7 +153,10 @@ def embed_speakers(
     bar = tqdm(total=len(crops), desc="embed speakers", disable=not progress)
     with torch.no_grad(), bar:
         for batch in equal_lengths(crops, batch_size):
-            wavs = torch.stack([read_crop(crop, sample_rate) for _, crop in batch])
+            wavs = torch.stack([
+                read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
+                for _, crop in batch
+            ])
             rows.append(encode(wavs).reshape(len(batch), -1).float().cpu())
             check_finite(rows[-1], batch)
             bar.update(len(batch))
@@ -311,7 +230,7 @@ def cluster_speakers(names, means, k, ball=None, seed=0):
 
     Returns
     -------
-    hamsb.analysis.clustering.Clusters
+    hamsb.dataio.clusters.Clusters
         With the nearest clusters of each, by the distance of the centers.
 
     Raises
@@ -333,7 +252,7 @@ def judge(clusters, names, distances):
 
     Arguments
     ---------
-    clusters : hamsb.analysis.clustering.Clusters
+    clusters : hamsb.dataio.clusters.Clusters
     names : sequence of str
         S speakers.
     distances : numpy.ndarray

@@ -29,7 +29,6 @@ import yaml
 from hamsb.utils.command_line import load_hparams, parse_arguments
 from distortions import make_distortions
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from speechbrain.dataio import audio_io
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -135,29 +134,6 @@ def prepare(plain):
             )
         },
     )
-
-
-def random_crop(path, start, stop, length):
-    """``length`` samples from a random place of a file; a short file is wrapped.
-
-    Only the crop is read; channels are averaged. [length], float32.
-    """
-    spare = max(stop - start - length, 0)
-    offset = start + int(torch.randint(spare + 1, ()))
-    frames = min(length, stop - start)
-    try:
-        audio, _ = audio_io.load(
-            path, frame_offset=offset, num_frames=frames, channels_first=False
-        )
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read from sample {offset}: {error}") from error
-    if len(audio) < frames:
-        raise ValueError(
-            f"{path}: ends {frames - len(audio)} samples too early; it was longer "
-            "when it was prepared. Restore or remove it, and start again."
-        )
-    audio = audio.mean(-1)
-    return audio.repeat(-(-length // len(audio)))[:length]
 
 
 # ------------------------------------------------------------------ the training

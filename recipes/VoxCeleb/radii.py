@@ -19,7 +19,6 @@ one of a Euclidean head, has lengths only. What comes out, in ``output_folder``:
 """
 
 import copy
-import csv
 import json
 import math
 import shlex
@@ -37,6 +36,7 @@ from scipy.stats import spearmanr
 from verify import embed_sets, load_encoder, read_lists, versions
 
 from hamsb.verification.embeddings import Embeddings
+from hamsb.dataio.annotations import read_speakers
 from hamsb.utils.files import replacing_files
 from hamsb.verification.metrics import interval
 from hamsb.verification.plots import plot_boxes, plot_disk
@@ -417,15 +417,7 @@ def count_utterances(path):
     """Speaker -> number of rows in a run's train.csv; empty without one."""
     if path is None:
         return Counter()
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"train_annotation: {path}: no such csv file")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if "spk_id" not in (rows.fieldnames or ()):
-            raise ValueError(
-                f"{path}:1: no column 'spk_id'; give the save/train.csv of the run."
-            )
-        return Counter(row["spk_id"] for row in rows)
+    return Counter(read_speakers(path))
 
 
 def class_names(encoder, head, counts, path):

@@ -16,7 +16,7 @@ import experiment
 import torch
 from cluster import cluster_speakers, embed_speakers
 from hamsb.utils.command_line import main_or_exit
-from experiment import EmbeddingBrain, millions, random_crop, unwrapped
+from experiment import EmbeddingBrain, millions, unwrapped
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
     add_dynamic_item,
@@ -26,7 +26,8 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
 
-from hamsb.analysis.clustering import read_clusters, write_clusters
+from hamsb.dataio.audio import random_crop
+from hamsb.dataio.clusters import read_clusters, write_clusters
 
 # ---------------------------------------------------------------------- the data
 

@@ -21,7 +21,7 @@ loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an epoch:
 import experiment
 import torch
 from hamsb.utils.command_line import main_or_exit
-from experiment import EmbeddingBrain, random_crop
+from experiment import EmbeddingBrain
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
     add_dynamic_item,
@@ -29,6 +29,7 @@ from speechbrain.dataio.dataset import (
 )
 from speechbrain.utils.data_pipeline import provides, takes
 
+from hamsb.dataio.audio import random_crop
 from hamsb.nnet.contrastive import MoCo, diagnostics
 
 

@@ -18,7 +18,6 @@ complete:
 """
 
 import copy
-import csv
 import json
 import platform
 import shlex
@@ -49,6 +48,7 @@ from hamsb.verification.evaluation import (
     results_table,
     trial_groups,
 )
+from hamsb.dataio.annotations import read_columns
 from hamsb.utils.files import replacing_files
 from hamsb.verification.metrics import bayes_threshold
 from hamsb.verification.plots import plot_det, plot_scores
@@ -149,7 +149,10 @@ def find_cohort(data, lists, folder, sample_rate, per_speaker=None):
     in_trials = {speaker for trials in lists for speaker in trials.speakers}
     files = defaultdict(set)
     for path in data:
-        for speaker, file in read_csv(path):
+        advice = "a cohort is a folder that holds wav/, or a csv file, as a run's train.csv"
+        for line, (speaker, file) in read_columns(path, ("spk_id", "wav"), advice):
+            if not (speaker and file):
+                raise ValueError(f"{path}:{line}: no file or no speaker; {advice}.")
             if speaker not in in_trials:
                 files[speaker].add(file)
     cohort = {}
@@ -163,25 +166,6 @@ def find_cohort(data, lists, folder, sample_rate, per_speaker=None):
             f"cohort={data}: no utterance of a speaker who is in none of the trial lists."
         )
     return cohort
-
-
-def read_csv(path):
-    """Speaker and file of each row of a SpeechBrain csv file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"cohort: {path}: no such csv file")
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"wav", "spk_id"} <= set(rows.fieldnames or ()):
-            raise ValueError(
-                f"{path}:1: no columns 'wav' and 'spk_id'; a cohort is a folder that "
-                "holds wav/, or a csv file such as a run's save/train.csv."
-            )
-        found = []
-        for row in rows:
-            if not row["wav"] or not row["spk_id"]:
-                raise ValueError(f"{path}:{rows.line_num}: no file or no speaker: {row}")
-            found.append((row["spk_id"], row["wav"]))
-    return found
 
 
 def embed_sets(encode, sets, lists, sample_rate, **options):

@@ -15,13 +15,13 @@ import time
 import torch
 
 from hamsb.nnet.balls import PoincareBall
+from hamsb.dataio.clusters import make_clusters
 from hamsb.analysis.clustering import (
     ball_kmeans,
     cluster_quality,
     cosine_distance,
     distance_matrix,
     kmeans,
-    make_clusters,
     medoids,
 )
 from hamsb.dataio.sampling import SpeakerBatchSampler

@@ -12,8 +12,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
 from speechbrain.utils.checkpoints import Checkpointer
 
-from hamsb.analysis.clustering import Clusters, make_clusters, write_clusters
-from hamsb.dataio.sampling import SpeakerBatchSampler, read_speakers
+from hamsb.dataio.clusters import Clusters, make_clusters, write_clusters
+from hamsb.dataio.sampling import SpeakerBatchSampler
 
 SEEDS = range(5)
 
@@ -312,31 +312,6 @@ def test_nearest_clusters_must_be_known():
         SpeakerBatchSampler(speakers, 4, 2, 0, clusters, 1.0, "nearest")
 
 
-def test_speakers_are_read_in_the_order_of_the_dataset(tmp_path):
-    path = tmp_path / "train.csv"
-    rows = [f"{s}/{i},x.wav, {s}\n" for i, s in enumerate(corpus(0))]
-    path.write_text("ID,wav,spk_id\n" + "".join(rows))
-    dataset = DynamicItemDataset.from_csv(csv_path=path)
-    dataset.set_output_keys(["spk_id"])
-    assert read_speakers(path) == [item["spk_id"] for item in dataset] == corpus(0)
-
-
-@pytest.mark.parametrize("text, message", [
-    ("", "train.csv:1: no column 'spk_id'"),
-    ("ID,wav\n1,2\n", "train.csv:1: no column 'spk_id', only ID, wav"),
-    ("ID,spk_id\na,id1\nb\n", "train.csv:3: no spk_id in 'b'"),
-    ("ID,spk_id\na,\n", "train.csv:2: no spk_id in 'a,'"),
-    ("ID,spk_id\n", "train.csv: no rows"),
-])  # fmt: skip
-def test_a_csv_file_without_speakers_is_refused(text, message, tmp_path):
-    path = tmp_path / "train.csv"
-    with pytest.raises(FileNotFoundError, match="train.csv: no such csv file"):
-        read_speakers(path)
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_speakers(path)
-
-
 # --------------------------------------------------------------- with SpeechBrain
 
 YAML = """
@@ -344,13 +319,12 @@ seed: 7
 steps_per_epoch: 5
 batch_size: 8
 batch_sampler: !new:hamsb.SpeakerBatchSampler
-    speakers: !apply:hamsb.dataio.sampling.read_speakers
+    speakers: !apply:hamsb.dataio.annotations.read_speakers
         annotation: {folder}/train.csv
     speakers_per_batch: !ref <batch_size> // 2
     steps_per_epoch: !ref <steps_per_epoch>
     seed: !ref <seed>
-    clusters: !apply:hamsb.analysis.clustering.read_clusters
-        path: {folder}/clusters.csv
+    clusters: {folder}/clusters.csv
     hard_ratio: 0.5
 dataloader_options:
     batch_sampler: !ref <batch_sampler>

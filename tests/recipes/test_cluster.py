@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from cluster import cluster_speakers, draw_crops, embed_speakers, read_utterances
+from cluster import cluster_speakers, draw_crops, embed_speakers
 from runs import EXPERIMENT, call, export_untrained
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from speechbrain.inference.classifiers import EncoderClassifier
 from voxceleb_prepare import prepare_voxceleb
 
 from hamsb import ClippedUnitBall, PoincareBall
+from hamsb.dataio.annotations import Utterance, read_utterances
+from hamsb.dataio.clusters import read_clusters
 from hamsb.analysis.clustering import (
     ball_kmeans,
     cluster_quality,
     cosine_distance,
     distance_matrix,
     kmeans,
-    read_clusters,
 )
 from hamsb.verification.plots import plot_cluster_quality
 from hamsb.dataio.sampling import SpeakerBatchSampler
@@ -124,7 +125,7 @@ def test_crops_are_of_different_utterances_and_inside_them(annotation, seed):
 
 def test_every_place_and_every_utterance_is_drawn():
     """Uniformly: of 3 utterances, and of the 3 places of a crop in each."""
-    found = {"a": [cluster.Utterance(name, 5, 9) for name in "xyz"]}
+    found = {"a": [Utterance(name, 5, 9) for name in "xyz"]}
     generator = np.random.default_rng(0)
     counts = {}
     for _ in range(900):
@@ -213,25 +214,6 @@ def test_gradients_and_a_learned_ball_are_left_alone(annotation):
 def test_wrong_numbers_are_named(annotation, options, message):
     with pytest.raises(ValueError, match=message):
         embed_speakers(pytest.fail, annotation, RATE, progress=False, **options)
-
-
-@pytest.mark.parametrize("text, message", [
-    ("ID,wav,start,spk_id\na,a.wav,0,id1\n", r"train.csv:1: no column stop; give"),
-    ("", "train.csv:1: no column wav, start, stop, spk_id"),
-    ("ID,wav,start,stop,spk_id\n", "train.csv: no rows"),
-    ("wav,start,stop,spk_id\na.wav,0,9,id1\n,0,9,id1\n", r"csv:3: needs a .* wav=''"),
-    ("wav,start,stop,spk_id\na.wav,0,9,\n", r"csv:2: .* spk_id=''"),
-    ("wav,start,stop,spk_id\na.wav,9,9,id1\n", r"csv:2: .* start='9', stop='9'"),
-    ("wav,start,stop,spk_id\na.wav,0,1.5,id1\n", r"csv:2: .* stop='1.5'"),
-    ("wav,start,stop,spk_id\na.wav,0\n", r"csv:2: .* spk_id='', start='0', stop=''"),
-])
-def test_a_wrong_csv_file_is_named_with_the_line(tmp_path, text, message):
-    path = tmp_path / "train.csv"
-    with pytest.raises(FileNotFoundError, match="train.csv: no such csv file; give"):
-        read_utterances(path)
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_utterances(path)
 
 
 def test_wrong_audio_is_named(annotation, tmp_path):

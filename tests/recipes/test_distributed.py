@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 
+from hamsb.dataio.audio import random_crop
 from hamsb.utils import command_line
 import experiment
 import pytest
@@ -175,7 +176,7 @@ def waiting(_):
 
 def failing(_):
     meet()
-    experiment.random_crop("/no/such.wav", 0, 10, 10)
+    random_crop("/no/such.wav", 0, 10, 10)
 
 
 def bug(_):

@@ -302,9 +302,9 @@ def test_training_utterances_are_counted_in_the_annotation(run, tmp_path):
     with pytest.raises(ValueError, match="none of its 1 speakers is a class"):
         run(train_annotation=path)
     path.write_text("ID,speaker\n1,c\n")
-    with pytest.raises(ValueError, match="train.csv:1: no column 'spk_id'"):
+    with pytest.raises(ValueError, match="train.csv:1: no column spk_id"):
         run(train_annotation=path)
-    with pytest.raises(FileNotFoundError, match="train_annotation: .*gone.csv"):
+    with pytest.raises(FileNotFoundError, match="gone.csv: no such csv file"):
         run(train_annotation=tmp_path / "gone.csv")
 
 

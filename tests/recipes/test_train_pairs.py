@@ -9,8 +9,8 @@ import train
 from runs import launch, quick, same, weights  # noqa: F401
 from speechbrain.inference.speaker import EncoderClassifier
 
-from hamsb.analysis.clustering import make_clusters, read_clusters, write_clusters
-from hamsb.dataio.sampling import read_speakers
+from hamsb.dataio.clusters import make_clusters, read_clusters, write_clusters
+from hamsb.dataio.annotations import read_speakers
 
 SUPCON, CHNS, MINI = (f"hparams/{n}.yaml" for n in ("small_supcon", "small_chns", "mini_chns"))
 REFRESH = "{every: 1, k: 2, hard_ratio: 1.0, utterances: 2, seconds: 0.5}"

@@ -1,0 +1,155 @@
+"""The csv files that describe utterances: one reader for all of them."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_ADVICE = "give the csv file of the training data, a run's save/train.csv"
+
+
+class Utterance(NamedTuple):
+    """A stretch of an audio file, in samples."""
+
+    wav: str
+    start: int
+    stop: int
+
+    @property
+    def frames(self) -> int:
+        """Its length in samples."""
+        return self.stop - self.start
+
+
+def read_columns(
+    path: str | os.PathLike, columns: Sequence[str], advice: str = _ADVICE
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Some columns of a csv file with a header, row by row.
+
+    Arguments
+    ---------
+    path : str or Path
+        UTF-8; a space behind a comma does not count, as SpeechBrain has it.
+    columns : sequence of str
+        Their names in the header.
+    advice : str
+        What an error about the file tells the user to do.
+
+    Yields
+    ------
+    int
+        The row's line in the file.
+    tuple of str
+        The columns' fields, "" where the row is too short.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        A column is missing; no rows; not a csv file in UTF-8. Names file and line.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "train.csv")
+    ...     _ = path.write_text("ID,wav,spk_id\\nid1/a,a.wav,id1\\nid2/a,b.wav,id2\\n")
+    ...     list(read_columns(path, ["spk_id", "wav"]))
+    [(2, ('id1', 'a.wav')), (3, ('id2', 'b.wav'))]
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such csv file; {advice}.")
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = csv.reader(stream, skipinitialspace=True)
+            header = next(rows, [])
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise ValueError(
+                    f"{path}:1: no column {', '.join(missing)}, only "
+                    f"{', '.join(header) or 'an empty line'}; {advice}."
+                )
+            places = [header.index(name) for name in columns]
+            empty = True
+            for row in rows:
+                if not row:
+                    continue
+                empty = False
+                row += [""] * (len(header) - len(row))
+                yield rows.line_num, tuple(row[place] for place in places)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a csv file in UTF-8 ({error}); {advice}.") from error
+    if empty:
+        raise ValueError(f"{path}: no rows; {advice}.")
+
+
+def read_speakers(annotation: str | os.PathLike, key: str = "spk_id") -> list[str]:
+    """The speaker of each row of a SpeechBrain csv file.
+
+    Row i is entry i of ``DynamicItemDataset.from_csv``, as long as that is neither
+    sorted nor filtered.
+
+    Arguments
+    ---------
+    annotation : str or Path
+        The csv file.
+    key : str
+        Its column of speakers.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_columns`; a row without a speaker (with file and line).
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "train.csv")
+    ...     _ = path.write_text("ID,wav,spk_id\\nid1/a,a.wav,id1\\nid2/a,b.wav,id2\\n")
+    ...     read_speakers(path)
+    ['id1', 'id2']
+    """
+    speakers = []
+    for line, (speaker,) in read_columns(annotation, [key]):
+        if not speaker:
+            raise ValueError(f"{annotation}:{line}: no {key}; {_ADVICE}.")
+        speakers.append(speaker)
+    return speakers
+
+
+def read_utterances(annotation: str | os.PathLike) -> dict[str, list[Utterance]]:
+    """The utterances of each speaker of a SpeechBrain csv file.
+
+    Arguments
+    ---------
+    annotation : str or Path
+        With the columns ``wav``, ``start``, ``stop`` (in samples) and ``spk_id``, as a
+        preparation's train.csv.
+
+    Returns
+    -------
+    dict of str to list of Utterance
+        Sorted by speaker; each speaker's in the order of the file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_columns`; a row without a file, a speaker or a stretch of at least a
+        sample (with file and line).
+    """
+    found = defaultdict(list)
+    columns = ("wav", "start", "stop", "spk_id")
+    for line, (wav, start, stop, speaker) in read_columns(annotation, columns):
+        whole = start.isdecimal() and stop.isdecimal() and int(start) < int(stop)
+        if not (wav and speaker and whole):
+            raise ValueError(
+                f"{annotation}:{line}: needs a file, a speaker, and whole numbers start < "
+                f"stop, found wav={wav!r}, spk_id={speaker!r}, start={start!r}, "
+                f"stop={stop!r}."
+            )
+        found[speaker].append(Utterance(wav, int(start), int(stop)))
+    return dict(sorted(found.items()))

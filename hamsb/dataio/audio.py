@@ -1,0 +1,173 @@
+"""Reading audio: whole files, and crops of which nothing else is read."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import soundfile
+import torch
+from speechbrain.dataio import audio_io
+from speechbrain.dataio.preprocess import AudioNormalizer
+
+
+def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Tensor:
+    """The samples of a file, mono and at the normalizer's rate, read by its own path.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file. It is opened where it is; nothing is linked, copied or fetched.
+    normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Holds the rate and averages the channels.
+
+    Returns
+    -------
+    torch.Tensor
+        [T], float32 on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        It cannot be read as audio, or holds no samples.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     audio_io.save(f"{folder}/a.wav", torch.full((2, 400), 0.5), 8000)
+    ...     load_audio(f"{folder}/a.wav", AudioNormalizer(16000)).shape
+    torch.Size([800])
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such audio file")
+    try:
+        audio, rate = audio_io.load(str(path), channels_first=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: cannot be read as audio; fetch or convert it again ({error})"
+        ) from error
+    if len(audio) == 0:
+        raise ValueError(f"{path}: no samples; fetch or convert it again")
+    return normalizer(audio, rate)
+
+
+def read_crop(
+    path: str | os.PathLike,
+    start: int,
+    frames: int,
+    length: int | None = None,
+    sample_rate: int | None = None,
+) -> torch.Tensor:
+    """A crop of a file, channels averaged; nothing else of the file is read.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file.
+    start, frames : int
+        The first sample, and how many are read.
+    length : int, optional
+        Repeat what was read to so many samples; ``frames`` by default.
+    sample_rate : int, optional
+        The rate in Hz that the file must have.
+
+    Returns
+    -------
+    torch.Tensor
+        [length], float32 on the CPU.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be read, ends too early, or has another rate.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(f"{folder}/a.wav", [0.0, 0.25, 0.5], 16000)
+    ...     read_crop(f"{folder}/a.wav", start=1, frames=2, length=3)
+    tensor([0.2500, 0.5000, 0.2500])
+    """
+    with _opened(path, start) as file:
+        if sample_rate not in (None, file.samplerate):
+            raise ValueError(
+                f"{path}: at {file.samplerate} Hz, but the model takes {sample_rate} Hz; "
+                "give data at that rate."
+            )
+        return _read(file, start, frames, frames if length is None else length)
+
+
+def crop_at(path: str | os.PathLike, length: int, position: float) -> torch.Tensor:
+    """``length`` samples of a file, which is repeated where it is shorter.
+
+    Errors as `read_crop`.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file.
+    length : int
+        Of the crop.
+    position : float
+        In [0, 1): from the first crop of the file to its last.
+
+    Returns
+    -------
+    torch.Tensor
+        [length], float32 on the CPU.
+    """
+    with _opened(path) as file:
+        start = int(position * (max(file.frames - length, 0) + 1))
+        return _read(file, start, min(length, file.frames), length)
+
+
+def random_crop(
+    path: str | os.PathLike, start: int, stop: int, length: int
+) -> torch.Tensor:
+    """``length`` samples from a random place of a stretch; a short one is repeated.
+
+    The place is drawn from torch's generator. Errors as `read_crop`.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file.
+    start, stop : int
+        The stretch, in samples.
+    length : int
+        Of the crop.
+
+    Returns
+    -------
+    torch.Tensor
+        [length], float32 on the CPU.
+    """
+    spare = max(stop - start - length, 0)
+    offset = start + int(torch.randint(spare + 1, ()))
+    return read_crop(path, offset, min(length, stop - start), length)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike, start: int = 0) -> Iterator[soundfile.SoundFile]:
+    """An audio file to read from; what goes wrong there is a ValueError."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            yield file
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read from sample {start}: {error}") from error
+
+
+def _read(file: soundfile.SoundFile, start: int, frames: int, length: int) -> torch.Tensor:
+    """``frames`` samples from ``start``, channels averaged, repeated to ``length``."""
+    file.seek(start)
+    audio = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
+    if len(audio) < frames:
+        raise ValueError(
+            f"{file.name}: ends {frames - len(audio)} samples too early; it was longer "
+            "when it was prepared. Restore or remove it, and start again."
+        )
+    return audio.mean(-1).repeat(-(-length // frames))[:length]

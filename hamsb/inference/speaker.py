@@ -1,7 +1,9 @@
 """Speaker verification with an exported model, decided where that model should be."""
 
+
 import speechbrain.inference.speaker
 import torch
+from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchFrom, guess_source
 
 from hamsb.dataio.audio import load_audio
@@ -175,3 +177,13 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             *(wav.unsqueeze(0) for wav in wavs), threshold=threshold
         )
         return score[0], prediction[0]
+
+
+def load_encoder(model, run_opts):
+    """The exported model in a folder."""
+    if not (model / "hyperparams.yaml").is_file():
+        raise FileNotFoundError(
+            f"{model}: no exported model here (no hyperparams.yaml); give the export "
+            "folder of a training run, --model=results/<name>/<seed>/export."
+        )
+    return EncoderClassifier.from_hparams(source=str(model), run_opts=run_opts)

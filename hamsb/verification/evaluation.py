@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hamsb.verification.metrics import act_dcf, bootstrap_eer, cllr, det_curve, interval, min_cllr
+from hamsb.verification.bootstrap import bootstrap_eer, interval
+from hamsb.verification.metrics import act_dcf, cllr, det_curve, min_cllr
 
 P_TARGETS = (0.01, 0.05)  # the priors at which detection costs are reported
 # Columns of a metadata file that name the speaker: ours, and those of VoxCeleb's files.
@@ -47,7 +48,7 @@ def evaluate_trials(trials, scores, p_targets=P_TARGETS, calibrated=False):
 
     Example
     -------
-    >>> from hamsb.verification.scoring import Trials
+    >>> from hamsb.verification.trials import Trials
     >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("1/b", "2/a"), Path("O.txt"))
     >>> for key, value in evaluate_trials(trials, [0.75, 0.25], [0.01]).items():
     ...     print(key, value)
@@ -111,7 +112,7 @@ def eer_intervals(trials, scores, draws=1000, seed=0):
 
     Example
     -------
-    >>> from hamsb.verification.scoring import Trials
+    >>> from hamsb.verification.trials import Trials
     >>> enrol, test = ("1/a", "1/a", "2/b"), ("1/b", "2/a", "2/a")
     >>> trials = Trials(np.array([1, 0, 1]), enrol, test, Path("O.txt"))
     >>> eer_intervals(trials, [[0.75, 0.25, 0.5]], draws=10)
@@ -281,7 +282,7 @@ def trial_groups(trials, seconds=None, duration_bins=(), metadata=None):
 
     Example
     -------
-    >>> from hamsb.verification.scoring import Trials
+    >>> from hamsb.verification.trials import Trials
     >>> enrol, test = ("1/x/a", "1/x/a", "1/x/a"), ("1/x/b", "1/y/c", "2/z/d")
     >>> trials = Trials(np.array([1, 1, 0]), enrol, test, Path("O.txt"))
     >>> for group, members in trial_groups(trials, [2, 4, 5], [3]).items():
@@ -350,7 +351,7 @@ def evaluate_groups(trials, scores, groups, p_targets=P_TARGETS):
 
     Example
     -------
-    >>> from hamsb.verification.scoring import Trials
+    >>> from hamsb.verification.trials import Trials
     >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("1/b", "2/a"), Path("O.txt"))
     >>> groups = {("session", "same"): np.array([True, True])}
     >>> evaluate_groups(trials, np.array([0.75, 0.25]), groups, [])
@@ -371,107 +372,3 @@ def evaluate_groups(trials, scores, groups, p_targets=P_TARGETS):
 # ----------------------------------------------------------------------- the tables
 
 
-def results_table(results):
-    """A table in GitHub's markdown, one line a result.
-
-    Arguments
-    ---------
-    results : list of dict
-        As ``evaluate_trials`` returns them; all were given the same priors. ``list`` is
-        the first cell. With ``eer_interval``, low and high, where the interval is known.
-
-    Returns
-    -------
-    str
-        Ends in a newline. EER in percent, detection costs normalised. A column that no
-        result has a number for is left out.
-
-    Example
-    -------
-    >>> trials = {"list": "vox1_O", "target_trials": 18802, "impostor_trials": 18809}
-    >>> numbers = {"eer": 0.0098, "eer_interval": (0.0085, 0.0112), "min_dcf_0.01": 0.1}
-    >>> print(results_table([{**trials, **numbers}]), end="")
-    | list | target trials | impostor trials | EER % | 95 % interval | minDCF(p=0.01) |
-    | --- | ---: | ---: | ---: | ---: | ---: |
-    | vox1_O | 18802 | 18809 | 0.980 | 0.85 to 1.12 | 0.100 |
-    """
-    return _table(results, {"list": ("list", str), **_COUNTS, **_columns(results)})
-
-
-def groups_table(results):
-    """A table in GitHub's markdown, one line a group.
-
-    Arguments
-    ---------
-    results : list of dict
-        As ``evaluate_groups`` returns them, with ``list``.
-
-    Returns
-    -------
-    str
-        Ends in a newline.
-
-    Example
-    -------
-    >>> group = {"list": "O", "what": "gender", "group": "same", "target_trials": 2}
-    >>> print(groups_table([{**group, "impostor_trials": 0}]), end="")
-    | list | trials by | group | target trials | impostor trials |
-    | --- | --- | --- | ---: | ---: |
-    | O | gender | same | 2 | 0 |
-    """
-    names = {"list": "list", "what": "trials by", "group": "group"}
-    texts = {key: (name, str) for key, name in names.items()}
-    return _table(results, {**texts, **_COUNTS, **_columns(results)})
-
-
-def _percent(digits):
-    return lambda rate: f"{100 * rate:.{digits}f}"
-
-
-_COUNTS = {
-    "target_trials": ("target trials", str),
-    "impostor_trials": ("impostor trials", str),
-}
-_RATES = {
-    "eer": ("EER %", _percent(3)),
-    "eer_interval": ("95 % interval", lambda ends: " to ".join(map(_percent(2), ends))),
-    "min_dcf_": ("minDCF(p={})", "{:.3f}".format),
-    "act_dcf_": ("actDCF(p={})", "{:.3f}".format),
-    "cllr": ("Cllr", "{:.3f}".format),
-    "min_cllr": ("min Cllr", "{:.3f}".format),
-}
-
-
-def _columns(results):
-    """The columns of numbers that some result has: key -> (name, format)."""
-    found = dict.fromkeys(key for result in results for key in result)
-    columns = {}
-    for stem, (name, form) in _RATES.items():
-        for key in found:
-            prior = key.removeprefix(stem)
-            if key == stem or (stem.endswith("_") and _is_number(prior)):
-                columns[key] = name.format(prior), form
-    return columns
-
-
-def _is_number(text):
-    try:
-        return float(text) > 0
-    except ValueError:
-        return False
-
-
-def _table(results, columns):
-    left = [form is str and key not in _COUNTS for key, (_, form) in columns.items()]
-    lines = [
-        [name for name, _ in columns.values()],
-        ["---" if is_left else "---:" for is_left in left],
-    ]
-    for result in results:
-        lines.append(
-            [
-                form(result[key]) if result.get(key) is not None else ""
-                for key, (_, form) in columns.items()
-            ]
-        )
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

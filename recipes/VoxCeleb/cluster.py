@@ -29,15 +29,9 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from sklearn.metrics import silhouette_score
 from tqdm import tqdm
-from verify import load_encoder, versions
 
-from hamsb.dataio.annotations import Utterance, read_utterances
-from hamsb.dataio.audio import read_crop
-from hamsb.dataio.clusters import make_clusters, write_clusters
-from hamsb.nnet.balls import Ball
 from hamsb.analysis.clustering import (
     ball_kmeans,
     cluster_quality,
@@ -46,6 +40,13 @@ from hamsb.analysis.clustering import (
     kmeans,
     speaker_means,
 )
+from hamsb.dataio.annotations import Utterance, read_utterances
+from hamsb.dataio.audio import read_crop
+from hamsb.dataio.clusters import make_clusters, write_clusters
+from hamsb.inference.speaker import load_encoder
+from hamsb.nnet.balls import Ball
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing_files
 from hamsb.verification.plots import plot_cluster_quality
 

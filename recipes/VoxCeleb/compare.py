@@ -49,12 +49,13 @@ import numpy as np
 import speechbrain
 import torch
 import yaml
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from experiment import only_run, resolve
 
 import hamsb
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from hamsb.utils.files import replacing
-from hamsb.verification.metrics import bootstrap_eer, eer, interval, min_dcf
+from hamsb.verification.bootstrap import bootstrap_eer, interval
+from hamsb.verification.metrics import eer, min_dcf
 from hamsb.verification.plots import plot_curves, plot_det
 
 TRAIN = Path(__file__).resolve().with_name("train.py")

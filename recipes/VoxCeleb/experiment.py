@@ -26,7 +26,6 @@ import numpy as np
 import speechbrain as sb
 import torch
 import yaml
-from hamsb.utils.command_line import load_hparams, parse_arguments
 from distortions import make_distortions
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.nnet.schedulers import update_learning_rate
@@ -35,22 +34,19 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
 from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
-from verify import (
-    System,
-    read_lists,
-    score_lists,
-    versions,
-    write_verification,
-)
 from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
-from hamsb.verification.embeddings import embed_utterances
 from hamsb.training.export import export_model
+from hamsb.utils.command_line import load_hparams, parse_arguments
+from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing
 from hamsb.verification.decision import make_decision
+from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
-from hamsb.verification.scoring import find_utterances, read_trials, score_trials
+from hamsb.verification.results import System, write_verification
+from hamsb.verification.scoring import score_lists, score_trials
+from hamsb.verification.trials import find_utterances, read_lists, read_trials
 
 # ------------------------------------------------------------- loading the yaml
 

@@ -30,17 +30,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from mini_corpus import NOISES, draw_noise
 from scipy.stats import spearmanr
-from verify import embed_sets, load_encoder, read_lists, versions
 
-from hamsb.verification.embeddings import Embeddings
 from hamsb.dataio.annotations import read_speakers
-from hamsb.utils.files import replacing_files
-from hamsb.verification.metrics import interval
-from hamsb.verification.plots import plot_boxes, plot_disk
+from hamsb.inference.speaker import load_encoder
 from hamsb.nnet.similarities import CosineSimilarity
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.conditions import versions
+from hamsb.utils.files import replacing_files
+from hamsb.verification.bootstrap import interval
+from hamsb.verification.embeddings import Embeddings, embed_sets
+from hamsb.verification.plots import plot_boxes, plot_disk
+from hamsb.verification.trials import read_lists
 
 DIGITS = 9  # radii and distances that differ by less differ by rounding: they are one
 MEASURES = {"norm": "norm", "centred": "norm about the mean", "radius": "radius"}

@@ -15,7 +15,6 @@ from pathlib import Path
 import experiment
 import torch
 from cluster import cluster_speakers, embed_speakers
-from hamsb.utils.command_line import main_or_exit
 from experiment import EmbeddingBrain, millions, unwrapped
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
@@ -28,6 +27,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from hamsb.dataio.audio import random_crop
 from hamsb.dataio.clusters import read_clusters, write_clusters
+from hamsb.utils.command_line import main_or_exit
 
 # ---------------------------------------------------------------------- the data
 

@@ -20,7 +20,6 @@ loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an epoch:
 
 import experiment
 import torch
-from hamsb.utils.command_line import main_or_exit
 from experiment import EmbeddingBrain
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
@@ -31,6 +30,7 @@ from speechbrain.utils.data_pipeline import provides, takes
 
 from hamsb.dataio.audio import random_crop
 from hamsb.nnet.contrastive import MoCo, diagnostics
+from hamsb.utils.command_line import main_or_exit
 
 
 def dataio_prep(hparams):

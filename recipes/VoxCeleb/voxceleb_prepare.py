@@ -83,7 +83,7 @@ import soundfile
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from hamsb.verification.scoring import read_trials
+from hamsb.verification.trials import read_trials
 
 logger = get_logger(__name__)
 

@@ -28,14 +28,12 @@ from speechbrain.utils.metric_stats import EER, minDCF
 from hamsb import ClippedUnitBall
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.embeddings import Embeddings
-from hamsb.verification.metrics import act_dcf, bootstrap_eer, cllr, det_curve, min_cllr
+from hamsb.verification.bootstrap import bootstrap_eer
+from hamsb.verification.metrics import act_dcf, cllr, det_curve, min_cllr
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.verification.scoring import (
-    Trials,
-    cohort_statistics,
-    normalise_scores,
-    score_trials,
-)
+from hamsb.verification.normalization import cohort_statistics, normalise_scores
+from hamsb.verification.scoring import score_trials
+from hamsb.verification.trials import Trials
 
 
 def measured(function, *arguments, repeats=5):

@@ -22,7 +22,7 @@ import yaml
 from hamsb.utils.command_line import load_hparams, parse_arguments
 from conftest import REPOSITORY
 
-from hamsb.verification.metrics import bootstrap_eer
+from hamsb.verification.bootstrap import bootstrap_eer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_in_train  # noqa: E402

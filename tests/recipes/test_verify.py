@@ -13,19 +13,16 @@ import verify
 from runs import EXPERIMENT, call, export_untrained
 from speechbrain.inference.classifiers import EncoderClassifier
 
+from hamsb.verification import decision, results, scoring
 from hamsb.verification.calibration import Calibration, symmetric_qualities
 from hamsb.verification.embeddings import Embeddings, embed_utterances
 from hamsb.verification.evaluation import eer_intervals, evaluate_trials
 from hamsb.verification.decision import read_decision
 from hamsb.inference import SpeakerRecognition
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.verification.scoring import (
-    cohort_statistics,
-    find_utterances,
-    normalise_scores,
-    read_trials,
-    score_trials,
-)
+from hamsb.verification.normalization import cohort_statistics, normalise_scores
+from hamsb.verification.scoring import score_trials
+from hamsb.verification.trials import find_utterances, read_trials
 
 FILES = ["det.png", "metrics.json", "report.md", "scores.png"]
 ALL = "[none, z-norm, t-norm, s-norm, as-norm]"
@@ -90,7 +87,7 @@ def plots(monkeypatch):
         Path(path).write_text("\n".join(curves))
 
     for name in ("plot_det", "plot_scores"):
-        monkeypatch.setattr(verify, name, plot)
+        monkeypatch.setattr(results, name, plot)
 
 
 @pytest.fixture
@@ -257,7 +254,8 @@ def test_the_cohort_has_no_speaker_of_the_trials(run, corpus, tmp_path):
 
 
 def test_utterances_of_a_speaker_are_spread_evenly(corpus, tmp_path):
-    found = verify.find_cohort(str(corpus / "train"), [], tmp_path, 16000, per_speaker=2)
+    tables = verify.cohort_tables(str(corpus / "train"), [], tmp_path, 16000)
+    found = verify.find_cohort(tables, [], per_speaker=2)
     sessions = [Path(file).parts[-2] for file in found.values()]
     assert sessions == ["x", "y"] * 6
     assert all(name.partition("/")[0] == file.parts[-3] for name, file in found.items())
@@ -355,8 +353,8 @@ def test_the_decision_is_stored_with_the_model(run, corpus, embedded, tmp_path):
 
 def test_no_threshold_where_rejecting_all_is_best(embedded):
     trials, _ = embedded("test", "O")
-    decision = verify.make_decision(trials, 1.0 - trials.labels)
-    assert list(decision["thresholds"]) == ["eer"]
+    stored = decision.make_decision(trials, 1.0 - trials.labels)
+    assert list(stored["thresholds"]) == ["eer"]
 
 
 def test_utterances_of_one_name_in_two_corpora(run, corpus, tmp_path):
@@ -399,7 +397,7 @@ def test_a_trial_is_as_long_as_its_shorter_utterance(corpus):
     embeddings = Embeddings(trials.utterances, seconds[:, None].float(), seconds)
     length = dict(zip(trials.utterances, seconds.tolist()))
     expected = [min(length[e], length[t]) for e, t in zip(trials.enrol, trials.test)]
-    assert verify.trial_seconds(embeddings, trials).tolist() == expected
+    assert scoring.trial_seconds(embeddings, trials).tolist() == expected
 
 
 def test_a_second_run_embeds_nothing_and_gives_the_same(run, tmp_path, monkeypatch):
@@ -463,10 +461,10 @@ def test_settings_that_json_has_not(corpus, tmp_path):
     """A training yaml's .inf, and a path."""
     trials = read_trials(corpus / "O.txt")
     settings = {"max_grad_norm": float("inf"), "folder": tmp_path, "seed": 1}
-    verify.write_verification(
+    results.write_verification(
         tmp_path,
         [trials],
-        [verify.System("s", {"O": trials.labels + 0.5})],
+        [results.System("s", {"O": trials.labels + 0.5})],
         lambda table, groups: table,
         draws=0,
         about={"settings": settings},
@@ -484,13 +482,13 @@ def test_settings_that_json_has_not(corpus, tmp_path):
 
 def test_results_are_named_by_list_and_system(corpus):
     """By the list alone where one system is compared with nothing."""
-    plain = verify.System("cosine", {})
-    other = verify.System("cosine, z-norm", {})
-    calibrated = verify.System("cosine, calibrated", {}, calibrated=True)
+    plain = results.System("cosine", {})
+    other = results.System("cosine, z-norm", {})
+    calibrated = results.System("cosine, calibrated", {}, calibrated=True)
 
     def titles(*systems):
         return [
-            verify.title({"list": "O", "system": s.name, "calibrated": s.calibrated}, systems)
+            results.title({"list": "O", "system": s.name, "calibrated": s.calibrated}, systems)
             for s in systems
         ]
 
@@ -512,10 +510,10 @@ def test_a_plot_has_at_most_ten_curves(corpus):
     def curves(lists, systems):
         trials = [read_trials(corpus / f"{name}.txt") for name in lists]
         made = [
-            verify.System(f"s{i}", dict.fromkeys(lists, np.zeros(3)), drawn=i != 1)
+            results.System(f"s{i}", dict.fromkeys(lists, np.zeros(3)), drawn=i != 1)
             for i in range(systems)
         ]
-        return list(verify.det_curves(trials, made))
+        return list(results.det_curves(trials, made))
 
     assert curves(["O"], 1) == ["O"]
     assert curves(["O"], 3) == ["s0", "s2"]

@@ -16,7 +16,7 @@ import voxceleb_prepare
 from speechbrain.dataio.dataset import DynamicItemDataset
 from voxceleb_prepare import REASONS, prepare_voxceleb
 
-from hamsb.verification.scoring import find_utterances, read_trials
+from hamsb.verification.trials import find_utterances, read_trials
 
 RATE = 16000
 

@@ -15,8 +15,10 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.processing.features import InputNormalization
 
+from hamsb.verification import cache as cache_module
 from hamsb.verification import embeddings as module
-from hamsb.verification.embeddings import EmbeddingCache, Embeddings, embed_utterances, file_key
+from hamsb.verification.cache import EmbeddingCache, file_key
+from hamsb.verification.embeddings import Embeddings, embed_utterances
 
 UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
 
@@ -370,8 +372,8 @@ def test_every_bit_of_a_file_counts(tmp_path):
         damaged = bytearray(good)
         damaged[position] ^= 1 << position % 8
         try:
-            found, matrix, seconds = module._parse(bytes(damaged))
-        except module._Damaged:
+            found, matrix, seconds = cache_module._parse(bytes(damaged))
+        except cache_module._Damaged:
             noticed += 1
         else:
             assert found == keys and torch.equal(matrix, rows)
@@ -408,7 +410,7 @@ def test_a_file_of_the_cache_appears_whole_or_not_at_all(cached, tmp_path, monke
 def test_long_runs_write_as_they_go_and_runs_share(
     cached, paths, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "_PART", 2)
+    monkeypatch.setattr(cache_module, "_PART", 2)
     some = dict(list(paths.items())[:3])
     first, second = (EmbeddingCache(tmp_path / "cache", "model") for _ in range(2))
     embed(some, cache=first)

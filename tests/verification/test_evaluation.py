@@ -10,13 +10,13 @@ from hamsb.verification.evaluation import (
     eer_intervals,
     evaluate_groups,
     evaluate_trials,
-    groups_table,
     read_metadata,
-    results_table,
     trial_groups,
 )
-from hamsb.verification.metrics import act_dcf, bootstrap_eer, cllr, eer, interval, min_cllr, min_dcf
-from hamsb.verification.scoring import Trials
+from hamsb.verification.results import groups_table, results_table
+from hamsb.verification.bootstrap import bootstrap_eer, interval
+from hamsb.verification.metrics import act_dcf, cllr, eer, min_cllr, min_dcf
+from hamsb.verification.trials import Trials
 
 LIST = [
     (1, "id1/x/1.wav", "id1/x/2.wav"),  # same session

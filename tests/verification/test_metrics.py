@@ -10,14 +10,13 @@ from scipy.integrate import trapezoid
 from scipy.stats import norm
 from speechbrain.utils.metric_stats import EER, minDCF
 
+from hamsb.verification.bootstrap import bootstrap_eer, interval
 from hamsb.verification.metrics import (
     act_dcf,
     bayes_threshold,
-    bootstrap_eer,
     cllr,
     det_curve,
     eer,
-    interval,
     min_cllr,
     min_dcf,
 )

@@ -8,18 +8,12 @@ import pytest
 import torch
 
 from hamsb import ClippedUnitBall, PoincareBall
-from hamsb.verification import scoring
+from hamsb.verification import normalization, scoring
 from hamsb.verification.embeddings import Embeddings
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.verification.scoring import (
-    Trials,
-    cohort_statistics,
-    find_utterances,
-    normalise_scores,
-    read_trials,
-    score_trials,
-    write_scores,
-)
+from hamsb.verification.normalization import cohort_statistics, normalise_scores
+from hamsb.verification.scoring import score_trials, write_scores
+from hamsb.verification.trials import Trials, find_utterances, read_trials
 
 LIST = """\
 1 id1/x/1.wav id1/y/1.wav
@@ -377,7 +371,7 @@ def naive_normalised(embeddings, trials, cohort, score, norm, k):
 @pytest.mark.parametrize("means", [False, True], ids=["utterances", "speakers"])
 @pytest.mark.parametrize("norm, k", [("z", None), ("t", None), ("s", None), ("s", 7)])
 def test_normalisation_is_the_naive_one(backend, means, norm, k, monkeypatch):
-    monkeypatch.setattr(scoring, "_BLOCK", 80)  # two utterances at a time
+    monkeypatch.setattr(normalization, "_BLOCK", 80)  # two utterances at a time
     embeddings, trials = random_case(6, utterances=9)
     cohort = random_cohort(size=36)
     cohort = cohort.speaker_means() if means else cohort
@@ -406,7 +400,7 @@ def test_the_whole_cohort_as_the_nearest_is_the_s_norm():
 def test_chunks_change_nothing(block, monkeypatch):
     embeddings, cohort = random_case(1)[0], random_cohort()
     expected = cohort_statistics(embeddings, cohort, k=9)
-    monkeypatch.setattr(scoring, "_BLOCK", block)
+    monkeypatch.setattr(normalization, "_BLOCK", block)
     found = cohort_statistics(embeddings, cohort, k=9)
     for numbers, others in (
         (found.mean, expected.mean),
@@ -476,7 +470,7 @@ def test_constant_cohort_scores_are_refused():
 def test_unknown_normalisation():
     trials = Trials(np.array([1]), ("a",), ("b",), Path("list.txt"))
     with pytest.raises(ValueError, match="method='as'"):
-        normalise_scores(np.ones(1), trials, scoring.CohortStatistics({}, {}), "as")
+        normalise_scores(np.ones(1), trials, normalization.CohortStatistics({}, {}), "as")
 
 
 def test_progress_of_the_cohort(capsys):

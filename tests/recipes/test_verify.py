@@ -646,11 +646,11 @@ def test_results_appear_whole_or_not_at_all(run, tmp_path, monkeypatch, broken):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(verify, broken, fail)
+        patch.setattr(results, broken, fail)
         run(bootstrap_draws=0)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(verify, broken, fail)
+        patch.setattr(results, broken, fail)
         run(output_folder=tmp_path / "new", bootstrap_draws=0)
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
     run(bootstrap_draws=0)

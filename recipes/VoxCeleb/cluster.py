@@ -48,7 +48,7 @@ from hamsb.nnet.balls import Ball
 from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing_files
-from hamsb.verification.plots import plot_cluster_quality
+from hamsb.analysis.plots import plot_cluster_quality
 
 # Measures of quality, and where their better end is.
 MEASURES = {

@@ -52,11 +52,12 @@ import yaml
 from experiment import only_run, resolve
 
 import hamsb
+from hamsb.analysis.plots import plot_curves
 from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from hamsb.utils.files import replacing
 from hamsb.verification.bootstrap import bootstrap_eer, interval
 from hamsb.verification.metrics import eer, min_dcf
-from hamsb.verification.plots import plot_curves, plot_det
+from hamsb.verification.plots import plot_det
 
 TRAIN = Path(__file__).resolve().with_name("train.py")
 NEEDED = {

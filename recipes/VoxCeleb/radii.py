@@ -33,6 +33,7 @@ import torch
 from mini_corpus import NOISES, draw_noise
 from scipy.stats import spearmanr
 
+from hamsb.analysis.plots import plot_boxes, plot_disk
 from hamsb.dataio.annotations import read_speakers
 from hamsb.inference.speaker import load_encoder
 from hamsb.nnet.similarities import CosineSimilarity
@@ -41,7 +42,6 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing_files
 from hamsb.verification.bootstrap import interval
 from hamsb.verification.embeddings import Embeddings, embed_sets
-from hamsb.verification.plots import plot_boxes, plot_disk
 from hamsb.verification.trials import read_lists
 
 DIGITS = 9  # radii and distances that differ by less differ by rounding: they are one

@@ -26,7 +26,7 @@ from hamsb.analysis.clustering import (
     distance_matrix,
     kmeans,
 )
-from hamsb.verification.plots import plot_cluster_quality
+from hamsb.analysis.plots import plot_cluster_quality
 from hamsb.dataio.sampling import SpeakerBatchSampler
 
 RATE = 16000

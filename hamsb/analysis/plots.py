@@ -1,25 +1,53 @@
-"""Figures of what embeddings hold and of how they were learned."""
+"""Figures of learning curves, clusterings, points in a ball and their lengths."""
 
 import math
+import os
+from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+from numpy.typing import ArrayLike
 
-from hamsb.verification.plots import COLORS, WIDTH, line_styles, save_figure
+from hamsb.analysis.planes import in_unit_ball, nearest_in_plane, plane_of_classes
+from hamsb.utils.checks import check_choice, check_positive
+from hamsb.verification.plots import (
+    BLUE,
+    COLORS,
+    COLUMN,
+    PAGE,
+    SMALL,
+    STYLE,
+    VERMILLION,
+    legend_below,
+    line_styles,
+    save_figure,
+)
 
-_BEST = "#d55e00"  # the ring around the best
-# Of single speakers, without gray; and steps between circles of the disk.
-_SPEAKER_STYLES = list(zip([f"C{k}" for k in (0, 1, 2, 3, 4, 5, 6, 9)], "osD^vP*X"))
-_STEPS = [mantissa * 10.0**power for power in range(-3, 4) for mantissa in (1, 2, 5)]
+_MOST = 8  # systems in a panel, and speakers with a color of their own
+_MARKERS = "osD^vP*X"
+# Steps between circles of the disk.
+_STEPS = [mantissa * 10.0**power for power in range(-4, 4) for mantissa in (1, 2, 5)]
 
 
-def plot_curves(panels, path):
-    """Save learning curves, one panel beside the other, as a PNG.
+def plot_curves(
+    panels: Mapping[str, Mapping[str, ArrayLike]], path: str | os.PathLike
+) -> None:
+    """Save learning curves, one panel above the other, as a PNG.
 
-    Each system has one color in all panels: a line for the mean over its seeds and,
-    where it has several, a thin one for each seed. From the eleventh system on lines are
-    broken. The vertical axes are logarithmic, unless a value is not positive.
+    A system is a line, the mean over its seeds, and a band from the lowest to the
+    highest seed. More than eight systems are shared out, in their order, over groups of
+    panels with equal axes; in the panels of a group, the means of all other systems are
+    thin and gray. The vertical axes are logarithmic, unless a value is not positive.
 
     Arguments
     ---------
@@ -27,8 +55,7 @@ def plot_curves(panels, path):
         Label of the vertical axis -> name of the system -> values [S, E] of its S seeds
         after each of E epochs; the systems may differ in S and E.
     path : str or Path
-        PNG file to write; it appears under its name only when it is complete, and its
-        folder is made if need be.
+        PNG file to write, whole or not at all; its folder is made if need be.
 
     Raises
     ------
@@ -49,17 +76,27 @@ def plot_curves(panels, path):
     save_figure(_curves_figure(panels), path)
 
 
-def plot_disk(points, labels, path, curvature=1.0, centers=None):
+def plot_disk(
+    points: ArrayLike,
+    labels: Sequence[str] | Sequence[int],
+    path: str | os.PathLike,
+    curvature: float = 1.0,
+    centers: ArrayLike | None = None,
+    points_name: str = "test points",
+    centers_name: str = "training centers",
+) -> None:
     """Save points of a ball of any dimension, drawn in the Poincare disk, as a PNG.
 
-    Radii are true: every point keeps its distance from the origin, which circles of
-    constant hyperbolic radius measure. Angles are a projection: a point's direction is
-    that of its shadow on the plane through the origin in which the directions of all
-    points vary most, and the figure says what share of their variance that plane
-    carries. Two points that are drawn close together may be far apart.
+    The disk is the plane through the origin in which the mean points of the speakers
+    shown vary most. Each point is drawn where the plane is nearest to it: no two points
+    are closer together than drawn, and what is perpendicular to the plane falls on the
+    origin. The figure says what share of the variance between these speakers the plane
+    carries, and how far from the origin the points truly are, which a projection
+    shortens. Circles measure the hyperbolic distance from the origin; the figure ends
+    where the points do, before the rim of the disk if they do.
 
-    The eight speakers with the most points, of equal ones the first, have a color and a
-    marker each; all other points are gray.
+    The eight speakers with the most points, of equal ones the first, are those shown:
+    they have a color and a marker each. All other points are gray.
 
     Arguments
     ---------
@@ -68,13 +105,14 @@ def plot_disk(points, labels, path, curvature=1.0, centers=None):
     labels : sequence of str or int
         [N], the speaker of each point.
     path : str or Path
-        PNG file to write; it appears under its name only when it is complete, and its
-        folder is made if need be.
+        PNG file to write, whole or not at all; its folder is made if need be.
     curvature : float
         c > 0 of the ball's metric, whose curvature is ``-c``: 1 for
         ``hamsb.nnet.balls.ClippedUnitBall``, whatever its clip.
     centers : array of float, optional
         [C, D], speaker centers in the same ball, drawn as small crosses.
+    points_name, centers_name : str
+        What the legend calls them.
 
     Raises
     ------
@@ -92,13 +130,18 @@ def plot_disk(points, labels, path, curvature=1.0, centers=None):
     ...     Path(folder, "disk.png").read_bytes()[1:4]
     b'PNG'
     """
-    save_figure(_disk_figure(points, labels, curvature, centers), path)
+    figure = _disk_figure(points, labels, curvature, centers, points_name, centers_name)
+    save_figure(figure, path)
 
 
-def plot_cluster_quality(k, measures, path):
+def plot_cluster_quality(
+    k: Sequence[int],
+    measures: Mapping[str, tuple[str, ArrayLike]],
+    path: str | os.PathLike,
+) -> None:
     """Save measures of clusterings over their numbers of clusters as a PNG.
 
-    A small panel a measure, which tells where its better end is; the best number of
+    A small panel a measure, with an arrow to its better end; the best number of
     clusters by it is ringed. The axis of the numbers is logarithmic. What is not finite
     is left out.
 
@@ -109,8 +152,7 @@ def plot_cluster_quality(k, measures, path):
     measures : mapping of str to (str, array of float)
         Name -> ("lower" or "higher", which is better; values [K]).
     path : str or Path
-        PNG file to write; it appears under its name only when it is complete, and its
-        folder is made if need be.
+        PNG file to write, whole or not at all; its folder is made if need be.
 
     Raises
     ------
@@ -131,7 +173,11 @@ def plot_cluster_quality(k, measures, path):
     save_figure(_quality_figure(k, measures), path)
 
 
-def plot_boxes(panels, label, path):
+def plot_boxes(
+    panels: Mapping[str, Mapping[str, Mapping[str, ArrayLike]]],
+    label: str,
+    path: str | os.PathLike,
+) -> None:
     """Save the distributions of values under several conditions as a PNG: a panel for
     each kind of condition, in it boxes from quartile to quartile with the median, and
     whiskers from 5 to 95 %.
@@ -140,12 +186,11 @@ def plot_boxes(panels, label, path):
     ---------
     panels : mapping of str to mapping of str to mapping of str to array of float
         What varies -> the condition -> the series -> values [N]. The series, told apart
-        by color, are the same everywhere.
+        by color and hatching, are the same everywhere.
     label : str
         Of the vertical axis, which the panels share and which begins at 0.
     path : str or Path
-        PNG file to write; it appears under its name only when it is complete, and its
-        folder is made if need be.
+        PNG file to write, whole or not at all; its folder is made if need be.
 
     Raises
     ------
@@ -166,51 +211,89 @@ def plot_boxes(panels, label, path):
     save_figure(_boxes_figure(panels, label), path)
 
 
+# --------------------------------------------------------------- learning curves
+
+
+@matplotlib.rc_context(STYLE)
 def _curves_figure(panels):
-    """The figure that ``plot_curves`` saves: panels side by side, one legend below."""
+    """The figure that ``plot_curves`` saves: a block of panels for each group."""
     if not panels:
         raise ValueError("no panels to plot: give a mapping of label to systems")
-    names = list(dict.fromkeys(name for systems in panels.values() for name in systems))
-    styles = line_styles(names)
-    width = 4.6 * len(panels)
-    longest = max(map(len, names), default=0)
-    columns = max(1, min(len(names), int(width / (0.6 + 0.08 * longest))))  # inches
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(width, 3.8 + 0.2 * rows), layout="constrained")
-    places = figure.subplots(1, len(panels), squeeze=False)[0]
-    lines = {}
-    for axes, (label, systems) in zip(places, panels.items()):
+    panels = {
+        label: {
+            name: _seeds_and_epochs(label, name, values)
+            for name, values in systems.items()
+        }
+        for label, systems in panels.items()
+    }
+    for label, systems in panels.items():
         if not systems:
             raise ValueError(f"cannot plot {label!r}: no systems")
-        positive = True
-        for name, values in systems.items():
-            values = _seeds_and_epochs(label, name, values)
-            positive &= bool((values > 0).all())
-            epochs = np.arange(1, values.shape[1] + 1)
-            marker = "." if len(epochs) == 1 else None
-            if len(values) > 1:
-                axes.plot(epochs, values.T, linewidth=0.6, alpha=0.35, **styles[name])
-            (lines[name],) = axes.plot(
-                epochs, values.mean(0), linewidth=1.4, marker=marker, **styles[name]
-            )
-        if positive:
-            axes.set_yscale("log")
-            low, high = axes.get_ylim()
-            axes.yaxis.set_major_locator(  # within a decade evenly, for enough labels
-                LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(6)
-            )
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.tick_params(labelsize="small")
-        axes.grid(color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside lower center",
-        ncols=columns, fontsize="small", frameon=False,
+    names = list(dict.fromkeys(name for systems in panels.values() for name in systems))
+    groups = np.array_split(names, -(-len(names) // _MOST))
+    columns = min(2, len(groups))
+    rows = -(-len(groups) // columns)
+    height = 1.75 * len(panels) + 0.3 + 0.16 * math.ceil(len(groups[0]) / 2)
+    figure = Figure(
+        figsize=(COLUMN if columns == 1 else PAGE, rows * height + 0.2),
+        layout="constrained",
     )
+    blocks = figure.subfigures(rows, columns, squeeze=False).flat
+    first = None
+    for block, group in zip(blocks, groups, strict=False):
+        places = block.subplots(len(panels), 1, squeeze=False)[:, 0]
+        first = places if first is None else first
+        lines: dict[str, Artist] = {}
+        for axes, above, (label, systems) in zip(
+            places, first, panels.items(), strict=True
+        ):
+            if axes is not first[0]:
+                axes.sharex(first[0])
+            if axes is not above:
+                axes.sharey(above)
+            lines |= _draw_curves(axes, systems, line_styles(group))
+            axes.set_ylabel(label)
+            axes.tick_params(labelbottom=axes is places[-1])
+        places[-1].set_xlabel("epoch")
+        places[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        missing = len(groups[0]) - len(group)  # equal legends leave equal panels
+        lines |= {" " * k: Line2D([], [], alpha=0) for k in range(1, missing + 1)}
+        most = 4 if len(groups) == 1 else 2
+        legend_below(block, list(lines.values()), list(lines), most=most)
+    seeds = max(len(values) for systems in panels.values() for values in systems.values())
+    notes = ["line: mean over seeds, band: lowest to highest"] * (seeds > 1)
+    notes += ["gray: the other systems"] * (len(groups) > 1)
+    if notes:
+        figure.suptitle("; ".join(notes), fontsize=SMALL)
     return figure
+
+
+def _draw_curves(axes, systems, styles):
+    """The panel of one measure: the systems that have a style, the others in gray.
+    Their lines by name."""
+    lines = {}
+    for name, values in systems.items():
+        epochs = np.arange(1, values.shape[1] + 1)
+        marker = "." if len(epochs) == 1 else None
+        if name not in styles:
+            axes.plot(epochs, values.mean(0), color="0.8", linewidth=0.5, zorder=1)
+            continue
+        if len(values) > 1:
+            color = styles[name]["color"]
+            ends = values.min(0), values.max(0)
+            axes.fill_between(epochs, *ends, color=color, alpha=0.15, linewidth=0)
+        (lines[name],) = axes.plot(
+            epochs, values.mean(0), marker=marker, zorder=3, **styles[name]
+        )
+    if all((values > 0).all() for values in systems.values()):
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(  # within a decade evenly, for enough labels
+            LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(6)
+        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    return lines
 
 
 def _seeds_and_epochs(label, name, values):
@@ -227,79 +310,97 @@ def _seeds_and_epochs(label, name, values):
     return values
 
 
-def _disk_figure(points, labels, curvature, centers):
+# ---------------------------------------------------------------------- the disk
+
+
+@matplotlib.rc_context(STYLE)
+def _disk_figure(
+    points,
+    labels,
+    curvature=1.0,
+    centers=None,
+    points_name="test points",
+    centers_name="training centers",
+):
     """The figure that ``plot_disk`` saves."""
-    if not 0 < curvature < math.inf:
-        raise ValueError(f"curvature={curvature}: must be positive and finite")
-    points = _inside(points, "points", curvature)
+    check_positive("curvature", curvature)
+    points = in_unit_ball(points, curvature)
     labels = np.asarray(labels)
     if labels.shape != points.shape[:1]:
         raise ValueError(f"{len(points)} points need as many labels, got {labels.shape}")
     if centers is not None:
-        centers = _inside(centers, "centers", curvature)
+        centers = in_unit_ball(centers, curvature, "centers")
         if centers.shape[1] != points.shape[1]:
             raise ValueError(
                 f"centers of {centers.shape[1]} dimensions, points of {points.shape[1]}"
             )
-    plane, share = _widest_plane(_directions(points))
-    figure = Figure(figsize=(WIDTH, WIDTH + 0.9), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08)  # or the title would touch the edge
+    names, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    chosen = names[np.lexsort((first, -counts))][:_MOST]
+    others = ~np.isin(labels, chosen)
+    plane, share = plane_of_classes(points[~others], labels[~others])
+    drawn = nearest_in_plane(points, plane)
+    figure = Figure(figsize=(COLUMN, COLUMN), layout="constrained")
     axes = figure.add_subplot(aspect="equal")
     axes.set_axis_off()
-    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
-    _draw_circles(axes, curvature)
-    names, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    chosen = names[np.lexsort((first, -counts))][: len(_SPEAKER_STYLES)]
-    others = ~np.isin(labels, chosen)
-    drawn = math.sqrt(curvature) * _in_plane(points, plane)
-    if others.any():
-        name = f"{len(names) - len(chosen)} other speakers"
-        axes.plot(*drawn[others].T, ".", color="0.75", markersize=4, label=name, zorder=2)
-    if centers is not None:
-        axes.plot(
-            *(math.sqrt(curvature) * _in_plane(centers, plane)).T,
-            "x",
-            color="0.45",
-            markersize=3,
-            markeredgewidth=0.5,
-            label=f"{len(centers)} centers",
-            zorder=3,
-        )
-    for name, (color, marker) in zip(chosen, _SPEAKER_STYLES):
+    for name, color, marker in zip(chosen, COLORS, _MARKERS, strict=False):
         axes.plot(
             *drawn[labels == name].T,
             marker,
             color=color,
-            markersize=5,
+            markersize=4,
             markeredgecolor="white",
-            markeredgewidth=0.4,
+            markeredgewidth=0.3,
             label=str(name),
             zorder=4,
         )
-    axes.set_title(
-        "radii: true, circles at hyperbolic distances from the origin\n"
-        f"angles: on a plane with {100 * share:.0f} % of the directions' variance",
-        fontsize="small",
+    if others.any():
+        name = f"{len(names) - len(chosen)} other speakers"
+        axes.plot(*drawn[others].T, ".", color="0.75", markersize=3, label=name, zorder=2)
+    reach = np.linalg.norm(drawn, axis=1).max()
+    if centers is not None:
+        at = nearest_in_plane(centers, plane)
+        reach = max(reach, np.linalg.norm(at, axis=1).max())
+        axes.plot(
+            *at.T,
+            "x",
+            color="0.35",
+            markersize=3,
+            markeredgewidth=0.5,
+            label=f"{len(centers)} {centers_name}",
+            zorder=3,
+        )
+    _draw_circles(axes, curvature, min(1.02, 1.06 * max(reach, 1e-3)))
+    lengths = np.minimum(np.linalg.norm(points, axis=1), 1 - 1e-12)
+    ends = 2 * np.arctanh(np.quantile(lengths, [0.05, 0.95])) / math.sqrt(curvature)
+    low, high = (f"{end:.3g}" for end in ends)
+    true = low if low == high else f"{low} to {high} (5 to 95 %)"
+    figure.suptitle(
+        f"plane with {100 * share:.0f} % of the variance between the speakers shown\n"
+        "circles: hyperbolic distance from the origin in the plane\n"
+        f"true distance of the points from it: {true}",
+        fontsize=SMALL,
     )
-    longest = max(map(len, axes.get_legend_handles_labels()[1]))
-    columns = next((n for n, most in ((3, 18), (2, 30)) if longest <= most), 1)
-    figure.legend(
-        loc="outside lower center", ncols=columns, fontsize="small", frameon=False
-    )
+    handles, texts = axes.get_legend_handles_labels()
+    title = f"{points_name}, by speaker"
+    legend = legend_below(figure, handles, texts, title=title, handlelength=1.0)
+    height = legend.get_window_extent().height / figure.dpi
+    figure.set_size_inches(COLUMN, COLUMN + 0.4 + height)
     return figure
 
 
-def _draw_circles(axes, curvature):
-    """The rim, and circles at up to four round hyperbolic radii."""
+def _draw_circles(axes, curvature, limit):
+    """The axes up to a limit, the rim, and circles at round hyperbolic radii."""
     root = math.sqrt(curvature)
-    step = min(_STEPS, key=lambda step: abs(math.log(step * root)))
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     angles = np.linspace(0, 2 * np.pi, 361)
     circle = np.stack([np.cos(angles), np.sin(angles)])
-    axes.plot(*circle, color="0.2", linewidth=1.0, zorder=1)
-    for radius in step * np.arange(1, 5):
+    if limit > 1:
+        axes.plot(*circle, color="0.2", linewidth=0.8, zorder=1)
+    farthest = min(limit, 0.97)  # beyond it, a label would lie on the rim
+    most = 2 * math.atanh(farthest) / root
+    step = min(_STEPS, key=lambda step: abs(math.log(3.5 * step / most)))
+    for radius in step * np.arange(1, math.floor(most / step) + 1):
         drawn = math.tanh(root * radius / 2)
-        if drawn > 0.97:  # its label would lie on the rim
-            break
         axes.plot(*(drawn * circle), color="0.85", linewidth=0.6, zorder=1)
         axes.annotate(
             f"{radius:g}",
@@ -307,54 +408,16 @@ def _draw_circles(axes, curvature):
             ha="center",
             va="center",
             color="0.4",
-            fontsize="x-small",
+            fontsize=6,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
             zorder=5,
         )
 
 
-def _inside(points, name, curvature):
-    """Points as float64 [N, D] in the ball; errors name them."""
-    points = np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or len(points) < 1 or points.shape[1] < 2:
-        raise ValueError(f"{name}: expected [N, D] with D >= 2, got shape {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError(f"{name}: not finite")
-    reach = math.sqrt(curvature) * np.linalg.norm(points, axis=1)
-    if reach.max() > 1 + 1e-6:  # float32 rounds points onto the rim and over it
-        raise ValueError(
-            f"{name}: number {reach.argmax()} lies outside the ball of curvature "
-            f"{-curvature:g}, at {reach.max():g} of its radius; project it first"
-        )
-    return points
+# ---------------------------------------------------------------------- clusters
 
 
-def _directions(points):
-    """Each point divided by its length; the origin stays where it is."""
-    length = np.linalg.norm(points, axis=1, keepdims=True)
-    return points / np.where(length > 0, length, 1.0)
-
-
-def _widest_plane(directions):
-    """Orthonormal axes [D, 2] of the plane in which directions [N, D] vary most, and
-    its share of their variance (1 where they do not vary)."""
-    centered = directions - directions.mean(0)
-    variances, axes = np.linalg.eigh(centered.T @ centered)
-    total = variances.sum()
-    share = variances[-2:].sum() / total if total > 0 else 1.0
-    return axes[:, :-3:-1], share
-
-
-def _in_plane(points, plane):
-    """Points [N, D] at their own distance from the origin, in the direction of their
-    projection: [N, 2]. What is perpendicular to the plane is drawn to the right."""
-    x, y = (_directions(points) @ plane).T
-    angle = np.arctan2(y, x)
-    return np.linalg.norm(points, axis=1)[:, None] * np.stack(
-        [np.cos(angle), np.sin(angle)], axis=1
-    )
-
-
+@matplotlib.rc_context(STYLE)
 def _quality_figure(k, measures):
     """The figure that ``plot_cluster_quality`` saves: two panels a row."""
     if not measures:
@@ -365,77 +428,82 @@ def _quality_figure(k, measures):
     order = np.argsort(k)
     columns = min(2, len(measures))
     rows = math.ceil(len(measures) / columns)
-    figure = Figure(figsize=(3.5 * columns, 2.3 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 1.35 * rows + 0.45), layout="constrained")
     for place, (name, (better, values)) in enumerate(measures.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        if better not in ("lower", "higher"):
-            raise ValueError(
-                f"cannot plot {name!r}: better is lower or higher, not {better!r}"
-            )
+        check_choice(f"better end of {name!r}", better, ("lower", "higher"))
         values = np.asarray(values, dtype=np.float64)
         if values.shape != k.shape:
             raise ValueError(
                 f"cannot plot {name!r}: expected {len(k)} values, got shape {values.shape}"
             )
+        axes = figure.add_subplot(rows, columns, place)
         _draw_quality(axes, k[order], values[order], better)
-        arrow = {"lower": "↓", "higher": "↑"}[better]
-        axes.set_title(f"{name} ({better} is better {arrow})", fontsize="small", loc="left")
-    figure.supxlabel("number of clusters; ringed: the best", fontsize="small")
+        axes.set_title(f"{name} {'↓' if better == 'lower' else '↑'}")
+    figure.supxlabel(
+        "number of clusters\n↓ lower is better, ↑ higher is better; ringed: the best",
+        fontsize=SMALL,
+    )
     return figure
 
 
 def _draw_quality(axes, k, values, better):
     """The panel of one measure."""
     values = np.where(np.isfinite(values), values, np.nan)
-    axes.plot(k, values, marker="o", markersize=3.5, linewidth=1.4)
+    axes.plot(k, values, color=BLUE, marker="o", markersize=2.5)
+    wanted = [k[0], k[-1], *k]
     if np.isfinite(values).any():
         best = (np.nanargmin if better == "lower" else np.nanargmax)(values)
-        ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none"}
-        axes.plot(k[best], values[best], color=_BEST, clip_on=False, **ring)
+        ring = {"marker": "o", "markersize": 7, "markerfacecolor": "none"}
+        axes.plot(k[best], values[best], color=VERMILLION, clip_on=False, **ring)
+        wanted.insert(0, k[best])
     axes.set_xscale("log")
-    kept = k[:1].tolist()
-    for number in k[1:].tolist():  # labels that would touch are left out
-        if math.log(number / kept[-1]) >= 0.12 * math.log(k[-1] / k[0]):
+    kept: list[int] = []  # labels that would touch are left out
+    for number in map(int, wanted):
+        room = 0.19 * math.log(k[-1] / k[0])
+        if all(abs(math.log(number / other)) >= max(room, 1e-9) for other in kept):
             kept.append(number)
     axes.xaxis.set_ticks(kept, list(map(str, kept)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_ticks(k, minor=True)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.08, y=0.15)
-    axes.tick_params(labelsize="small")
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
+# ------------------------------------------------------------------------ boxes
+
+
+@matplotlib.rc_context(STYLE)
 def _boxes_figure(panels, label):
-    """The figure that ``plot_boxes`` saves."""
+    """The figure that ``plot_boxes`` saves: one panel above the other."""
     if not panels:
         raise ValueError("no panels to draw.")
-    figure = Figure(figsize=(3.5 * len(panels), 3.4), layout="constrained")
-    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (varies, conditions) in zip(axes_of, panels.items()):
+    figure = Figure(figsize=(COLUMN, 1.7 * len(panels) + 0.4), layout="constrained")
+    places = figure.subplots(len(panels), 1, sharey=True, squeeze=False)[:, 0]
+    for axes, (varies, conditions) in zip(places, panels.items(), strict=True):
         if not conditions:
             raise ValueError(f"{varies}: no conditions to draw.")
         _draw_boxes(axes, varies, conditions)
         axes.set_xlabel(varies)
-    axes_of[0].set_ylabel(label)
-    axes_of[0].set_ylim(bottom=0)
-    handles = axes_of[0].get_legend_handles_labels()[0]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False,
-        fontsize="small",
+    figure.supylabel(label, fontsize="medium")
+    figure.suptitle(
+        "box: quartiles; line: median; whiskers: 5 to 95 %", fontsize=SMALL
     )
+    places[0].set_ylim(bottom=0)
+    legend_below(figure, *places[0].get_legend_handles_labels())
     return figure
 
 
 def _draw_boxes(axes, varies, conditions):
+    """The boxes of one panel, the series of a condition side by side."""
     places = np.arange(len(conditions))
     names = list(next(iter(conditions.values())))
     for number, name in enumerate(names):
         columns = [np.asarray(series[name], dtype=float) for series in conditions.values()]
-        for condition, values in zip(conditions, columns):
+        for condition, values in zip(conditions, columns, strict=True):
             if values.size == 0 or not np.isfinite(values).all():
                 raise ValueError(f"{varies}, {condition}, {name}: no or no finite values.")
         color = COLORS[number % len(COLORS)]
+        line = {"color": color, "linewidth": 0.8}
         drawn = axes.boxplot(
             columns,
             positions=places + 0.8 * ((number + 0.5) / len(names) - 0.5),
@@ -443,13 +511,16 @@ def _draw_boxes(axes, varies, conditions):
             whis=(5, 95),
             showfliers=False,
             patch_artist=True,
-            boxprops={"facecolor": "white", "edgecolor": color},
-            whiskerprops={"color": color},
-            capprops={"color": color},
-            medianprops={"color": color, "linewidth": 2.0},
+            boxprops={
+                "facecolor": (color, 0.15),
+                "edgecolor": color,
+                "linewidth": 0.8,
+                "hatch": "////" * (number % 2),
+            },
+            whiskerprops=line,
+            capprops=line,
+            medianprops={"color": color, "linewidth": 1.8},
         )
         drawn["boxes"][0].set_label(name)
     axes.set_xticks(places, list(conditions))
-    axes.tick_params(labelsize="small")
-    axes.grid(axis="y", color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
+    axes.grid(False, axis="x")

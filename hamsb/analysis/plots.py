@@ -363,11 +363,11 @@ def _disk_figure(
         axes.plot(
             *at.T,
             "x",
-            color="0.35",
+            color="0.45",
             markersize=3,
             markeredgewidth=0.5,
             label=f"{len(centers)} {centers_name}",
-            zorder=3,
+            zorder=1.5,
         )
     _draw_circles(axes, curvature, min(1.02, 1.06 * max(reach, 1e-3)))
     lengths = np.minimum(np.linalg.norm(points, axis=1), 1 - 1e-12)
@@ -377,7 +377,7 @@ def _disk_figure(
     figure.suptitle(
         f"plane with {100 * share:.0f} % of the variance between the speakers shown\n"
         "circles: hyperbolic distance from the origin in the plane\n"
-        f"true distance of the points from it: {true}",
+        f"true distance from the origin: {true}",
         fontsize=SMALL,
     )
     handles, texts = axes.get_legend_handles_labels()

@@ -45,7 +45,10 @@ def test_curves_show_the_mean_and_the_range_of_seeds():
 def test_no_panel_has_more_than_eight_systems_and_none_is_lost(count, groups):
     names = [f"a_rather_long_experiment_{k}" for k in range(count)]
     figure = plots._curves_figure({
-        label: {name: [[2.0 + k, 1.0 + k]] for k, name in enumerate(names)}
+        label: {
+            name: [[2 + k / 2, 1 + k / 2], [2 + 3 * k / 2, 1 + 3 * k / 2]]
+            for k, name in enumerate(names)
+        }
         for label in ("EER", "loss")
     })
     figure.draw_without_rendering()
@@ -231,7 +234,7 @@ def test_speakers_on_one_sphere_fill_the_figure():
     within = np.linalg.norm(shown - centers, axis=2).mean()
     between = np.linalg.norm(centers - centers.mean(0), axis=2).mean()
     assert between > 3 * within
-    assert "points from it: 1.32" in figure.get_suptitle().replace("\n", " ")
+    assert "from the origin: 1.32" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_the_figure_says_what_the_plane_keeps_and_how_far_the_points_are():
@@ -269,7 +272,7 @@ def test_circles_are_at_the_radii_they_name():
 
 def test_speakers_with_the_most_points_are_told_apart():
     counts = [3, 1, 5, 2, 3, 2, 2, 2, 4, 2, 1]  # of a, b, ..., k
-    labels = [name for name, n in zip("abcdefghijk", counts) for _ in range(n)]
+    labels = [*np.repeat(list("abcdefghijk"), counts)]
     points = ball_points(len(labels), 6, 1.0)
     found = drawn_points(plots._disk_figure(points, labels, 1.0, None))
     assert {name: len(xy) for name, (xy, _) in found.items()} == {
@@ -294,6 +297,7 @@ def test_the_legend_of_the_disk_tells_centers_from_points_and_is_on_the_page():
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
         assert box.y1 <= figure.axes[0].get_window_extent().y0 + 1
         assert figure._suptitle.get_window_extent().y1 <= page.y1
+        assert figure.axes[0].get_window_extent().width > 0.9 * COLUMN * figure.dpi
         assert legend.get_title().get_text() == "pairs, by speaker"
         texts = [text.get_text() for text in legend.get_texts()]
         assert texts[-2:] == ["4 other speakers", "9 prototypes"]
@@ -347,7 +351,7 @@ def test_boxes_stand_side_by_side_and_show_the_quartiles():
     boxes = [patch.get_path().vertices for patch in first.patches]
     assert len(boxes) == 2 and len(second.patches) == 4
     assert first.patches[0].get_hatch() != first.patches[1].get_hatch()
-    for box, low in zip(boxes, (25, 75)):
+    for box, low in zip(boxes, (25, 75), strict=True):
         assert (box[:, 1].min(), box[:, 1].max()) == (low, low + 50)
     assert boxes[0][:, 0].max() < boxes[1][:, 0].min()
     assert boxes[0][:, 0].mean() < 0 < boxes[1][:, 0].mean()

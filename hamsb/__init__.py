@@ -6,7 +6,9 @@ itself loads neither torch nor SpeechBrain.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hamsb.utils.packages import check_torch_pair
 
 if TYPE_CHECKING:
     from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
@@ -114,7 +116,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+check_torch_pair()  # every module of hamsb passes here before it imports SpeechBrain
+
+
+def __getattr__(name: str) -> Any:
     if name in _PLACES:
         value = getattr(import_module(f"hamsb.{_PLACES[name]}"), name)
         globals()[name] = value
@@ -127,5 +132,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'hamsb' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_PLACES})

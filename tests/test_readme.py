@@ -23,8 +23,8 @@ def test_exactly_two_set_up_commands(readme):
         if "pip install" in line
     ]
     assert commands == [
-        'python -m pip install -e ".[mini]" && python recipes/VoxCeleb/train.py hparams/mini_ham.yaml',
-        'python -m pip install -e ".[test]" && python -m pytest',
+        'python -m pip install ".[mini]" && python recipes/VoxCeleb/train.py hparams/mini_ham.yaml',
+        'python -m pip install ".[test]" && python -m pytest',
     ]
 
 

@@ -113,11 +113,11 @@ def test_versions_are_the_same_everywhere(setup):
     assert matrix["python"] == classified
     assert setup["options"]["python_requires"] == f">={classified[0]}"
     # Both ends of the range of torch, and the same range for torchaudio.
+    needs = setup["options"]["install_requires"]
     (first, end), other = (
-        re.search(rf"^{name}>=2\.(\d+),<2\.(\d+)$", setup["options"]["install_requires"], re.M)
-        .groups()
+        re.search(rf"^{name}>=2\.(\d+),<2\.(\d+)$", needs, re.M).groups()
         for name in ("torch", "torchaudio")
-    )  # fmt: skip
+    )
     assert (first, end) == other
     tested = {*matrix["torch"], *(case["torch"] for case in matrix["include"])}
     assert tested == {f"2.{first}", f"2.{int(end) - 1}"}
@@ -149,9 +149,7 @@ def test_a_missing_extra_is_named():
             1 / 0  # noqa: B018
 
 
-@pytest.mark.xfail(
-    strict=True, reason="modules import fcntl, sklearn, matplotlib"
-)
+@pytest.mark.xfail(strict=True, reason="modules import fcntl, sklearn, matplotlib")
 def test_the_library_imports_without_the_extras_and_without_posix():
     """All but the figures, which say what they need; Windows has no fcntl and resource."""
     extras = [module for _, module in packages._EXTRAS.values()]

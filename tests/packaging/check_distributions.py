@@ -7,7 +7,7 @@ Builds what is committed (``git archive HEAD``), so that no file of the folder, 
 a build/ with modules that are gone, gets in. Then:
 
 - the wheel holds the modules of hamsb/, py.typed and its own metadata, nothing else;
-- the source distribution holds every committed file but those of git and of CI;
+- the source distribution holds every committed file but the settings of git;
 - the wheel, installed in a fresh virtual environment, imports every module from another
   folder, and ``import hamsb`` within two seconds without torch;
 - from the folder above a clone named hamsb, ``hamsb.HAMSoftmax`` is found, with the
@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Committed, and in no distribution.
-LEFT_OUT = (".ci/", ".git", ".pre-commit-config.yaml")
+LEFT_OUT = (".git-blame-ignore-revs", ".gitignore", ".pre-commit-config.yaml")
 # In a source distribution, and not committed.
 GENERATED = ("PKG-INFO", "setup.cfg", "hamsb.egg-info/")
 QUICK_TESTS = [

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import hamsb
 from hamsb.utils import packages
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -121,6 +122,16 @@ def test_versions_are_the_same_everywhere(setup):
     assert (first, end) == other
     tested = {*matrix["torch"], *(case["torch"] for case in matrix["include"])}
     assert tested == {f"2.{first}", f"2.{int(end) - 1}"}
+
+
+def test_changelog_and_citation_are_of_this_version():
+    log = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    for old, new in hamsb._MOVED.items():
+        named = new.replace(" and ", "` and `")
+        assert f"| `hamsb.{old}` | `hamsb.{named}` |" in log, old
+    assert f"\n## {hamsb.__version__}\n" in log
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == hamsb.__version__
 
 
 def test_every_folder_of_the_library_is_a_package():

@@ -31,9 +31,10 @@ def test_set_up_commands(readme):
 
 
 def test_every_file_that_is_named_exists(repository):
+    path = r"\b((?:hparams|recipes|hamsb|tests)/[\w./]+\.(?:py|yaml|md))"
     for document in ("README.md", "CONTRIBUTING.md"):
         text = (repository / document).read_text(encoding="utf-8")
-        named = re.findall(r"\b((?:hparams|recipes|hamsb|tests)/[\w./]+\.(?:py|yaml|md))", text)
+        named = re.findall(path, text)
         assert len(set(named)) >= 5, document
         for name in set(named):
             assert (repository / name).is_file(), f"{document}: {name}"

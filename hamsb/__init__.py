@@ -15,15 +15,8 @@ if TYPE_CHECKING:
     from hamsb.dataio.sampling import SpeakerBatchSampler
     from hamsb.inference.speaker import SpeakerRecognition
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
-    from hamsb.nnet.classifiers import HyperbolicClassifier
-    from hamsb.nnet.contrastive import (
-        HSCL,
-        MoCo,
-        MomentumEncoder,
-        MomentumQueue,
-        NTXent,
-        SupCon,
-    )
+    from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
+    from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
     from hamsb.nnet.losses import (
         AAMSoftmax,
         AMSoftmax,
@@ -32,6 +25,7 @@ if TYPE_CHECKING:
         RAMSoftmax,
         Softmax,
     )
+    from hamsb.nnet.momentum import MomentumEncoder, MomentumQueue
     from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
     from hamsb.training.checkpoints import Checkpointer
     from hamsb.training.schedules import CosineMargin, LinearMargin
@@ -46,6 +40,7 @@ _PLACES = {
     "AddReverb": "augment.time_domain",
     "Checkpointer": "training.checkpoints",
     "ClippedUnitBall": "nnet.balls",
+    "CosineClassifier": "nnet.classifiers",
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
     "HAMSoftmax": "nnet.losses",
@@ -55,8 +50,8 @@ _PLACES = {
     "HyperbolicSimilarity": "nnet.similarities",
     "LinearMargin": "training.schedules",
     "MoCo": "nnet.contrastive",
-    "MomentumEncoder": "nnet.contrastive",
-    "MomentumQueue": "nnet.contrastive",
+    "MomentumEncoder": "nnet.momentum",
+    "MomentumQueue": "nnet.momentum",
     "NTXent": "nnet.contrastive",
     "PoincareBall": "nnet.balls",
     "RAMSoftmax": "nnet.losses",
@@ -94,6 +89,7 @@ __all__ = [
     "AddReverb",
     "Checkpointer",
     "ClippedUnitBall",
+    "CosineClassifier",
     "CosineMargin",
     "CosineSimilarity",
     "HAMSoftmax",

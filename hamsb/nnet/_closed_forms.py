@@ -1,11 +1,23 @@
-"""What autograd functions with gradients in closed form share."""
+"""Autograd functions with gradients in closed form: the pairwise distance of the balls
+and the cross-entropy of the margin losses.
+
+Each keeps one [N, M] buffer for its backward pass and makes no other but its result:
+both passes go through blocks. The reference forms are ``reference_pairwise_distance``
+of a ball and ``logits`` of a loss.
+"""
+
+import math
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from hamsb.nnet.precision import no_autocast, product, widest
 
 BLOCK = 2**19  # entries worked on at once: what is needed for them fits a CPU's cache
 
 
-def blocks(number, size):
+def blocks(number: int, size: int) -> list[slice]:
     """Slices of ``number`` rows of ``size`` entries each, BLOCK entries or a row at a
     time; one slice where a compiler joins the operations anyway.
 
@@ -20,7 +32,7 @@ def blocks(number, size):
     return [slice(i, min(i + step, number)) for i in range(0, max(number, 1), step)]
 
 
-def refuse_second_derivative(what, instead):
+def refuse_second_derivative(what: str, instead: str) -> None:
     """RuntimeError in a backward pass that is to be differentiated itself: for
     ``create_graph=True`` gradients are recorded, and by a compiler, which may."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -28,3 +40,197 @@ def refuse_second_derivative(what, instead):
             f"the closed form of {what} cannot be differentiated twice "
             f"(create_graph=True); use {instead}."
         )
+
+
+class PairwiseDistance(torch.autograd.Function):
+    """``sign * d(x_n, y_m)`` for all pairs.
+
+    With ``a = max(1 - c |x|^2, floor)``, b the same of y, and ``u = c |x - y|^2 /
+    (a b)``, the distance is ``log1p(2 (u + sqrt(u + u^2))) / sqrt(c)``, which is
+    ``arsinh_distance`` of ``hamsb.nnet.balls`` in operations that are fast everywhere;
+    one product of [N, D + 2] and [D + 2, M] gives ``|x - y|^2``. With ``t = tanh(sqrt(c)
+    d / 2)``
+
+        dd / d|x - y|^2 = sqrt(c) (1/t - t) / (a b)
+        dd / da         = -t / (sqrt(c) a)
+        dd / dc         = t / c^1.5 - d / (2 c)    at fixed a and b,
+
+    so that the result is the one [N, M] buffer kept for the backward pass. The products
+    take x and y as they are, and a and b come from float64: both are what keeps the
+    rounding of float32 below that of a direct difference.
+
+    Arguments of ``apply``: x [N, D], y [M, D], c (a float or a 0-dimensional
+    tensor), floor, sign (1 or -1), dtype (of the product for ``|x - y|^2``). Returns
+    [N, M].
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, y: Tensor, c: float | Tensor, floor: float, sign: int, dtype: torch.dtype
+    ) -> Tensor:
+        xx, a, _ = _conformal(x, c, floor, dtype)
+        yy, b, _ = _conformal(y, c, floor, dtype)
+        left = torch.cat([-2 * x, xx, torch.ones_like(a)], 1)
+        largest = torch.finfo(x.dtype).max ** 0.5 / 2  # only points far outside exceed it
+
+        def rooted(part: slice) -> Tensor:
+            """sqrt(c) d of a block, from v = 2 u."""
+            right = torch.cat([y[part], torch.ones_like(b[part]), yy[part]], 1)
+            v = product(left, right.t()).mul_(2 * c / a).div_(b[part].t())
+            v = v.clamp_(0, largest).to(x.dtype)
+            half = torch.addcmul(v, v, v, value=0.5).sqrt_()
+            return v.add_(half, alpha=2**0.5).log1p_()
+
+        parts = blocks(len(y), len(x))
+        if len(parts) == 1:
+            # Not in place: torch.compile would lose the result's gradient.
+            return rooted(parts[0]) * (sign / c**0.5)
+        out = x.new_empty(len(x), len(y))
+        for part in parts:
+            torch.mul(rooted(part), sign / c**0.5, out=out[:, part])
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, y, c, ctx.floor, ctx.sign, _ = inputs
+        learned = isinstance(c, Tensor)
+        ctx.fixed = None if learned else c
+        ctx.save_for_backward(x, y, output, c if learned else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        refuse_second_derivative(
+            "the pairwise distance", "reference_pairwise_distance of the ball"
+        )
+        with no_autocast(grad):
+            return PairwiseDistance._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, out, learned = ctx.saved_tensors
+        c = ctx.fixed if learned is None else learned
+        root = c**0.5
+        xx, a, inside_x = _conformal(x, c, ctx.floor, x.dtype)
+        yy, b, inside_y = _conformal(y, c, ctx.floor, y.dtype)
+        # Sums over the other side of g t (turn) and g (1/t - t) (pull).
+        turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
+        pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
+        grad_y = torch.empty_like(y)
+        for part in blocks(len(y), len(x)):
+            g = grad[:, part]
+            # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
+            e = out[:, part].mul(ctx.sign * root).expm1_()
+            pull = (e + 2).reciprocal_()
+            turn = torch.mul(e, pull).mul_(g)
+            # At coincident points, where e is 0, there is no pull.
+            pull.mul_(-4).add_(4).div_(e).nan_to_num_(math.nan, 0.0, 0.0).mul_(g)
+            turn_x += turn.sum(1, keepdim=True)
+            turn_y[part] = turn.sum(0).unsqueeze(1)
+            pull.div_(b[part].t())
+            pull_x += product(pull, y[part])
+            weight_x += pull.sum(1, keepdim=True)
+            pull.div_(a)
+            weight = pull.sum(0).unsqueeze(1) + turn_y[part] * inside_y[part] / b[part]
+            pull_y = product(pull.t(), x)
+            grad_y[part] = torch.addcmul(pull_y, weight, y[part], value=-1)
+        weight_x += turn_x * inside_x
+        grad_x = torch.addcmul(pull_x, weight_x, x, value=-1).mul_(-2 * ctx.sign * root / a)
+        grad_y.mul_(-2 * ctx.sign * root)
+        grad_c = None
+        if learned is not None:
+            through_x = (turn_x * (1 / c + inside_x * xx / a)).sum()
+            through_y = (turn_y * inside_y * yy / b).sum()
+            grad_c = ctx.sign * (through_x + through_y) / root
+            grad_c = grad_c - (grad * out).sum() / (2 * c)
+        return grad_x, grad_y, grad_c, None, None, None
+
+
+def _conformal(
+    x: Tensor, curvature: float | Tensor, floor: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """|x|^2, max(1 - c |x|^2, floor), and whether the floor leaves it: [N, 1],
+    computed in the widest dtype, given in ``dtype``."""
+    norms = [
+        torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, dtype=widest(x))
+        for part in blocks(len(x), x.shape[1])
+    ]
+    xx = torch.cat(norms).square()
+    factor = 1 - curvature * xx
+    return xx.to(dtype), factor.clamp_min(floor).to(dtype), factor >= floor
+
+
+class MarginCrossEntropy(torch.autograd.Function):
+    """The cross-entropy of each row, [B].
+
+    With p the softmax of the logits (:func:`_penalized_logits`), the gradient is ``scale
+    * p`` for the other classes that are not zeroed, and ``scale * (p - 1) * slope`` for
+    the target. The similarities are the one [B, C] buffer kept for the backward pass.
+
+    Arguments of ``apply``: similarities [B, C], targets [B, 1], value and slope
+    of the target's penalized similarity [B, 1], scale, zero_below_target.
+    """
+
+    @staticmethod
+    def forward(
+        similarities: Tensor,
+        targets: Tensor,
+        value: Tensor,
+        slope: Tensor,
+        scale: float,
+        zero_below_target: bool,
+    ) -> Tensor:
+        losses = similarities.new_empty(len(similarities))
+        for part in blocks(*similarities.shape):
+            y = targets[part]
+            logits, _ = _penalized_logits(
+                similarities[part], y, value[part], scale, zero_below_target
+            )
+            losses[part] = -torch.log_softmax(logits, 1).gather(1, y).squeeze(1)
+        return losses
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.scale, ctx.zero_below_target = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        refuse_second_derivative("the loss", "torch's cross_entropy of its logits()")
+        similarities, targets, value, slope = ctx.saved_tensors
+
+        def block(part: slice) -> Tensor:
+            y = targets[part]
+            logits, zeroed = _penalized_logits(
+                similarities[part], y, value[part], ctx.scale, ctx.zero_below_target
+            )
+            p = torch.softmax(logits, 1)
+            p.scatter_(1, y, (p.gather(1, y) - 1) * slope[part])
+            p.mul_(ctx.scale * grad[part, None])
+            return p if zeroed is None else p.masked_fill_(zeroed, 0)
+
+        parts = blocks(*similarities.shape)
+        if len(parts) == 1:
+            gradient = block(parts[0])
+        else:
+            gradient = torch.empty_like(similarities)
+            for part in parts:
+                gradient[part] = block(part)
+        return gradient, None, None, None, None, None
+
+
+def _penalized_logits(
+    similarities: Tensor,
+    targets: Tensor,
+    value: Tensor,
+    scale: float,
+    zero_below_target: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The logits of some rows [b, C], and which of them were set to zero (bool [b, C],
+    or None): ``scale * similarities`` with ``scale * value`` in place of the target's,
+    and where ``zero_below_target``, 0 in place of those below it."""
+    logits, target = similarities * scale, value * scale
+    logits.scatter_(1, targets, target)
+    if not zero_below_target:
+        return logits, None
+    below = logits < target
+    return logits.masked_fill_(below, 0), below

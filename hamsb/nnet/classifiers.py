@@ -1,18 +1,90 @@
-"""Classifier heads: from speaker embeddings to similarities with the speakers."""
+"""Classifier heads: from speaker embeddings to similarities with the speakers.
 
-import math
+They stand where SpeechBrain's ``Classifier`` stands: embeddings [B, 1, D] to
+similarities [B, 1, C], unscaled. Scale and margin belong to the loss
+(``hamsb.nnet.losses``). What is learned for a speaker is called its center (class
+weight, prototype).
+"""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from hamsb.nnet._batches import vectors
+from hamsb.nnet.balls import Ball, check_ball
+from hamsb.nnet.precision import no_autocast
+from hamsb.utils.checks import check_positive, check_whole
+
+
+class CosineClassifier(nn.Module):
+    r"""Cosines of embeddings and speaker centers.
+
+    .. math:: s_j = \frac{x^\top w_j}{\lVert x \rVert \lVert w_j \rVert}
+
+    By default it starts and computes bit for bit as SpeechBrain's
+    ``speechbrain.lobes.models.ECAPA_TDNN.Classifier`` does by default, under autocast
+    too: there the product is one of autocast's precision.
+
+    Only the centers' directions count, but a step of Adam, whose size hardly depends on
+    the gradient's, turns a center the further, the nearer to the origin it lies. So
+    ``initial_scale`` sets how fast they turn at first.
+
+    Arguments
+    ---------
+    input_size : int
+        D, the dimension of the embeddings.
+    out_neurons : int
+        C, the number of speakers.
+    initial_scale : float, optional
+        The centers start as N(0, 1) times this, ``1e-3`` in HAM-Softmax's head; None:
+        Xavier-uniform, as in SpeechBrain.
+
+    Example
+    -------
+    >>> classifier = CosineClassifier(192, 5, initial_scale=1e-3)
+    >>> classifier(torch.randn(8, 1, 192)).shape
+    torch.Size([8, 1, 5])
+    """
+
+    def __init__(
+        self, input_size: int, out_neurons: int, initial_scale: float | None = None
+    ):
+        super().__init__()
+        check_whole("input_size", input_size, 1)
+        check_whole("out_neurons", out_neurons, 1)
+        if initial_scale is None:
+            weight = nn.init.xavier_uniform_(torch.empty(out_neurons, input_size))
+        else:
+            check_positive("initial_scale", initial_scale)
+            weight = torch.randn(out_neurons, input_size) * initial_scale
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The cosine of each embedding with each center.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Embeddings [B, 1, D] or [B, D], any floating dtype; another shape is a
+            ValueError.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, 1, C], in [-1, 1].
+        """
+        x = vectors("embeddings", x, self.weight.shape[1])
+        return linear(normalize(x), normalize(self.weight)).unsqueeze(1)
+
+    def extra_repr(self) -> str:
+        return _sizes(self.weight)
 
 
 class HyperbolicClassifier(nn.Module):
-    """Speaker centers in a ball: embeddings to minus hyperbolic distances.
+    """Minus the hyperbolic distances of embeddings and speaker centers in a ball.
 
-    It stands where SpeechBrain's ``Classifier`` stands and, like that one,
-    returns something that grows with similarity: ``argmax``,
-    ``classification_error`` and ``EncoderClassifier.classify_batch`` work
-    unchanged. Scale and margin belong to the loss (``hamsb.nnet.losses``).
+    Like SpeechBrain's head it returns something that grows with similarity: ``argmax``,
+    ``classification_error`` and ``EncoderClassifier.classify_batch`` work unchanged.
 
     Embeddings and centers go through the ball's projection. Centers, and what
     the ball learns, are parameters here, since SpeechBrain moves, optimizes
@@ -29,7 +101,7 @@ class HyperbolicClassifier(nn.Module):
     initial_scale : float
         Centers start as N(0, 1) times this, 1e-3 as published (arXiv 2601.19709).
     batch_norm : bool
-        Normalise each dimension of the embeddings over the batch (without weights)
+        Normalize each dimension of the embeddings over the batch (without weights)
         before the projection. The embeddings that are scored stay as they are.
     center_norm : float or None
         Scale every center to this length before the projection, so that training
@@ -43,64 +115,62 @@ class HyperbolicClassifier(nn.Module):
     torch.Size([8, 1, 5])
     """
 
+    batch_norm: nn.BatchNorm1d  # where it is asked for alone
+
     def __init__(
         self,
-        input_size,
-        out_neurons,
-        ball,
-        initial_scale=1e-3,
-        batch_norm=False,
-        center_norm=None,
+        input_size: int,
+        out_neurons: int,
+        ball: Ball,
+        initial_scale: float = 1e-3,
+        batch_norm: bool = False,
+        center_norm: float | None = None,
     ):
         super().__init__()
-        for name, value in (("input_size", input_size), ("out_neurons", out_neurons)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1.")
-        lengths = {"initial_scale": initial_scale}
+        check_whole("input_size", input_size, 1)
+        check_whole("out_neurons", out_neurons, 1)
+        check_ball(ball)
+        check_positive("initial_scale", initial_scale)
         if center_norm is not None:
-            lengths["center_norm"] = center_norm
-        for name, value in lengths.items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name}={value}: must be positive and finite.")
+            check_positive("center_norm", center_norm)
         self.ball = ball
         self.center_norm = center_norm
         self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * initial_scale)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Minus the distance of each embedding to each center.
 
         Arguments
         ---------
         x : torch.Tensor
-            Embeddings [B, 1, D] or [B, D], any floating dtype.
+            Embeddings [B, 1, D] or [B, D], any floating dtype; another shape is a
+            ValueError.
 
         Returns
         -------
         torch.Tensor
-            [B, 1, C], float32 or wider, <= 0, unscaled.
+            [B, 1, C], float32 or wider, <= 0.
         """
-        size = self.centers.shape[1]
-        if x.shape[-1] != size or x.dim() not in (2, 3) or x.shape[1:-1].numel() != 1:
-            raise ValueError(
-                f"embeddings of shape {list(x.shape)}: expected [B, 1, {size}] "
-                f"or [B, {size}]."
-            )
-        x = x.reshape(-1, size)
+        x = vectors("embeddings", x, self.centers.shape[1])
         if hasattr(self, "batch_norm"):
-            with torch.autocast(x.device.type, enabled=False):
-                x = self.batch_norm(x.to(self.batch_norm.running_mean.dtype))
+            with no_autocast(x):
+                x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
         centers = self.ball.project(self.euclidean_centers())
         return self.ball.pairwise_similarity(points, centers).unsqueeze(1)
 
-    def euclidean_centers(self):
+    def euclidean_centers(self) -> Tensor:
         """The centers as they enter the ball's projection: [C, D]."""
         if self.center_norm is None:
             return self.centers
-        return self.center_norm * nn.functional.normalize(self.centers, dim=1)
+        return self.center_norm * normalize(self.centers, dim=1)
 
-    def extra_repr(self):
-        out_neurons, input_size = self.centers.shape
-        return f"input_size={input_size}, out_neurons={out_neurons}"
+    def extra_repr(self) -> str:
+        return _sizes(self.centers)
+
+
+def _sizes(centers: Tensor) -> str:
+    out_neurons, input_size = centers.shape
+    return f"input_size={input_size}, out_neurons={out_neurons}"

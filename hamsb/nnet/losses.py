@@ -10,25 +10,28 @@ is the same; no loss knows which head it serves.
 ``margin`` and ``scale`` may be set during training (a margin schedule does);
 nothing derived from them is kept. Targets stay sparse: no one-hot matrix.
 
-A loss is defined by what it makes of the target's similarity (``penalise``) and
-by whether it drops the classes below the target (``drops_easy``). From these
-come both the plain form (``logits``, then cross-entropy) and the closed form
+A loss is defined by what it makes of the target's similarity (``penalize``) and
+by whether logits below the target's become 0 (``zero_below_target``). From these
+come both the reference form (``logits``, then cross-entropy) and the closed form
 that ``forward`` uses.
 """
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hamsb.nnet._closed_forms import blocks, refuse_second_derivative
+from hamsb.nnet._batches import speaker_indices
+from hamsb.nnet._closed_forms import MarginCrossEntropy
+from hamsb.nnet.precision import widened
+from hamsb.utils.checks import check_not_negative, check_positive
 
 
 class Softmax(nn.Module):
     """Cross-entropy of scaled similarities, ``z_j = s * similarity_j``.
 
     With ``scale=1`` on a linear head it is the plain softmax, with ``scale=30``
-    the scaled one, on cosines the normalised softmax.
+    the scaled one, on cosines the normalized softmax.
 
     Arguments
     ---------
@@ -42,24 +45,25 @@ class Softmax(nn.Module):
     tensor(1.3863)
     """
 
-    drops_easy = False  # whether logits below the target's are taken as 0
+    zero_below_target = False
 
-    def __init__(self, scale=1.0):
+    def __init__(self, scale: float = 1.0):
         super().__init__()
         self.scale = scale
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         """s, the inverse temperature."""
         return self._scale
 
     @scale.setter
-    def scale(self, value):
-        if not 0 < value < math.inf:
-            raise ValueError(f"scale={value}: must be positive and finite.")
+    def scale(self, value: float) -> None:
+        check_positive("scale", value)
         self._scale = value
 
-    def forward(self, predictions, targets, length=None):
+    def forward(
+        self, predictions: Tensor, targets: Tensor, length: Tensor | None = None
+    ) -> Tensor:
         """The mean loss of a batch.
 
         Arguments
@@ -77,27 +81,33 @@ class Softmax(nn.Module):
         torch.Tensor
             A scalar. A ValueError tells of shapes or dtypes that do not fit.
         """
-        similarities, targets = _flatten(predictions, targets)
-        value, slope = self.penalise(similarities.detach().gather(1, targets))
-        return _MarginCrossEntropy.apply(
-            similarities, targets, value, slope, self.scale, self.drops_easy
+        rows, classes = predictions.shape[0], predictions.shape[-1]
+        if predictions.numel() != rows * classes or predictions.dim() not in (2, 3):
+            raise ValueError(
+                f"predictions of shape {list(predictions.shape)}: expected [B, 1, C]."
+            )
+        targets = speaker_indices("targets", targets, predictions).unsqueeze(1)
+        similarities = widened(predictions).reshape(rows, classes)
+        value, slope = self.penalize(similarities.detach().gather(1, targets))
+        return MarginCrossEntropy.apply(
+            similarities, targets, value, slope, self.scale, self.zero_below_target
         ).mean()
 
-    def logits(self, similarities, targets):
+    def logits(self, similarities: Tensor, targets: Tensor) -> Tensor:
         """What the cross-entropy is of: [B, C] from similarities [B, C] and
         targets [B], by plain differentiable operations. With torch's
         ``cross_entropy`` it is the loss that ``forward`` computes in closed form."""
         targets = targets.unsqueeze(1)
-        target = self.scale * self.penalise(similarities.gather(1, targets))[0]
+        target = self.scale * self.penalize(similarities.gather(1, targets))[0]
         logits = (self.scale * similarities).scatter(1, targets, target)
-        return torch.where(logits < target, 0, logits) if self.drops_easy else logits
+        return torch.where(logits < target, 0, logits) if self.zero_below_target else logits
 
-    def penalise(self, similarity):
+    def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """What stands for the target's similarity, and its derivative: both
         elementwise, of any shape. Subclasses put their margin here."""
         return similarity, torch.ones_like(similarity)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"scale={self.scale:g}"
 
 
@@ -119,25 +129,28 @@ class AMSoftmax(Softmax):
     tensor([[0.7000, 0.1000]])
     """
 
-    def __init__(self, margin=0.2, scale=30.0):
+    def __init__(self, margin: float = 0.2, scale: float = 30.0):
         super().__init__(scale)
         self.margin = margin
 
     @property
-    def margin(self):
+    def margin(self) -> float:
         """m, by which the target's similarity must exceed the others'."""
         return self._margin
 
     @margin.setter
-    def margin(self, value):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"margin={value}: must be finite and not negative.")
+    def margin(self, value: float) -> None:
+        check_not_negative("margin", value)
+        self._check_margin(value)
         self._margin = value
 
-    def penalise(self, similarity):
+    def _check_margin(self, value: float) -> None:
+        """A subclass's further rule."""
+
+    def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         return similarity - self.margin, torch.ones_like(similarity)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"margin={self.margin:g}, scale={self.scale:g}"
 
 
@@ -163,13 +176,11 @@ class AAMSoftmax(AMSoftmax):
     tensor([[-0.5000,  0.1000]])
     """
 
-    @AMSoftmax.margin.setter
-    def margin(self, value):
-        if not 0 <= value < math.pi:
-            raise ValueError(f"margin={value}: an angle in [0, pi) is needed.")
-        self._margin = value
+    def _check_margin(self, value: float) -> None:
+        if value >= math.pi:
+            raise ValueError(f"margin={value}: must be an angle in [0, pi), in radians.")
 
-    def penalise(self, similarity):
+    def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         m = self.margin
         cosine = similarity.clamp(-1 + 1e-7, 1 - 1e-7)
         sine = torch.sqrt(1 - cosine.square())
@@ -205,7 +216,7 @@ class RAMSoftmax(AMSoftmax):
     tensor([[3., 4., 0.]])
     """
 
-    drops_easy = True
+    zero_below_target = True
 
 
 class HSoftmax(Softmax):
@@ -226,7 +237,7 @@ class HSoftmax(Softmax):
     tensor(0.0486)
     """
 
-    def __init__(self, scale=30.0):
+    def __init__(self, scale: float = 30.0):
         super().__init__(scale)
 
 
@@ -243,80 +254,3 @@ class HAMSoftmax(AMSoftmax):
     >>> loss(-torch.tensor([[[0.0, 0.2]]]), torch.tensor([[0]]))
     tensor(0.6931)
     """
-
-
-class _MarginCrossEntropy(torch.autograd.Function):
-    """The cross-entropy of each row, [B], in closed form.
-
-    Logits are ``scale * similarities``, with ``scale * value`` in place of the
-    target's, and 0 where they are below it if ``drops_easy``. With p their
-    softmax, the gradient is ``scale * p`` for the other classes that are not
-    dropped, and ``scale * (p - 1) * slope`` for the target. The similarities are
-    the one [B, C] buffer kept for the backward pass, whose only other one is the
-    gradient itself: both passes make the logits block by block.
-
-    Arguments of ``apply``: similarities [B, C], targets [B, 1], value and slope
-    of the target's penalised similarity [B, 1], scale, drops_easy.
-    """
-
-    @staticmethod
-    def forward(similarities, targets, value, slope, scale, drops_easy):
-        losses = similarities.new_empty(len(similarities))
-        for part in blocks(*similarities.shape):
-            logits, y = similarities[part] * scale, targets[part]
-            logits.scatter_(1, y, value[part] * scale)
-            if drops_easy:
-                logits.masked_fill_(logits < value[part] * scale, 0)
-            losses[part] = -torch.log_softmax(logits, 1).gather(1, y).squeeze(1)
-        return losses
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.scale, ctx.drops_easy = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx, grad):
-        refuse_second_derivative("the loss", "torch's cross_entropy of its logits()")
-        similarities, targets, value, slope = ctx.saved_tensors
-
-        def block(part):
-            logits, y = similarities[part] * ctx.scale, targets[part]
-            logits.scatter_(1, y, value[part] * ctx.scale)
-            if ctx.drops_easy:
-                dropped = logits < value[part] * ctx.scale
-                logits.masked_fill_(dropped, 0)
-            p = torch.softmax(logits, 1)
-            p.scatter_(1, y, (p.gather(1, y) - 1) * slope[part])
-            p.mul_(ctx.scale * grad[part, None])
-            if ctx.drops_easy:
-                p.masked_fill_(dropped, 0)
-            return p
-
-        parts = blocks(*similarities.shape)
-        if len(parts) == 1:
-            gradient = block(parts[0])
-        else:
-            gradient = torch.empty_like(similarities)
-            for part in parts:
-                gradient[part] = block(part)
-        return gradient, None, None, None, None, None
-
-
-def _flatten(predictions, targets):
-    """Predictions [B, C] in float32 or wider and targets [B, 1] as indices."""
-    rows, classes = predictions.shape[0], predictions.shape[-1]
-    if predictions.numel() != rows * classes or predictions.dim() not in (2, 3):
-        raise ValueError(
-            f"predictions of shape {list(predictions.shape)}: expected [B, 1, C]."
-        )
-    if targets.numel() != rows or targets.dim() > 2:
-        raise ValueError(
-            f"targets of shape {list(targets.shape)} for predictions of shape "
-            f"{list(predictions.shape)}: expected [{rows}, 1]."
-        )
-    if targets.is_floating_point() or targets.is_complex():
-        raise ValueError(f"targets are {targets.dtype}: speaker indices are needed.")
-    if predictions.dtype != torch.float64:
-        predictions = predictions.float()
-    return predictions.reshape(rows, classes), targets.reshape(rows, 1).long()

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from hamsb.nnet.balls import Ball, check_ball
+from hamsb.nnet.precision import widened
+
 
 class Similarity(nn.Module):
     """What every similarity offers.
@@ -60,7 +63,7 @@ class CosineSimilarity(Similarity):
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Embeddings [..., D] at length 1, float32 or wider."""
-        x = x if x.dtype == torch.float64 else x.float()
+        x = widened(x)
         return normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny ** 0.5)
 
     def paired(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -102,8 +105,9 @@ class HyperbolicSimilarity(Similarity):
 
     name = "hyperbolic"
 
-    def __init__(self, ball: nn.Module):
+    def __init__(self, ball: Ball):
         super().__init__()
+        check_ball(ball)
         self.ball = ball
 
     def project(self, x: torch.Tensor) -> torch.Tensor:

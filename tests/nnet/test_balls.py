@@ -308,7 +308,7 @@ def test_float32_pairwise_distance_at_and_near_coincidence():
     assert scale * (near - truth).abs().max() <= 3e-3
 
 
-@pytest.mark.parametrize("form", ["pairwise_distance", "plain_pairwise_distance"])
+@pytest.mark.parametrize("form", ["pairwise_distance", "reference_pairwise_distance"])
 @pytest.mark.parametrize("length", [0.5, 2.0, 4.0])
 def test_float32_pairwise_distance_of_the_true_ball_holds_near_the_rim(form, length):
     """sqrt(c)|v| = length: a float32 product would miss by 1.5 at 4."""
@@ -440,11 +440,11 @@ def test_closed_form_is_the_plain_form(name, dtype, block, monkeypatch):
     # At a center it is rounding that decides on value and gradient.
     weights[torch.arange(3), 20 + torch.arange(3)] = 0
     closed = gradients(ball.pairwise_distance, ball, x, y, weights)
-    plain = gradients(ball.plain_pairwise_distance, ball, x, y, weights)
+    plain = gradients(ball.reference_pairwise_distance, ball, x, y, weights)
     truth = plain
     if dtype == torch.float32:
         truth = gradients(
-            ball.double().plain_pairwise_distance, ball, x.double(), y.double(), weights.double()
+            ball.double().reference_pairwise_distance, ball, x.double(), y.double(), weights.double()
         )
         ball.float()
     assert len(closed) == 3 + len(list(ball.parameters())) and closed[0].shape == (12, 23)
@@ -520,10 +520,10 @@ def test_closed_form_keeps_one_buffer_of_pairs():
 def test_closed_form_refuses_to_be_differentiated_twice():
     x = (0.1 * torch.randn(3, 4)).requires_grad_()
     ball, y = PoincareBall(1.0), 0.1 * torch.randn(5, 4)
-    with pytest.raises(RuntimeError, match="twice.*plain_pairwise_distance"):
+    with pytest.raises(RuntimeError, match="twice.*reference_pairwise_distance"):
         torch.autograd.grad(ball.pairwise_distance(x, y).sum(), x, create_graph=True)
     (first,) = torch.autograd.grad(
-        ball.plain_pairwise_distance(x, y).sum(), x, create_graph=True
+        ball.reference_pairwise_distance(x, y).sum(), x, create_graph=True
     )
     first.sum().backward()
 

@@ -8,13 +8,16 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hamsb import AAMSoftmax, AMSoftmax, PoincareBall, Softmax
-from hamsb.nnet.contrastive import (
+from hamsb import (
     HSCL,
+    AAMSoftmax,
+    AMSoftmax,
     HyperbolicSimilarity,
     MoCo,
     MomentumEncoder,
     NTXent,
+    PoincareBall,
+    Softmax,
     SupCon,
 )
 

@@ -129,9 +129,9 @@ def test_gradcheck(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_penalise_gives_the_derivative_of_its_value(name):
+def test_penalize_gives_the_derivative_of_its_value(name):
     similarity = torch.linspace(-1.2, 1.2, 41, dtype=torch.float64, requires_grad=True)
-    value, slope = LOSSES[name].penalise(similarity)
+    value, slope = LOSSES[name].penalize(similarity)
     (derivative,) = torch.autograd.grad(value.sum(), similarity)
     torch.testing.assert_close(slope, derivative)
 

@@ -22,7 +22,8 @@ from speechbrain.processing.features import InputNormalization
 from test_train import Framed
 
 import hamsb
-from hamsb.nnet.contrastive import MoCo, MomentumEncoder, NTXent, diagnostics
+from hamsb.nnet.contrastive import MoCo, NTXent, diagnostics
+from hamsb.nnet.momentum import MomentumEncoder
 
 SIMCLR, MOCO = (f"hparams/small_ssl_{name}.yaml" for name in ("simclr", "moco"))
 QUEUE = {"queue_size": 10}  # neither a multiple of the batch nor an epoch's 24

@@ -1,0 +1,76 @@
+"""Float32 or wider, whatever autocast and TensorFloat-32 are set to outside.
+
+Hyperbolic distances and losses do not survive less: the relative error of 1e-3 of a
+TensorFloat-32 product is larger than the distance of close points.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def widened(x: Tensor) -> Tensor:
+    """The tensor in float64 where it is, else in float32.
+
+    Example
+    -------
+    >>> widened(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def widest(x: Tensor) -> torch.dtype:
+    """float64, where the tensor's device has it; else the tensor's own dtype.
+
+    Example
+    -------
+    >>> widest(torch.zeros(2))
+    torch.float64
+    """
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """A context without autocast on the tensor's device."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+@contextmanager
+def full_matmul() -> Iterator[None]:
+    """A context in which float32 products are of full precision: SpeechBrain switches
+    TensorFloat-32 on. torch.compile cannot trace it; see :func:`product`."""
+    # The older of torch's two switches sets both, and they must agree; torch 2.8 has
+    # the older one alone.
+    matmul = torch.backends.cuda.matmul
+    both = hasattr(matmul, "fp32_precision")
+    before = matmul.fp32_precision if both else matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before in (True, "tf32")
+        if both:
+            matmul.fp32_precision = before
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` of matrices in full precision, under torch.compile too; autograd
+    does not see through it there."""
+    if torch.compiler.is_compiling():
+        return torch.ops.hamsb.ieee_product(left, right)
+    with full_matmul():
+        return left @ right
+
+
+@torch.library.custom_op("hamsb::ieee_product", mutates_args=())
+def _ieee_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    with full_matmul():
+        return left @ right
+
+
+@_ieee_product.register_fake
+def _(left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(len(left), right.shape[1])

@@ -1,10 +1,12 @@
-"""The hyperbolic head as a SpeechBrain classifier."""
+"""The heads as SpeechBrain classifiers."""
 
 import pytest
 import torch
+from cases import looped
+from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.nnet.losses import classification_error
 
-from hamsb import ClippedUnitBall, HyperbolicClassifier, PoincareBall
+from hamsb import ClippedUnitBall, CosineClassifier, HyperbolicClassifier, PoincareBall
 
 
 @pytest.fixture
@@ -98,13 +100,93 @@ def test_bfloat16_autocast_gives_float32(head):
         assert head(x.bfloat16()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 15), (3, 2, 16), (16,), (3, 1, 1, 16)])
+@looped(shape=[(3, 1, 15), (3, 2, 16), (16,), (3, 1, 1, 16)])
 def test_refuses_embeddings_of_another_shape(head, shape):
     with pytest.raises(ValueError, match=r"expected \[B, 1, 16\]"):
         head(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("sizes", [(0, 5), (16, 0)])
-def test_refuses_empty_sizes(sizes):
-    with pytest.raises(ValueError, match="at least 1"):
+@looped(
+    case=[
+        (0, 5, "input_size=0: .*at least 1"),
+        (16, 0, "out_neurons=0: .*at least 1"),
+        (16.0, 5, "input_size=16.0: must be a whole number"),
+    ]
+)
+def test_refuses_sizes_that_are_none(case):
+    *sizes, message = case
+    with pytest.raises(ValueError, match=message):
         HyperbolicClassifier(*sizes, PoincareBall(1.0))
+    with pytest.raises(ValueError, match=message):
+        CosineClassifier(*sizes)
+
+
+@looped(ball=["ClippedUnitBall", ClippedUnitBall, None, torch.nn.Linear(2, 2)])
+def test_refuses_what_is_no_ball(ball):
+    with pytest.raises(ValueError, match="ball=.*must be a ball"):
+        HyperbolicClassifier(16, 10, ball)
+
+
+# ----------------------------------------------------------------- cosines
+
+
+def stock_and_ours(**options):
+    """SpeechBrain's head and ours from one seed."""
+    torch.manual_seed(0)
+    stock = Classifier(16, out_neurons=7)
+    torch.manual_seed(0)
+    return stock, CosineClassifier(16, 7, **options)
+
+
+def test_cosine_head_starts_as_speechbrains():
+    stock, ours = stock_and_ours()
+    assert list(ours.state_dict()) == list(stock.state_dict()) == ["weight"]
+    assert torch.equal(ours.weight, stock.weight)
+
+
+@looped(autocast=[False, True], shape=[(9, 1, 16), (9, 16), (1, 1, 16)])
+def test_cosine_head_computes_as_speechbrains(autocast, shape):
+    stock, ours = stock_and_ours()
+    found = []
+    x = torch.randn(shape)
+    weights = torch.randn(len(x), 1, 7)
+    for head in (stock, ours):
+        a = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            cosines = head(a)
+        assert cosines.shape == (len(x), 1, 7)
+        gradients = torch.autograd.grad((weights * cosines).sum(), (a, head.weight))
+        found.append([cosines, *gradients])
+    for theirs, mine in zip(*found, strict=True):
+        assert theirs.dtype == mine.dtype and torch.equal(theirs, mine)
+    cosine = torch.cosine_similarity(x.reshape(-1, 1, 16), ours.weight, dim=-1).unsqueeze(1)
+    torch.testing.assert_close(
+        found[1][0], cosine, check_dtype=False, rtol=0, atol=1e-2 if autocast else 1e-6
+    )
+
+
+def test_initial_scale_of_the_cosine_head_is_that_of_its_weights():
+    """It changes how fast centers turn, and no cosine."""
+    torch.manual_seed(0)
+    near = CosineClassifier(192, 50, initial_scale=0.01)
+    torch.manual_seed(0)
+    far = CosineClassifier(192, 50, initial_scale=10.0)
+    assert near.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    torch.testing.assert_close(1000 * near.weight, far.weight)
+    x, turned = torch.randn(8, 1, 192), []
+    torch.testing.assert_close(near(x), far(x))
+    for head in (near, far):
+        before = head.weight.detach().clone()
+        optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+        head(x)[:, 0, 0].sum().backward()
+        optimizer.step()
+        turned.append(1 - torch.cosine_similarity(before, head.weight, dim=-1)[0])
+    assert turned[0] > 100 * turned[1].abs()
+
+
+def test_cosine_head_refuses_what_does_not_fit():
+    for scale in (0.0, -1.0, float("nan"), float("inf"), "small"):
+        with pytest.raises(ValueError, match="initial_scale"):
+            CosineClassifier(16, 5, initial_scale=scale)
+    with pytest.raises(ValueError, match=r"expected \[B, 1, 16\]"):
+        CosineClassifier(16, 5)(torch.zeros(3, 2, 16))

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+from cases import looped
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -162,7 +163,7 @@ def test_two_processes_are_one_on_the_joined_batch(found, name):
             torch.testing.assert_close(ours, theirs, **close)
 
 
-@pytest.mark.parametrize("name", [name for name in COSTS if name.startswith("moco")])
+@looped(name=[name for name in COSTS if name.startswith("moco")])
 def test_queues_are_the_same_on_all_processes(found, name):
     one, several = train(name), [process[name] for process in found]
     queues = 2 if "symmetric" in name else 1
@@ -186,7 +187,7 @@ def test_shuffled_batch_normalisation_brings_every_utterance_back(found):
     for rank, run in enumerate(runs):
         assert any((x[0] > 50) != rank for x in run["seen"])  # mixed over processes
     for run in runs:  # each row by the statistics of the batch that it was in
-        for x, length, ours in zip(run["x"], run["lengths"], run["trained"]):
+        for x, length, ours in zip(run["x"], run["lengths"], run["trained"], strict=True):
             batch = next(r["seen"] for r in runs if (r["seen"] == x).all(1).any())
             normed = (x - batch.mean(0)) / (batch.var(0, unbiased=False) + 1e-5).sqrt()
             torch.testing.assert_close(ours, length * normed)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import looped
 from speechbrain.nnet.losses import (
     AdditiveAngularMargin,
     AngularMargin,
@@ -14,7 +15,7 @@ from speechbrain.nnet.losses import (
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import hamsb.nnet.losses
+import hamsb.nnet._closed_forms
 from hamsb import (
     AAMSoftmax,
     AMSoftmax,
@@ -52,7 +53,7 @@ def value_and_gradient(loss, similarities, targets):
 def assert_same(ours, theirs, similarities, targets, **close):
     for a, b in zip(
         value_and_gradient(ours, similarities, targets),
-        value_and_gradient(theirs, similarities, targets),
+        value_and_gradient(theirs, similarities, targets), strict=True,
     ):
         torch.testing.assert_close(a, b, **close)
 
@@ -70,7 +71,7 @@ def naive(name, margin, scale):
 
     def loss(similarities, targets):
         total = 0.0
-        for row, y in zip(similarities[:, 0].tolist(), targets[:, 0].tolist()):
+        for row, y in zip(similarities[:, 0].tolist(), targets[:, 0].tolist(), strict=True):
             z = [scale * s for s in row]
             z[y] = target_logit(row[y])
             if name == "ram":
@@ -82,10 +83,9 @@ def naive(name, margin, scale):
     return loss
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    "name, ours, margin, scale",
-    [
+@looped(
+    seed=range(5),
+    case=[
         ("softmax", Softmax(), 0.0, 1.0),
         ("softmax", Softmax(scale=30.0), 0.0, 30.0),
         ("softmax", HSoftmax(), 0.0, 30.0),
@@ -97,38 +97,37 @@ def naive(name, margin, scale):
         ("ram", RAMSoftmax(0.0, 10.0), 0.0, 10.0),
     ],
 )
-def test_equals_the_naive_loop(name, ours, margin, scale, seed):
+def test_equals_the_naive_loop(case, seed):
+    name, ours, margin, scale = case
     cosines, targets = batch(seed)
     assert ours(cosines, targets).item() == pytest.approx(
         naive(name, margin, scale)(cosines, targets), rel=1e-9
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("block", [1, 30, 2**19])
-def test_closed_form_is_cross_entropy_of_the_plain_logits(name, dtype, block, monkeypatch):
+@looped(block=[1, 30, 2**19], dtype=[torch.float32, torch.float64], name=LOSSES)
+def test_closed_form_is_cross_entropy_of_the_logits(name, dtype, block, monkeypatch):
     """In one block of rows or several."""
     monkeypatch.setattr(hamsb.nnet._closed_forms, "BLOCK", block)
     loss = LOSSES[name]
     cosines, targets = batch(7, dtype=dtype)
 
-    def plain(similarities, targets):
+    def reference(similarities, targets):
         rows, y = similarities.squeeze(1), targets.squeeze(1)
         return cross_entropy(loss.logits(rows, y), y)
 
     close = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {
         "rtol": 1e-4, "atol": 1e-6}
-    assert_same(loss, plain, cosines, targets, **close)
+    assert_same(loss, reference, cosines, targets, **close)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@looped(name=LOSSES)
 def test_gradcheck(name):
     cosines, targets = batch(8, rows=5, classes=4)
     assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, targets), cosines)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@looped(name=LOSSES)
 def test_penalize_gives_the_derivative_of_its_value(name):
     similarity = torch.linspace(-1.2, 1.2, 41, dtype=torch.float64, requires_grad=True)
     value, slope = LOSSES[name].penalize(similarity)
@@ -171,13 +170,13 @@ def test_head_and_loss_compile_to_one_graph(name):
         value = function(a, targets)
         found.append([value, *torch.autograd.grad(value, [a, head.centers])])
     assert found[0][1].abs().max() > 0
-    for eager, compiled in zip(*found):
+    for eager, compiled in zip(*found, strict=True):
         torch.testing.assert_close(compiled, eager)
 
 
-@pytest.mark.parametrize("margin, scale", [(0.0, 1.0), (0.2, 30.0), (0.5, 64.0)])
-@pytest.mark.parametrize("seed", range(3))
-def test_am_and_aam_equal_speechbrains(margin, scale, seed):
+@looped(seed=range(3), case=[(0.0, 1.0), (0.2, 30.0), (0.5, 64.0)])
+def test_am_and_aam_equal_speechbrains(case, seed):
+    margin, scale = case
     cosines, targets = batch(seed, dtype=torch.float32)
     close = {"rtol": 1e-5, "atol": 1e-6}
     theirs = LogSoftmaxWrapper(AngularMargin(margin, scale))
@@ -210,7 +209,7 @@ def test_ram_reproduces_the_released_numbers():
     cosines.requires_grad_()
     targets = torch.tensor(released["targets"]).unsqueeze(1)
     ours = RAMSoftmax(margin=0.2, scale=30.0)
-    each = torch.stack([ours(c.unsqueeze(0), y.unsqueeze(0)) for c, y in zip(cosines, targets)])
+    each = torch.stack([ours(c.unsqueeze(0), y.unsqueeze(0)) for c, y in zip(cosines, targets, strict=True)])
     np.testing.assert_allclose(each.detach(), released["loss"], rtol=1e-6, atol=1e-12)
     _, gradient = value_and_gradient(ours, cosines, targets)
     np.testing.assert_allclose(
@@ -231,11 +230,8 @@ def test_softmax_on_a_linear_head_is_cross_entropy():
     torch.testing.assert_close(Softmax()(cosines, targets), theirs)
 
 
-@pytest.mark.parametrize("name", ["AMSoftmax", "AAMSoftmax", "RAMSoftmax", "HAMSoftmax"])
-def test_margin_may_change_during_training(name):
-    import hamsb
-
-    kind = getattr(hamsb, name)
+@looped(kind=[AMSoftmax, AAMSoftmax, RAMSoftmax, HAMSoftmax])
+def test_margin_may_change_during_training(kind):
     cosines, targets = batch(3)
     scheduled = kind(margin=0.0, scale=30.0)
     before = scheduled(cosines, targets)
@@ -245,7 +241,7 @@ def test_margin_may_change_during_training(name):
     torch.testing.assert_close(after, kind(margin=0.3, scale=30.0)(cosines, targets))
 
 
-@pytest.mark.parametrize("kind", [Softmax, HSoftmax, AMSoftmax, AAMSoftmax, RAMSoftmax])
+@looped(kind=[Softmax, HSoftmax, AMSoftmax, AAMSoftmax, RAMSoftmax])
 def test_length_shape_and_dtype_are_as_speechbrain_gives_them(kind):
     cosines, targets = batch(4, dtype=torch.float32)
     loss = kind()
@@ -259,17 +255,17 @@ def test_length_shape_and_dtype_are_as_speechbrain_gives_them(kind):
     assert low.item() == pytest.approx(expected.item(), rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "predictions, targets, message",
-    [
+@looped(
+    case=[
         (torch.zeros(4, 2, 5), torch.zeros(4, 1).long(), r"\[4, 2, 5\].*\[B, 1, C\]"),
         (torch.zeros(5), torch.zeros(1, 1).long(), r"\[5\].*\[B, 1, C\]"),
         (torch.zeros(4, 1, 5), torch.zeros(3, 1).long(), r"\[3, 1\].*\[4, 1\]"),
         (torch.zeros(4, 1, 5), torch.zeros(4, 5).long(), r"\[4, 5\].*\[4, 1\]"),
         (torch.zeros(4, 1, 5), torch.zeros(4, 1), "float32.*indices"),
-    ],
+    ]
 )
-def test_shapes_that_do_not_fit_are_value_errors(predictions, targets, message):
+def test_shapes_that_do_not_fit_are_value_errors(case):
+    predictions, targets, message = case
     for loss in (Softmax(), AMSoftmax(), RAMSoftmax()):
         with pytest.raises(ValueError, match=message):
             loss(predictions, targets)

@@ -102,7 +102,7 @@ def train(name, rank=None):
 
 
 class Recorder(nn.Module):
-    """Batch normalisation that keeps what it was given."""
+    """Batch normalization that keeps what it was given."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +179,7 @@ def test_queues_are_the_same_on_all_processes(found, name):
         torch.testing.assert_close(several[0]["slow"][key], expected)
 
 
-def test_shuffled_batch_normalisation_brings_every_utterance_back(found):
+def test_shuffled_batch_normalization_brings_every_utterance_back(found):
     runs = [process["shuffle"] for process in found]
     joined = torch.cat([run["x"] for run in runs])
     seen = torch.cat([run["seen"] for run in runs])

@@ -23,7 +23,7 @@ def test_what_fits_passes():
     [
         (check_positive, [0, -1.0, math.nan, math.inf, "3", None], "positive and finite"),
         (check_not_negative, [-1e-9, math.nan, math.inf, "3", None], "finite and not neg"),
-        (lambda n, v: check_whole(n, v, 2), [1, 2.0, True, "3", None], "whole.* least 2"),
+        (lambda n, v: check_whole(n, v, 1), [0, 2.0, True, "3", None], "whole.* least 1"),
         (lambda n, v: check_choice(n, v, ("a", "b")), ["c", None], r"one of \['a', 'b'\]"),
     ],
 )

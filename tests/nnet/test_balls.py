@@ -7,11 +7,11 @@ import geoopt
 import numpy as np
 import pytest
 import torch
-from cases import looped
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hamsb.nnet._closed_forms
+from cases import looped
 from hamsb.nnet.balls import (
     ClippedUnitBall,
     PoincareBall,

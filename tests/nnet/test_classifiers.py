@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import looped
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.nnet.losses import classification_error
 
+from cases import looped
 from hamsb import ClippedUnitBall, CosineClassifier, HyperbolicClassifier, PoincareBall
 
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from cases import looped
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cases import looped
 from hamsb import (
     HSCL,
     AAMSoftmax,

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 import torch
-from cases import looped
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cases import looped
 from hamsb import (
     HSCL,
     AAMSoftmax,

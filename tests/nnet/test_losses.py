@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import looped
 from speechbrain.nnet.losses import (
     AdditiveAngularMargin,
     AngularMargin,
@@ -16,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import hamsb.nnet._closed_forms
+from cases import looped
 from hamsb import (
     AAMSoftmax,
     AMSoftmax,

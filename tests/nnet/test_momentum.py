@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cases import looped
 from torch import nn
 
+from cases import looped
 from hamsb import MomentumEncoder, MomentumQueue
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import looped
 
+from cases import looped
 from hamsb import ClippedUnitBall, CosineSimilarity, HyperbolicSimilarity, PoincareBall
 
 SIMILARITIES = [

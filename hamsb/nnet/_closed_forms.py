@@ -98,7 +98,7 @@ class PairwiseDistance(torch.autograd.Function):
         ctx.save_for_backward(x, y, output, c if learned else None)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(
             "the pairwise distance", "reference_pairwise_distance of the ball"
         )
@@ -194,7 +194,7 @@ class MarginCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the loss", "torch's cross_entropy of its logits()")
         similarities, targets, value, slope = ctx.saved_tensors
 

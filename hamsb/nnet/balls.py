@@ -356,6 +356,7 @@ class ClippedUnitBall(Ball):
         return _CONFORMAL_FLOOR**0.5
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"curvature={self.curvature:g}"
 
 
@@ -448,6 +449,7 @@ class PoincareBall(Ball):
 
     @property
     def metric_curvature(self) -> float | Tensor:
+        """c, the one of the ball: :attr:`curvature`."""
         return self.curvature
 
     def gain(self, dimension: int) -> float | Tensor:
@@ -495,6 +497,7 @@ class PoincareBall(Ball):
         return torch.finfo(dtype).eps
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         curvature = torch.as_tensor(self.curvature).item()
         text = f"curvature={curvature:g}, projection={self.projection}"
         if self.projection == "clip":

@@ -77,6 +77,7 @@ class CosineClassifier(nn.Module):
         return linear(normalize(x), normalize(self.weight)).unsqueeze(1)
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return _sizes(self.weight)
 
 
@@ -168,6 +169,7 @@ class HyperbolicClassifier(nn.Module):
         return self.center_norm * normalize(self.centers, dim=1)
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return _sizes(self.centers)
 
 

@@ -164,6 +164,7 @@ class NTXent(_Contrast):
             return self.contrast(first, second, gathered(second), mask)
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"symmetric={self.symmetric}"
 
 
@@ -378,6 +379,7 @@ class SupCon(nn.Module):
         return _logsumexp(logits, others) - logits
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         learnable = hasattr(self, "log_temperature")
         temperature = torch.as_tensor(self.temperature).item()
         return f"temperature={temperature:g}, learnable={learnable}"
@@ -421,6 +423,7 @@ class HSCL(SupCon):
         self.beta = beta
 
     def pair_losses(self, logits: Tensor, others: Tensor, negative: Tensor) -> Tensor:
+        """As of :class:`SupCon`, with reweighted negatives."""
         logits = 2 * logits
         weights = (self.beta * logits).detach()
         weights = weights - _logsumexp(weights, negative)
@@ -429,6 +432,7 @@ class HSCL(SupCon):
         return -logsigmoid(logits - harm)
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"beta={self.beta:g}, {super().extra_repr()}"
 
 

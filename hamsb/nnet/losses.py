@@ -108,6 +108,7 @@ class Softmax(nn.Module):
         return similarity, torch.ones_like(similarity)
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"scale={self.scale:g}"
 
 
@@ -148,9 +149,11 @@ class AMSoftmax(Softmax):
         """A subclass's further rule."""
 
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """The similarity less the margin, and 1."""
         return similarity - self.margin, torch.ones_like(similarity)
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"margin={self.margin:g}, scale={self.scale:g}"
 
 
@@ -181,6 +184,7 @@ class AAMSoftmax(AMSoftmax):
             raise ValueError(f"margin={value}: must be an angle in [0, pi), in radians.")
 
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """The cosine of the angle plus the margin, and its derivative by the cosine."""
         m = self.margin
         cosine = similarity.clamp(-1 + 1e-7, 1 - 1e-7)
         sine = torch.sqrt(1 - cosine.square())

@@ -86,6 +86,7 @@ class MomentumQueue(nn.Module):
         self.enqueued += total
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         size, dimension = self.keys.shape
         return f"size={size}, dimension={dimension}"
 
@@ -160,4 +161,5 @@ class MomentumEncoder(nn.Module):
         return gathered(shuffled)[order.argsort()[own]]
 
     def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
         return f"momentum={self.momentum:g}"

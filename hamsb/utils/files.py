@@ -1,14 +1,24 @@
-"""Result files and folders that appear whole or not at all."""
+"""Result files and folders that appear whole or not at all, and locks."""
 
+import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import IO
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
-def replacing(path):
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` when the block succeeds.
 
     An older file stays as it is until then, and for good where the block
@@ -44,7 +54,9 @@ def replacing(path):
 
 
 @contextmanager
-def replacing_folder(folder, keep=None):
+def replacing_folder(
+    folder: str | os.PathLike, keep: Callable[[], bool] | None = None
+) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` when the block succeeds.
 
     An older folder stays as it is until then, and for good where the block raises; a
@@ -86,7 +98,7 @@ def replacing_folder(folder, keep=None):
 
 
 @contextmanager
-def replacing_files(folder):
+def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder whose files take their places in ``folder`` when the block
     succeeds; other files there stay.
 
@@ -119,3 +131,80 @@ def replacing_files(folder):
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's contents, 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+# ------------------------------------------------------------------------- locks
+
+
+def lock(file: IO, shared: bool = False) -> bool:
+    """Lock an open file against other processes, without waiting for them.
+
+    A lock is its process's: the system frees it when the process ends, however it
+    does, and also when the process closes the file, in any place where it had opened
+    it. Child processes do not have it. (One of ``flock`` would live on in the data
+    loader's workers of a killed run.)
+
+    Arguments
+    ---------
+    file : file object
+        Open for writing; for a shared lock, for reading. Locked anew, it has the new
+        kind of lock.
+    shared : bool
+        Others may have shared locks at the same time.
+
+    Returns
+    -------
+    bool
+        Whether the lock is there. Not where another process has one that excludes it,
+        nor on a system without such locks, as Windows.
+
+    Raises
+    ------
+    OSError
+        The file system has no locks.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryFile() as file:
+    ...     lock(file)
+    True
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+@contextmanager
+def only_run(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder for one run; a ValueError where another one holds it.
+
+    On a system without locks, as Windows, runs are not told from each other.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's ``output_folder``; made if need be.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if fcntl is not None and not lock(file):
+            raise ValueError(
+                f"output_folder={folder}: another run is at work there. Wait for it, "
+                "or give another output_folder or seed."
+            )
+        yield

@@ -1,6 +1,6 @@
 """The command line of the recipe's scripts: options in, clear errors out.
 
-    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
     hparams = load_hparams(hparams_file, overrides)
     ...
     if __name__ == "__main__":
@@ -10,7 +10,8 @@
 the same three things. An option is ``--key=value`` or ``--key value``; its key is
 one of the yaml's or a run option of SpeechBrain's, in full. A value that starts
 with one of ``[ { ! ' "`` is yaml; any other is one number, boolean, null or text
-as it stands, whatever ``=``, ``#`` or ``:`` is in it.
+as it stands, whatever ``=``, ``#`` or ``:`` is in it. How a value changes the yaml is
+told in `hamsb.utils.hparams.override`.
 
 Whatever a user can put right is a ValueError or FileNotFoundError, before any
 data are read; `main_or_exit` prints it as one message, without a traceback.
@@ -24,47 +25,58 @@ import re
 import sys
 import time
 import traceback
-from argparse import ArgumentError
+from argparse import ArgumentError, ArgumentParser
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
-from hyperpyyaml.core import recursive_update
-from ruamel.yaml import YAML, Loader, MappingNode, ScalarNode, SequenceNode
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml import YAML, ScalarNode
+from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
+from hamsb.utils.hparams import (
+    Key,
+    as_option,
+    did_you_mean,
+    error_text,
+    key_paths,
+    read_resolved,
+    read_yaml,
+)
 
 EXPECTED_ERROR = 2  # the exit status; Python's own for an unexpected error is 1
 INTERRUPTED = 130
 PATIENCE = 2.0  # seconds between the turns of a run's processes to speak
 LIBRARY = Path(hamsb.__file__).resolve().parent
-BUILD_ERRORS = (ValueError, TypeError, ImportError, YAMLError)  # hyperpyyaml's
 YAML_STARTS = tuple("[{!'\"")
 
 # -------------------------------------------------------------------- the options
 
 
-def parse_arguments(arguments):
+def parse_arguments(
+    arguments: Sequence[str], keys: Sequence[Key] = ()
+) -> tuple[str, RunOptions, str]:
     """The yaml file, run options and overrides of a command line, all checked.
 
     Arguments
     ---------
     arguments : list of str
         What follows the script's name: the yaml file and options, in any order.
+    keys : sequence of Key
+        What the script reads: ``--help`` lists them, and optional ones may be given
+        as options where the yaml has none.
 
     Returns
     -------
     hparams_file : str
     run_opts : speechbrain.utils.run_opts.RunOptions
     overrides : str
-        One ``key: value`` a line, for ``resolve_references`` and
-        ``load_hyperpyyaml``. A run option that is also a key of the yaml is
+        One ``key: value`` a line, for `hamsb.utils.hparams.load_hparams` and
+        `resolve`. A run option that is also a key of the yaml is
         among them, so that a ``!ref`` to it has the same value.
 
     Raises
@@ -95,25 +107,32 @@ def parse_arguments(arguments):
         for action in parser._actions
         if action.option_strings and action.dest != "help"
     }
-    hparams_file, given = _split(arguments, parser, options)
-    document = _read_yaml(hparams_file)
+    hparams_file, given = _split(arguments, parser, options, keys)
+    document = read_yaml(hparams_file)
+    needed = {key.name for key in keys if not key.optional}
+    absent = sorted(needed - document.keys())
+    if absent:
+        raise ValueError(
+            f"{hparams_file}: no {', '.join(absent)}; {Path(sys.argv[0]).name} needs "
+            "them. Is it the yaml of another script?"
+        )
+    names = {*document, *(key.name for key in keys if key.optional)}
     for name, values in given.items():
-        if name not in document and name not in options:
-            raise ValueError(_unknown(name, hparams_file, document, options))
+        if name not in names and name not in options:
+            raise ValueError(_unknown(name, hparams_file, document, names, options))
         if not "".join(values).strip() and not _is_flag(options.get(name)):
             raise ValueError(_without_value(name, options))
     run_opts = _run_options(parser, options, hparams_file, given)
     overrides = "\n".join(
         _override(name, _value(name, values, options))
         for name, values in given.items()
-        if name in document
+        if name in names
     )
-    resolved = _resolve(hparams_file, document, overrides)
-    _check_device(run_opts, resolved)
+    _check_device(run_opts, read_resolved(hparams_file, overrides))
     return hparams_file, run_opts, overrides
 
 
-def _run_option_parser():
+def _run_option_parser() -> ArgumentParser:
     """SpeechBrain's parser of run options, which raises instead of exiting.
 
     Where the parser knows less than the annotations of RunOptions it learns from
@@ -127,7 +146,7 @@ def _run_option_parser():
         hint = hints.get(action.dest)
         if get_origin(hint) is Literal:
             action.choices = get_args(hint)
-        elif hint == Optional[int]:
+        elif set(get_args(hint)) == {int, type(None)}:
             action.type = int
     return parser
 
@@ -136,14 +155,19 @@ def _is_flag(action):
     return action is not None and action.nargs == 0
 
 
-def _split(arguments, parser, options):
+def _split(arguments, parser, options, keys):
     """The yaml file, and the values of each option: name -> list of str."""
-    files, given = [], {}
+    files: list[str] = []
+    given: dict[str, list[str]] = {}
     waiting = deque(arguments)
     while waiting:
         argument = waiting.popleft()
         if argument in ("-h", "--help"):
             parser.print_help()
+            if keys:
+                print("\nkeys of the yaml, which are options too:")
+            for key in keys:
+                print(f"  --{key.name} ({key.kind}): {key.help}")
             raise SystemExit(0)
         if not argument.startswith("-"):
             files.append(argument)
@@ -184,7 +208,7 @@ def _following(waiting, action):
     if _is_flag(action):
         return []
     most = len(waiting) if action is not None and action.nargs == "*" else 1
-    values = []
+    values: list[str] = []
     while waiting and len(values) < most and not waiting[0].startswith("--"):
         values.append(waiting.popleft())
     return values
@@ -225,7 +249,7 @@ def _run_options(parser, options, hparams_file, given):
     try:
         parsed = vars(parser.parse_args(arguments))
     except ArgumentError as error:
-        name = error.argument_name.lstrip("-")
+        name = str(error.argument_name).lstrip("-")
         raise ValueError(f"{name}={' '.join(given[name])}: {error.message}.") from None
     return RunOptions(**{**parsed, **flags, "overridden_args": set(chosen)})
 
@@ -257,48 +281,13 @@ def _compose_value(line):
         return None, getattr(error, "problem", None) or str(error)
 
 
-# ----------------------------------------------------------------------- the yaml
-
-
-def _read_yaml(hparams_file):
-    """The yaml as a tree of keys, tags kept and nothing built."""
-    path = Path(hparams_file)
-    if not path.is_file():
-        near = difflib.get_close_matches(
-            path.name, sorted(other.name for other in path.parent.glob("*.yaml"))
-        )
-        raise FileNotFoundError(
-            f"{path}: no such yaml file" + _did_you_mean(path.parent / n for n in near)
-        )
-    try:
-        document = YAML().load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8: {error}") from error
-    except YAMLError as error:
-        raise ValueError(_describe_yaml_error(path, error)) from error
-    if not isinstance(document, Mapping):
-        raise ValueError(f"{path}: holds no keys; it must be lines of 'key: value'.")
-    return document
-
-
-def _describe_yaml_error(path, error):
-    """File, line and problem; SpeechBrain's users know yaml, not its parser."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return f"{path}: not yaml: {error}"
-    context = f"{error.context}: " if error.context else ""
-    return (
-        f"{path}, line {mark.line + 1}, column {mark.column + 1}: not yaml: "
-        f"{context}{error.problem}."
-    )
-
-
-def _unknown(name, hparams_file, document, options):
+def _unknown(name, hparams_file, document, names, options):
     """The message for an option that is neither a key nor a run option."""
     meanings = {key: f"--{key}" for key in options}
     meanings.update(
-        (path[-1], _spelling(path)) for path in sorted(_paths(document), key=len)[::-1]
+        (path[-1], as_option(path)) for path in sorted(key_paths(document), key=len)[::-1]
     )
+    meanings.update((key, key) for key in names)
     abbreviated = sorted(key for key in options if key.startswith(name))
     near = difflib.get_close_matches(name, sorted(meanings), cutoff=0.7)
     found = dict.fromkeys([*abbreviated, *near])
@@ -307,99 +296,12 @@ def _unknown(name, hparams_file, document, options):
         message += ", and a run option is not to be abbreviated"
     if not found:
         return f"{message}, and no run option; --help lists those."
-    return message + _did_you_mean(
+    return message + did_you_mean(
         f"--{key}" if key in abbreviated else meanings[key] for key in found
     )
 
 
-def _did_you_mean(suggestions):
-    suggestions = " or ".join(str(suggestion) for suggestion in suggestions)
-    return f"; did you mean {suggestions}?" if suggestions else "."
-
-
-def _paths(document, parents=()):
-    """The path of every key: ("compute_cost",), ("compute_cost", "margin"), ..."""
-    for key, value in document.items():
-        yield (*parents, str(key))
-        if isinstance(value, Mapping):
-            yield from _paths(value, (*parents, str(key)))
-
-
-def _spelling(path, value="..."):
-    """How a key, nested or not, is given: margin, --compute_cost="{margin: ...}"."""
-    if len(path) == 1:
-        return path[0]
-    for key in path[:0:-1]:
-        value = f"{{{key}: {value}}}"
-    return f'--{path[0]}="{value}"'
-
-
-def _tag(node):
-    """The tag of a node of the tree, None without one."""
-    return getattr(getattr(node, "tag", None), "value", None)
-
-
-def _resolve(hparams_file, document, overrides):
-    """The keys after overrides and references; ValueError where they do not fit."""
-    try:
-        changes = YAML().load(overrides) if overrides else {}
-    except YAMLError as error:  # e.g. bytes that are no text
-        raise ValueError(f"{overrides!r}: not yaml: {error}") from error
-    for key, change in changes.items():
-        _check_fit((key,), document[key], change, hparams_file)
-    recursive_update(document, changes)
-    left = list(_placeholders(document))
-    if left:
-        options = " ".join(
-            f"--{path[0]}=..." if len(path) == 1 else _spelling(path) for path in left
-        )
-        raise ValueError(
-            f"{hparams_file} leaves {', '.join(_bracketed(path) for path in left)} to "
-            f"you (!PLACEHOLDER); add {options}"
-        )
-    try:
-        with open(hparams_file, encoding="utf-8") as file:
-            return YAML().load(resolve_references(file, overrides, True))
-    except BUILD_ERRORS as error:
-        raise ValueError(f"{hparams_file}: {_text(error)}") from error
-
-
-def _check_fit(path, old, new, hparams_file):
-    """A mapping changes a mapping's keys; nothing else takes a mapping's place
-    but null, a list or a tag. hyperpyyaml drops a mapping's new tag silently."""
-    where = f"{_bracketed(path)}, as {hparams_file} has it,"
-    if not isinstance(new, Mapping):
-        if isinstance(old, Mapping) and _tag(new) is None and new is not None:
-            raise ValueError(
-                f"{where} is a group of keys, and {new!r} is one value. Write "
-                f"{_spelling((*path, '<key>'), '<value>')}."
-            )
-        return
-    if not isinstance(old, Mapping):
-        raise ValueError(f"{where} is no group of keys, and {dict(new)} is one.")
-    if _tag(new) not in (None, _tag(old)):
-        raise ValueError(
-            f"{where} is {_tag(old)}; keys cannot be changed together with the tag, "
-            f"to {_tag(new)}. Give its arguments as a list, '{_tag(new)} [...]', or "
-            "write a yaml of your own."
-        )
-    for key, change in new.items():
-        if key in old:
-            _check_fit((*path, str(key)), old[key], change, hparams_file)
-
-
-def _placeholders(node, path=()):
-    """The paths of what is still a ``!PLACEHOLDER``."""
-    if _tag(node) == "!PLACEHOLDER":
-        yield path
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _placeholders(value, (*path, str(key)))
-
-
-def _bracketed(path):
-    """A path as ``!ref`` writes it: classifier[ball]."""
-    return str(path[0]) + "".join(f"[{key}]" for key in path[1:])
+# --------------------------------------------------------------------- the device
 
 
 def _check_device(run_opts, resolved):
@@ -436,7 +338,8 @@ def _check_device(run_opts, resolved):
 def _check_accelerator(device):
     """ValueError where this machine has no such accelerator."""
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    kind = torch.accelerator.current_accelerator().type if count else None
+    accelerator = torch.accelerator.current_accelerator() if count else None
+    kind = accelerator.type if accelerator else None
     if device.type != kind or (device.index or 0) >= count:
         names = [f"{kind}:{index}" for index in range(count)]
         raise ValueError(
@@ -445,88 +348,10 @@ def _check_accelerator(device):
         )
 
 
-# ---------------------------------------------------------------- building objects
-
-
-class _Loader(Loader):
-    """Remembers on an error the nodes from the innermost to the outermost."""
-
-    def construct_object(self, node, deep=True):
-        try:
-            return super().construct_object(node, deep)
-        except Exception as error:
-            error.__dict__.setdefault("yaml_nodes", []).append(node)
-            raise
-
-
-def load_hparams(hparams_file, overrides=""):
-    """`load_hyperpyyaml`, whose errors name the file and the key.
-
-    Arguments
-    ---------
-    hparams_file : str or Path
-    overrides : str
-        From `parse_arguments`.
-
-    Returns
-    -------
-    dict
-        The keys and the objects built.
-
-    Raises
-    ------
-    ValueError
-        An object that refuses its arguments, with its own message, or that
-        does not exist.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-    ...     _ = file.write("head: {ball: !new:hamsb.ClippedUnitBall {curvature: 3}}")
-    ...     file.flush()
-    ...     load_hparams(file.name, "head: {ball: {curvature: 4}}")
-    ...     try:
-    ...         load_hparams(file.name, "head: {ball: {curvature: 0.5}}")
-    ...     except ValueError as error:
-    ...         str(error).removeprefix(file.name)[:32]
-    {'head': {'ball': ClippedUnitBall(curvature=4)}}
-    ': head[ball]: curvature=0.5: the'
-    """
-    try:
-        with open(hparams_file, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, overrides, True, _Loader)
-    except BUILD_ERRORS as error:
-        path = _path(getattr(error, "yaml_nodes", []))
-        where = f"{hparams_file}: {_bracketed(path)}" if path else hparams_file
-        raise ValueError(f"{where}: {_text(error)}") from error
-
-
-def _path(nodes):
-    """The keys that lead from the last of nested nodes to the first."""
-    path = []
-    for child, parent in zip(nodes, nodes[1:]):
-        if isinstance(parent, MappingNode):
-            path += [key.value for key, value in parent.value if value is child][:1]
-        elif isinstance(parent, SequenceNode):
-            path.append([value is child for value in parent.value].index(True))
-    return path[::-1]
-
-
-def _text(error):
-    """An error's message, also where hyperpyyaml gave it several parts."""
-    if isinstance(error, MarkedYAMLError):
-        return error.problem
-    if isinstance(error, OSError) and error.strerror is not None:
-        return ": ".join(str(t) for t in (error.filename, error.strerror) if t)
-    text = ": ".join(str(part).rstrip(": ") for part in error.args[-2:])
-    return text or type(error).__name__
-
-
 # ---------------------------------------------------------------------- the ending
 
 
-def main_or_exit(main):
+def main_or_exit(main: Callable[[list[str]], object]) -> None:
     """Run a script's ``main`` on the command line, and end as a user expects.
 
     - An error that the user can put right (a ValueError or OSError raised by
@@ -597,7 +422,7 @@ def _origin(error):
     An error in a process of the DataLoader arrives as one text, traceback and
     all, raised anew by torch.
     """
-    text = _text(error)
+    text = error_text(error)
     if text.startswith("Caught ") and "\nOriginal Traceback" in text:
         files = re.findall(r'^ +File "(.+)", line \d+', text, re.MULTILINE)
         return files[-1], text.rpartition(f"\n{type(error).__name__}: ")[2].strip()

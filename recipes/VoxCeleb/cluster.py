@@ -45,9 +45,10 @@ from hamsb.dataio.audio import read_crop
 from hamsb.dataio.clusters import make_clusters, write_clusters
 from hamsb.inference.speaker import load_encoder
 from hamsb.nnet.balls import Ball
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing_files
+from hamsb.utils.hparams import load_hparams
 from hamsb.analysis.plots import plot_cluster_quality
 
 # Measures of quality, and where their better end is.

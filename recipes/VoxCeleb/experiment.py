@@ -25,9 +25,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-import yaml
 from distortions import make_distortions
-from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -38,7 +36,8 @@ from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
 from hamsb.training.export import export_model
-from hamsb.utils.command_line import load_hparams, parse_arguments
+from hamsb.utils.command_line import parse_arguments
+from hamsb.utils.hparams import load_hparams, plain_keys, resolve
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing
 from hamsb.verification.decision import make_decision
@@ -49,29 +48,6 @@ from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import find_utterances, read_lists, read_trials
 
 # ------------------------------------------------------------- loading the yaml
-
-
-def plain_keys(text):
-    """The keys of a resolved yaml whose values hold no tag: nothing is built."""
-
-    def is_plain(node):
-        if node.tag.startswith("!"):
-            return False
-        if isinstance(node, yaml.MappingNode):
-            return all(is_plain(value) for _, value in node.value)
-        if isinstance(node, yaml.SequenceNode):
-            return all(is_plain(value) for value in node.value)
-        return True
-
-    root = yaml.compose(text)
-    root.value = [(key, value) for key, value in root.value if is_plain(value)]
-    return load_hyperpyyaml(yaml.serialize(root))
-
-
-def resolve(hparams_file, overrides):
-    """The yaml's text with overrides applied and references resolved."""
-    with open(hparams_file, encoding="utf-8") as file:
-        return resolve_references(file, overrides, overrides_must_match=True).getvalue()
 
 
 def count_overrides(overrides, plain, preparation):

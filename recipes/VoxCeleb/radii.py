@@ -37,9 +37,10 @@ from hamsb.analysis.plots import plot_boxes, plot_disk
 from hamsb.dataio.annotations import read_speakers
 from hamsb.inference.speaker import load_encoder
 from hamsb.nnet.similarities import CosineSimilarity
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing_files
+from hamsb.utils.hparams import load_hparams
 from hamsb.verification.bootstrap import interval
 from hamsb.verification.embeddings import Embeddings, embed_sets
 from hamsb.verification.trials import read_lists

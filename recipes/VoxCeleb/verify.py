@@ -26,8 +26,9 @@ from voxceleb_prepare import prepare_voxceleb
 
 from hamsb.inference.speaker import load_encoder
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import versions
+from hamsb.utils.hparams import load_hparams
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import fingerprint, make_decision, write_decision
@@ -55,7 +56,7 @@ def check(hparams):
     """ValueError where a key's value is none of those that the yaml names."""
     for key, known in (
         ("backends", BACKENDS),
-        ("normalisations", NORMALISATIONS),
+        ("normalizations", NORMALISATIONS),
         ("quality_measures", QUALITIES),
     ):
         values = hparams[key]
@@ -72,7 +73,7 @@ def check(hparams):
     for p in hparams["p_targets"]:
         bayes_threshold(p)  # refuses what is no prior
     if hparams["cohort"] is None:
-        for key, without in (("normalisations", ["none"]), ("subtract_mean", False)):
+        for key, without in (("normalizations", ["none"]), ("subtract_mean", False)):
             if hparams[key] != without:
                 raise ValueError(
                     f"{key}={hparams[key]}: needs a cohort; give the folder of the "
@@ -161,7 +162,7 @@ def read_data(hparams, folder, sample_rate):
         names = {name.partition("/")[0] for name in data.cohort_files}
         size = len(names if hparams["cohort_speaker_means"] else data.cohort_files)
         if (
-            "as-norm" in hparams["normalisations"]
+            "as-norm" in hparams["normalizations"]
             and not 2 <= hparams["cohort_size"] <= size
         ):
             raise ValueError(
@@ -199,7 +200,7 @@ def score_systems(hparams, backends, data, test, calibration, cohort, progress):
         test, calibration, cohort = (e.minus(mean) for e in (test, calibration, cohort))
     if hparams["cohort_speaker_means"]:
         cohort = cohort.speaker_means()
-    how = hparams["normalisations"], cohort, hparams["cohort_size"], progress
+    how = hparams["normalizations"], cohort, hparams["cohort_size"], progress
     scored = score_all(test, data.lists, backends, *how)
     systems = [
         System(

@@ -10,8 +10,8 @@ from hamsb.utils import command_line
 import pytest
 import speechbrain as sb
 import torch
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
-from hyperpyyaml import load_hyperpyyaml
+from hamsb.utils.command_line import main_or_exit, parse_arguments
+from hamsb.utils.hparams import Key, load_hparams
 from runs import fork, status_of
 from torch._utils import ExceptionWrapper
 
@@ -47,12 +47,14 @@ def folder(tmp_path, monkeypatch):
 def loaded(*arguments):
     """What the yaml's keys are with these options."""
     file, _, overrides = parse_arguments(["x.yaml", *arguments])
-    with open(file) as stream:
-        return load_hyperpyyaml(stream, overrides, overrides_must_match=True)
+    return load_hparams(file, overrides)
 
 
 def options(*arguments):
     return parse_arguments(["x.yaml", *arguments])[1]
+
+
+KEYS = [Key("seed", "number", "of everything"), Key("speed", "number", "of it", optional=True)]
 
 
 # ------------------------------------------------------------------- good options
@@ -177,6 +179,7 @@ def test_help_is_speechbrains(capsys):
     (["--debug=maybe"], "^debug=maybe: a flag"),
     (["--channels=[1, 2"], r"^channels=\[1, 2: not yaml: .*as text: --channels='"),
     (["--help=True"], "^help: no such key"),
+    (["--spped=1"], r"^spped: no such key in x\.yaml; did you mean speed\?$"),
     (["--data_folder='é' b"], "^data_folder='é' b: not yaml: .*'\"'é' b\"'$"),
     (["--seed=[1]\nmargin: 3"], "^seed=.*not yaml"),
     (["--data_folder=a\udce9"], "data_folder.*not yaml"),
@@ -184,8 +187,6 @@ def test_help_is_speechbrains(capsys):
     (["--cost=0.3"], '^cost, .* a group of keys, and 0.3 .* --cost="{<key>: <value>}"'),
     (["--cost={margin: {a: 1}}"], r"^cost\[margin\], .* is no group of keys"),
     (["--head={ball: x}"], r"^head\[ball\], .* and 'x' is one value"),
-    (["--cost=!new:hamsb.Softmax {scale: 3}"],
-     r"^cost, .* is !new:hamsb.HAMSoftmax.*'!new:hamsb.Softmax \[\.\.\.\]'"),
     (["--seed=!ref <sed>"], '^x.yaml: The reference "sed" is not valid'),
     (["--seed=!ref <margin[a]>"], "^x.yaml: .*not iterable"),
     # neither file nor option
@@ -197,7 +198,22 @@ def test_help_is_speechbrains(capsys):
 ])
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        parse_arguments(["x.yaml", *arguments])
+        parse_arguments(["x.yaml", *arguments], KEYS)
+
+
+def test_declared_keys(folder, capsys):
+    """An optional key may be an option where the yaml lacks it, a needed one may not
+    be lacking; --help lists them."""
+    file, _, overrides = parse_arguments(["x.yaml", "--speed=!ref <seed> + 1"], KEYS)
+    assert load_hparams(file, overrides)["speed"] == 2
+    with pytest.raises(ValueError, match=r"^speed: no such key in x\.yaml"):
+        parse_arguments(["x.yaml", "--speed=1"])
+    needed = [*KEYS, Key("model", "folder", "an export"), Key("k", "number", "clusters")]
+    with pytest.raises(ValueError, match=r"^x\.yaml: no k, model; .* another script\?$"):
+        parse_arguments(["x.yaml"], needed)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"], KEYS)
+    assert "  --speed (number): of it\n" in capsys.readouterr().out
 
 
 def test_no_yaml_file(folder):
@@ -292,30 +308,6 @@ def test_device_that_is_there(monkeypatch):
         options("--device=cuda:2")
     with pytest.raises(ValueError, match="device=xpu: not on this machine"):
         options("--device=xpu")
-
-
-# --------------------------------------------------------------- building objects
-
-
-@pytest.mark.parametrize("overrides, message", [
-    ("head: {ball: {curvature: 0.5}}", r"^x\.yaml: head\[ball\]: curvature=0\.5: the"),
-    ("cost: {margn: 1}",
-     "^x.yaml: cost: Invalid argument to class hamsb.HAMSoftmax: .*margn"),
-    ("loader: {a: !new:hamsb.HyperbolicClassifier {k: !new:hamsb.PoincareBall {b: 1}}}",
-     r"^x\.yaml: loader\[a\]\[k\]: Invalid argument to class hamsb.PoincareBall: P"),
-    ("cost: !new:hamsb.Nope", "^x.yaml: cost: There is no such class as hamsb.Nope"),
-    ("cost: !nw:hamsb.Softmax", "^x.yaml: cost: could not determine a constructor"),
-    ("channels: [1, !new:hamsb.PoincareBall [-1]]",
-     r"^x\.yaml: channels\[1\]: curvature=-1"),
-])
-def test_errors_of_objects_name_the_key(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        load_hparams("x.yaml", overrides)
-
-
-def test_objects_are_built_as_hyperpyyaml_builds_them():
-    ours, theirs = load_hparams("x.yaml", "seed: 3"), loaded("--seed=3")
-    assert repr(ours) == repr(theirs)
 
 
 # ---------------------------------------------------------------------- the ending

@@ -1,0 +1,443 @@
+"""Yamls: read, changed by options, resolved, and built, with errors that name the key.
+
+hyperpyyaml resolves the references of a yaml and builds its objects. What is changed
+before, by options of a command line or of a study, is changed here, in one place
+(`override`): hyperpyyaml by itself merges a mapping into whatever object it finds and
+drops the mapping's own tag.
+"""
+
+import difflib
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML, Loader, MappingNode, RoundTripRepresenter, SequenceNode
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, Tag, TaggedScalar
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+BUILD_ERRORS = (ValueError, TypeError, ImportError, YAMLError)  # hyperpyyaml's
+OBJECT_TAGS = ("!new:", "!name:", "!apply:")
+
+# ----------------------------------------------------------------- a script's keys
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a yaml that a script reads.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        What its value is, for people: "folder", "number of epochs", "object".
+    help : str
+        What it does, in a line.
+    optional : bool
+        Whether the yaml may lack it; it may be given as an option even so.
+    """
+
+    name: str
+    kind: str
+    help: str
+    optional: bool = False
+
+
+# ------------------------------------------------------------------ reading a yaml
+
+
+def read_yaml(hparams_file: str | os.PathLike) -> CommentedMap:
+    """A yaml as a tree of keys, tags kept and nothing resolved or built.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file; names those that are spelled alike.
+    ValueError
+        No text, no yaml (with its line), or no mapping.
+    """
+    path = Path(hparams_file)
+    if not path.is_file():
+        near = difflib.get_close_matches(
+            path.name, sorted(other.name for other in path.parent.glob("*.yaml"))
+        )
+        raise FileNotFoundError(
+            f"{path}: no such yaml file" + did_you_mean(path.parent / n for n in near)
+        )
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8: {error}") from error
+    except YAMLError as error:
+        raise ValueError(_describe_yaml_error(path, error)) from error
+    if not isinstance(document, CommentedMap):
+        raise ValueError(f"{path}: holds no keys; it must be lines of 'key: value'.")
+    return document
+
+
+def _describe_yaml_error(path: Path, error: YAMLError) -> str:
+    """File, line and problem; SpeechBrain's users know yaml, not its parser."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return f"{path}: not yaml: {error}"
+    mark = error.problem_mark
+    context = f"{error.context}: " if error.context else ""
+    return (
+        f"{path}, line {mark.line + 1}, column {mark.column + 1}: not yaml: "
+        f"{context}{error.problem}."
+    )
+
+
+def did_you_mean(suggestions: Iterable) -> str:
+    """The end of a message about something misspelled."""
+    text = " or ".join(str(suggestion) for suggestion in suggestions)
+    return f"; did you mean {text}?" if text else "."
+
+
+def key_paths(document: Mapping, parents: tuple = ()) -> Iterator[tuple]:
+    """The path of every key: ("compute_cost",), ("compute_cost", "margin"), ..."""
+    for key, value in document.items():
+        yield (*parents, str(key))
+        if isinstance(value, Mapping):
+            yield from key_paths(value, (*parents, str(key)))
+
+
+def placeholders(node: object, path: tuple = ()) -> Iterator[tuple]:
+    """The paths of what is still a ``!PLACEHOLDER``."""
+    if _tag(node) == "!PLACEHOLDER":
+        yield path
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from placeholders(value, (*path, str(key)))
+
+
+def bracketed(path: Sequence) -> str:
+    """A path as ``!ref`` writes it: classifier[ball]."""
+    return str(path[0]) + "".join(f"[{key}]" for key in path[1:])
+
+
+def as_option(path: Sequence, value: str = "...") -> str:
+    """How a key, nested or not, is given: margin, --compute_cost="{margin: ...}"."""
+    if len(path) == 1:
+        return path[0]
+    for key in path[:0:-1]:
+        value = f"{{{key}: {value}}}"
+    return f'--{path[0]}="{value}"'
+
+
+def _tag(node: object) -> str | None:
+    """The tag of a node of the tree, None without one."""
+    return getattr(getattr(node, "tag", None), "value", None)
+
+
+# ---------------------------------------------------------------------- overriding
+
+
+def override(document: CommentedMap, changes: Mapping, where: object = "options") -> None:
+    """Change the keys of a tree, in place.
+
+    A mapping without a tag, or with the tag that is there, changes the keys that it
+    holds and leaves the others; so ``{scale: 15.0}`` changes a loss's scale. With
+    another tag it takes the place of what is there, arguments included, as every
+    other value does. A key that is not there is added.
+
+    Arguments
+    ---------
+    document : CommentedMap
+        From `read_yaml`.
+    changes : mapping
+        A tree, too.
+    where : str or Path
+        What the document is called in messages.
+
+    Raises
+    ------
+    ValueError
+        One value for a group of keys, or a group of keys for one value.
+
+    Example
+    -------
+    >>> head = YAML().load("head: !new:Hyperbolic {size: 192, ball: !new:Ball {c: 3}}")
+    >>> override(head, YAML().load("head: {ball: {c: 5}}"))
+    >>> option_text(head["head"])
+    '!new:Hyperbolic {size: 192, ball: !new:Ball {c: 5}}'
+    >>> override(head, YAML().load("head: !new:Cosine {size: 192}"))
+    >>> option_text(head["head"])
+    '!new:Cosine {size: 192}'
+    """
+    _override((), document, changes, where)
+
+
+def _override(path: tuple, old: CommentedMap, new: Mapping, where: object) -> None:
+    for key, change in new.items():
+        here = (*path, str(key))
+        if key in old and _merges(here, old[key], change, where):
+            _override(here, old[key], change, where)
+            continue
+        if isinstance(change, Mapping) or isinstance(old.get(key), Mapping):
+            old.ca.items.pop(key, None)  # a comment that may not stand there any more
+            if _takes_arguments(old.get(key)) and _tag(change) is None:
+                setattr(change, Tag.attrib, old[key].tag)
+        old[key] = change
+
+
+def _merges(path: tuple, old: object, new: object, where: object) -> bool:
+    """Whether a change is of an old value's keys; else it takes the value's place."""
+    here = f"{bracketed(path)}, as {where} has it,"
+    if not isinstance(new, Mapping):
+        if isinstance(old, Mapping) and _tag(new) is None and new is not None:
+            if not isinstance(new, list):
+                raise ValueError(
+                    f"{here} is a group of keys, and {new!r} is one value. Write "
+                    f"{as_option((*path, '<key>'), '<value>')}."
+                )
+        return False
+    if _tag(new) is None and not isinstance(old, Mapping) and not _takes_arguments(old):
+        raise ValueError(f"{here} is no group of keys, and {dict(new)} is one.")
+    return isinstance(old, Mapping) and _tag(new) in (None, _tag(old))
+
+
+def _takes_arguments(node: object) -> bool:
+    """Whether a node is an object without arguments, as ``!new:hamsb.Softmax``."""
+    is_object = (_tag(node) or "").startswith(OBJECT_TAGS)
+    return is_object and isinstance(node, TaggedScalar) and not node.value
+
+
+class _Text(io.StringIO):
+    """A yaml's text with the name of its file, beside which ``!include:`` looks."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def _overridden(hparams_file: str | os.PathLike, overrides: str) -> _Text:
+    """The text of a yaml with its overrides, references not resolved."""
+    document = read_yaml(hparams_file)
+    try:
+        changes = YAML().load(overrides) if overrides else {}
+    except YAMLError as error:  # e.g. bytes that are no text
+        raise ValueError(f"{overrides!r}: not yaml: {error}") from error
+    override(document, changes, hparams_file)
+    left = list(placeholders(document))
+    if left:
+        options = " ".join(
+            f"--{path[0]}=..." if len(path) == 1 else as_option(path) for path in left
+        )
+        raise ValueError(
+            f"{hparams_file} leaves {', '.join(bracketed(path) for path in left)} to "
+            f"you (!PLACEHOLDER); add {options}"
+        )
+    stream = io.StringIO()
+    YAML().dump(document, stream)
+    return _Text(stream.getvalue(), str(hparams_file))
+
+
+def resolve(hparams_file: str | os.PathLike, overrides: str = "") -> str:
+    """The text of a yaml, its overrides applied and its references resolved.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+    overrides : str
+        Lines of yaml, from `hamsb.utils.command_line.parse_arguments`, which has
+        checked their keys: a key that the yaml lacks is added here.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `read_yaml` and `override`; a ``!PLACEHOLDER`` that is left, a reference to
+        nothing.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    ...     _ = file.write("seed: 1\\nloss: !new:hamsb.HAMSoftmax {margin: 0.2}\\n")
+    ...     file.flush()
+    ...     print(resolve(file.name, "loss: !new:hamsb.Softmax {scale: !ref <seed>}"))
+    seed: 1
+    loss: !new:hamsb.Softmax {scale: 1}
+    <BLANKLINE>
+    """
+    text = _overridden(hparams_file, overrides)
+    try:
+        return resolve_references(text).getvalue()
+    except BUILD_ERRORS as error:
+        raise _named(hparams_file, error) from error
+
+
+def read_resolved(hparams_file: str | os.PathLike, overrides: str = "") -> CommentedMap:
+    """As `resolve`, but as a tree: tags are kept and nothing is built."""
+    return YAML().load(resolve(hparams_file, overrides))
+
+
+# ---------------------------------------------------------------- building objects
+
+
+class _Loader(Loader):
+    """Remembers on an error the nodes from the innermost to the outermost."""
+
+    def construct_object(self, node, deep=True):
+        try:
+            return super().construct_object(node, deep)
+        except Exception as error:
+            error.__dict__.setdefault("yaml_nodes", []).append(node)
+            raise
+
+
+def load_hparams(hparams_file: str | os.PathLike, overrides: str = "") -> dict:
+    """The keys of a yaml with the objects built: `load_hyperpyyaml`, with overrides as
+    `override` takes them and errors that name the file and the key.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+    overrides : str
+        As for `resolve`.
+
+    Raises
+    ------
+    ValueError
+        An object that refuses its arguments, with its own message, or that
+        does not exist; and as `resolve`.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    ...     _ = file.write("head: {ball: !new:hamsb.ClippedUnitBall {curvature: 3}}")
+    ...     file.flush()
+    ...     load_hparams(file.name, "head: {ball: {curvature: 4}}")
+    ...     try:
+    ...         load_hparams(file.name, "head: {ball: {curvature: 0.5}}")
+    ...     except ValueError as error:
+    ...         str(error).removeprefix(file.name)[:32]
+    {'head': {'ball': ClippedUnitBall(curvature=4)}}
+    ': head[ball]: curvature=0.5: the'
+    """
+    text = _overridden(hparams_file, overrides)
+    try:
+        return load_hyperpyyaml(text, loader=_Loader)
+    except BUILD_ERRORS as error:
+        raise _named(hparams_file, error) from error
+
+
+def _named(hparams_file: str | os.PathLike, error: Exception) -> ValueError:
+    """An error that names the file and, where one is known, the key."""
+    path = _path(getattr(error, "yaml_nodes", []))
+    where = f"{hparams_file}: {bracketed(path)}" if path else hparams_file
+    return ValueError(f"{where}: {error_text(error)}")
+
+
+def _path(nodes: Sequence) -> list:
+    """The keys that lead from the last of nested nodes to the first."""
+    path: list = []
+    for child, parent in zip(nodes, nodes[1:]):
+        if isinstance(parent, MappingNode):
+            path += [key.value for key, value in parent.value if value is child][:1]
+        elif isinstance(parent, SequenceNode):
+            path.append([value is child for value in parent.value].index(True))
+    return path[::-1]
+
+
+def error_text(error: BaseException) -> str:
+    """An error's message, also where hyperpyyaml gave it several parts."""
+    if isinstance(error, MarkedYAMLError):
+        return error.problem
+    if isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(t) for t in (error.filename, error.strerror) if t)
+    text = ": ".join(str(part).rstrip(": ") for part in error.args[-2:])
+    return text or type(error).__name__
+
+
+def plain_keys(text: str) -> dict:
+    """The keys of a resolved yaml whose values hold no tag: nothing is built.
+
+    Example
+    -------
+    >>> plain_keys("sizes: [8, 16]\\nloss: !new:hamsb.Softmax {scale: 30.0}")
+    {'sizes': [8, 16]}
+    """
+    document, stream = YAML().load(text) or CommentedMap(), io.StringIO()
+    for key in [key for key, value in document.items() if not _is_plain(value)]:
+        del document[key]
+    YAML().dump(document, stream)
+    return load_hyperpyyaml(stream.getvalue())
+
+
+def _is_plain(node: object) -> bool:
+    """Whether there is no tag in a tree."""
+    if _tag(node) is not None:
+        return False
+    if isinstance(node, Mapping):
+        return all(map(_is_plain, node.values()))
+    return not isinstance(node, list) or all(map(_is_plain, node))
+
+
+# --------------------------------------------------------------- options of a study
+
+
+def merged(*options: Mapping) -> CommentedMap:
+    """Options as one; the later change the earlier as they would change a yaml.
+
+    A text that begins with ``!`` is yaml with a tag, whose references are to the keys
+    of the yaml that it will change.
+
+    Example
+    -------
+    >>> option_text(merged(
+    ...     {"compute_cost": "!new:hamsb.AMSoftmax {margin: 0.2, scale: 30.0}"},
+    ...     {"compute_cost": {"scale": 15.0}, "seed": 1},
+    ... ))
+    '{compute_cost: !new:hamsb.AMSoftmax {margin: 0.2, scale: 15.0}, seed: 1}'
+    """
+    result = CommentedMap()
+    for mapping in options:
+        override(result, _tree(mapping))
+    return result
+
+
+def _tree(value: Any) -> Any:
+    """A copy of a value as a tree in flow style, without comments and aliases."""
+    if isinstance(value, str) and value.startswith("!"):
+        return _tree(YAML().load(value))
+    tree: CommentedMap | CommentedSeq
+    if isinstance(value, Mapping):
+        tree = CommentedMap((key, _tree(item)) for key, item in value.items())
+    elif isinstance(value, list):
+        tree = CommentedSeq(_tree(item) for item in value)
+    else:
+        return value
+    if _tag(value) is not None:
+        setattr(tree, Tag.attrib, value.tag)
+    tree.fa.set_flow_style()
+    return tree
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null, where ruamel leaves an empty place, which a list would lose."""
+
+
+_Representer.add_representer(
+    type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
+def option_text(value: object) -> str:
+    """A value as it stands on a command line: a text as it is, else a line of yaml.
+
+    Example
+    -------
+    >>> option_text({"margin": 0.2, "channels": [8, None]})
+    '{margin: 0.2, channels: [8, null]}'
+    """
+    if isinstance(value, str):
+        return value
+    writer, stream = YAML(), io.StringIO()
+    writer.Representer, writer.width = _Representer, sys.maxsize
+    writer.dump(_tree(value), stream)
+    return stream.getvalue().removesuffix("...\n").strip()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "recipes" / "VoxCeleb"))
+for folder in ("recipes/VoxCeleb", "recipes/VoxCeleb/studies"):
+    sys.path.insert(0, str(REPOSITORY / folder))
 # What a test starts runs this checkout too, also beside an installed copy.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])

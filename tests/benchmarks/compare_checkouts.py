@@ -70,7 +70,9 @@ VERIFY = [
 ALL_NORMS = "[none, z-norm, t-norm, s-norm, as-norm]"
 PARTS = ("*.ckpt", "*.txt", "*.csv", "*.json", "*.wav")
 SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json"}  # times, paths, digests
-SKIPPED_KEYS = {"versions", "arguments", "settings", "seconds", "minutes", "software", "run"}
+SKIPPED_KEYS = {
+    "experiment", "versions", "arguments", "settings", "seconds", "minutes", "software", "run",
+}  # fmt: skip
 
 
 def run_all(checkout, folder):

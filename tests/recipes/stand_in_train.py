@@ -42,14 +42,12 @@ def leave_a_run(folder, wrong=4, dev=5.0, minutes=6.0):
         f"{enrol} {test} {label} {score}\n"
         for (enrol, test, label), score in zip(TRIALS, scores_with(wrong))
     ))
-    (folder / "train_log.txt").write_text(
-        "epoch: 1, lr: 1.00e-03 - train loss: 8.00 - valid EER: 12.50\n"
-        "epoch: 2, lr: 1.00e-03 - train loss: 4.00e-01 - valid EER: 6.25\n"
-    )
-    (folder / "report.md").write_text(
-        f"# am\n\n| loss | epochs | minutes |\n| --- | --- | --- |\n"
-        f"| AM | 2 | {minutes} |\n\n- Development EER: {dev:.2f} %\n"
-    )
+    epochs = [
+        {"epoch": 1, "loss": 8.0, "EER": 0.125}, {"epoch": 2, "loss": 0.4, "EER": 0.0625},
+    ]  # fmt: skip
+    (folder / "epochs.json").write_text(json.dumps(epochs))
+    metrics = {"training": {"minutes": minutes}, "development": {"eer": dev / 100}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def main(arguments):
@@ -63,7 +61,7 @@ def main(arguments):
     time.sleep(told.pop("sleep", 0))
     if "after" in told:
         other, end = folder.parent.parent / told.pop("after"), time.monotonic() + 60
-        while not (other / "report.md").is_file():
+        while not (other / "metrics.json").is_file():
             if time.monotonic() > end:
                 return 1
             time.sleep(0.05)

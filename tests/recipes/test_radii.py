@@ -60,7 +60,7 @@ def run(request, corpus, repository, tmp_path, monkeypatch):
             "device": "cpu",
             **changes,
         }
-        return call(radii.main, "hparams/radii.yaml", values)
+        return call(radii.main, "hparams/studies/radii.yaml", values)
 
     return run
 

@@ -12,7 +12,13 @@ from speechbrain.inference.speaker import EncoderClassifier
 from hamsb.dataio.clusters import make_clusters, read_clusters, write_clusters
 from hamsb.dataio.annotations import read_speakers
 
-SUPCON, CHNS, MINI = (f"hparams/{n}.yaml" for n in ("small_supcon", "small_chns", "mini_chns"))
+SUPCON, MINI = "hparams/small/supcon.yaml", "hparams/mini/chns.yaml"
+HSCL = {"compute_cost": "!new:hamsb.HSCL {beta: 0.1, temperature: 0.1}"}
+HAM = {
+    "classifier": "!new:hamsb.HyperbolicClassifier {input_size: !ref <lin_neurons>, "
+    "out_neurons: !ref <out_n_neurons>, ball: !new:hamsb.ClippedUnitBall {curvature: 3.0}}",
+    "compute_cost": "!new:hamsb.HAMSoftmax {margin: 0.2, scale: 30.0}",
+}
 REFRESH = "{every: 1, k: 2, hard_ratio: 1.0, utterances: 2, seconds: 0.5}"
 
 
@@ -51,9 +57,9 @@ def speaker_of(tmp_path):
     return of
 
 
-@pytest.mark.parametrize("yaml", [SUPCON, "hparams/small_hscl.yaml"])
-def test_whole_path(run, speaker_of, tiny_corpus, yaml):
-    folder, batches = run(yaml, number_of_epochs=2)
+@pytest.mark.parametrize("loss", [{}, HSCL])
+def test_whole_path(run, speaker_of, tiny_corpus, loss):
+    folder, batches = run(number_of_epochs=2, **loss)
     assert len(batches) == 2 * 6
     for batch in batches:
         speakers = [speaker_of(utterance) for utterance in batch]
@@ -73,23 +79,24 @@ def test_whole_path(run, speaker_of, tiny_corpus, yaml):
     assert encoder.encode_batch(audio.unsqueeze(0)).shape == (1, 1, 16)
 
 
-@pytest.mark.parametrize("yaml", [CHNS, "hparams/small_chns_ham.yaml"])
-def test_hard_speakers_come_from_the_clusters_of_the_file(run, speaker_of, tmp_path, yaml):
+@pytest.mark.parametrize("loss", [{}, HAM])
+def test_hard_speakers_come_from_the_clusters_of_the_file(run, speaker_of, tmp_path, loss):
     run()
     speakers = sorted(set(read_speakers(tmp_path / "run" / "save" / "train.csv")))
     pairs = {name: index // 2 for index, name in enumerate(speakers)}
     path = tmp_path / "clusters.csv"
     write_clusters(make_clusters(speakers, list(pairs.values())), path)
-    folder, batches = run(yaml, clusters=path, output_folder=tmp_path / "hard")
+    hard = {"clusters": path, "hard_ratio": 1.0, "output_folder": tmp_path / "hard", **loss}
+    folder, batches = run(**hard)
     for batch in batches:
         first, other = speaker_of(batch[0]), speaker_of(batch[2])
         assert first != other and pairs[first] == pairs[other]
     # A classifier is exported, an Identity is not.
-    assert ("ham" in yaml) == (folder / "export" / "label_encoder.ckpt").exists()
+    assert (loss == HAM) == (folder / "export" / "label_encoder.ckpt").exists()
 
     write_clusters(make_clusters(speakers[1:], [0] * 5), path)
     with pytest.raises(ValueError, match=speakers[0]):
-        run(yaml, clusters=path, output_folder=tmp_path / "hard")
+        run(**hard)
 
 
 def test_clusters_are_refreshed_and_outlive_an_interruption(run, speaker_of, tmp_path):

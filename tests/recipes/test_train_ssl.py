@@ -25,7 +25,7 @@ import hamsb
 from hamsb.nnet.contrastive import MoCo, NTXent, diagnostics
 from hamsb.nnet.momentum import MomentumEncoder
 
-SIMCLR, MOCO = (f"hparams/small_ssl_{name}.yaml" for name in ("simclr", "moco"))
+SIMCLR, MOCO = (f"hparams/small/{name}.yaml" for name in ("simclr", "moco"))
 QUEUE = {"queue_size": 10}  # neither a multiple of the batch nor an epoch's 24
 
 
@@ -50,7 +50,7 @@ def run(repository, tiny_options, tiny_folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("yaml, more", [
-    ("hparams/mini_ssl.yaml", {}),
+    ("hparams/mini/ssl.yaml", {}),
     (MOCO, QUEUE),
 ])
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more):

@@ -3,21 +3,29 @@
 The scripts are not in its package, and none of their code is here: the tables hold
 the keys that ``recipes/VoxCeleb/SpeakerRec/train_speaker_embeddings.py`` and
 ``speaker_verification_cosine.py`` read (as of SpeechBrain 1.1), the tests what they
-do with them.
+do with them. Where the environment variable SPEECHBRAIN_RECIPES names a checkout of
+SpeechBrain's repository, the scripts themselves run too.
 """
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from conftest import REPOSITORY
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.speaker import EncoderClassifier
 
 from hamsb.training.export import export_model
+from hamsb.utils.hparams import override, read_yaml
 
 # Key -> kind of its value; None: called, or handed to Brain.
 TRAINING = {
@@ -230,3 +238,151 @@ def test_verification_yaml_is_of_the_experiments_and_plain():
     for name in ("train", "enrol", "test"):
         assert yaml.safe_load(theirs[f"{name}_dataloader_opts"]) == {"batch_size": 1}
         assert yaml.safe_load(theirs[f"{name}_data"]).endswith(f"/save/{name}.csv")
+
+
+# ------------------------------------------------------- SpeechBrain's encoders and scripts
+
+# Encoders of the stock yamls, made tiny, and the size of their embeddings.
+ENCODERS = {
+    "train_ecapa_tdnn": (
+        "ECAPA_TDNN.ECAPA_TDNN",
+        {"channels": [8, 8, 8, 8, 24], "attention_channels": 8},
+        192,
+    ),
+    "train_x_vectors": ("Xvector.Xvector", {"tdnn_channels": [8, 8, 8, 8, 24]}, 512),
+    "train_resnet": (
+        "ResNet.ResNet", {"channels": [8, 8, 8, 8], "block_sizes": [1, 1, 1, 1]}, 256
+    ),
+}  # fmt: skip
+SWAP = """
+classifier: !new:hamsb.HyperbolicClassifier
+    input_size: {size}
+    out_neurons: !ref <out_n_neurons>
+    ball: !new:hamsb.ClippedUnitBall
+        curvature: 3.0
+compute_cost: !new:hamsb.HAMSoftmax
+    margin: 0.2
+    scale: 30.0
+"""
+
+
+@pytest.mark.parametrize("stock", ENCODERS)
+def test_head_and_loss_stand_behind_speechbrains_encoders(stock):
+    encoder, sizes, size = ENCODERS[stock]
+    inputs = "in_channels" if stock == "train_x_vectors" else "input_size"
+    sizes = yaml.safe_dump({inputs: 24, "lin_neurons": size, **sizes}, default_flow_style=True)
+    hparams = load_hyperpyyaml(
+        f"out_n_neurons: 5\nencoder: !new:speechbrain.lobes.models.{encoder} {sizes}"
+        + SWAP.format(size=size)
+    )
+    features = torch.randn(4, 60, 24, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0], [4], [2], [0]])
+    predictions = hparams["classifier"](hparams["encoder"](features))
+    assert predictions.shape == (4, 1, 5)
+    loss = hparams["compute_cost"](predictions, targets, torch.ones(4))
+    loss.backward()
+    for module in (hparams["encoder"], hparams["classifier"]):
+        assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+        assert any(p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+@pytest.fixture
+def speechbrains(tmp_path):
+    """A function that runs one of SpeechBrain's scripts; the path of its yamls."""
+    root = os.environ.get("SPEECHBRAIN_RECIPES")
+    if not root:
+        pytest.skip("SPEECHBRAIN_RECIPES names no checkout of SpeechBrain's repository")
+    folder = Path(root) / "recipes" / "VoxCeleb" / "SpeakerRec"
+
+    def run(script, hparams_file, **options):
+        options = [f"--{key}={value}" for key, value in options.items()]
+        done = subprocess.run(
+            [sys.executable, folder / script, hparams_file, *options, "--device=cpu"],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run.yamls = folder / "hparams"
+    return run
+
+
+@pytest.fixture
+def tiny(tiny_corpus, tiny_distortions, tmp_path):
+    """Options that make their training a matter of seconds."""
+    return {
+        "data_folder": tiny_corpus / "train",
+        "verification_file": tiny_corpus / "veri_test.txt",
+        **tiny_distortions,
+        "output_folder": tmp_path / "run",
+        "number_of_epochs": 1,
+        "batch_size": 8,
+        "sentence_len": 0.5,
+        "num_workers": 0,
+        "out_n_neurons": 8,
+    }
+
+
+def check_trained(folder):
+    log = (folder / "train_log.txt").read_text()
+    assert log.startswith("epoch: 1, ") and "nan" not in log
+    assert list(folder.glob("save/CKPT*/embedding_model.ckpt"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_their_script_trains_with_our_yaml(path, speechbrains, tiny, tmp_path):
+    small = yaml.safe_dump({**SMALL, "lin_neurons": 192}, default_flow_style=True).strip()
+    if "\npretrained_model:" in path.read_text():
+        tiny["pretrained_model"] = tmp_path  # which that script does not read
+    speechbrains("train_speaker_embeddings.py", path, embedding_model=small, **tiny)
+    check_trained(tmp_path / "run")
+
+
+@pytest.mark.parametrize("stock", ENCODERS)
+def test_their_yaml_trains_with_our_head_and_loss(stock, speechbrains, tiny, tmp_path):
+    document = read_yaml(speechbrains.yamls / f"{stock}.yaml")
+    _, sizes, size = ENCODERS[stock]
+    override(document, YAML().load(SWAP.format(size=size)))
+    ours = read_yaml(HPARAMS / "train_ecapa_ham.yaml")
+    lists = {key: ours[key] for key in ("prepare_noise_data", "prepare_rir_data")}
+    override(document, {**lists, "embedding_model": sizes})  # and no download
+    with open(tmp_path / "swapped.yaml", "w", encoding="utf-8") as file:
+        YAML().dump(document, file)
+    speechbrains("train_speaker_embeddings.py", tmp_path / "swapped.yaml", **tiny)
+    check_trained(tmp_path / "run")
+
+
+def test_their_verification_scores_our_export(speechbrains, tiny_corpus, tmp_path):
+    folder = export(tmp_path / "export", seed=1)
+    wav = tmp_path / "both" / "wav"
+    wav.mkdir(parents=True)
+    for speaker in tiny_corpus.glob("*/wav/*"):
+        (wav / speaker.name).symlink_to(speaker)
+    # For train_data, of which that script takes chunks of three seconds.
+    (wav / "other").mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, 16000 * 4))
+    for index, audio in enumerate(noise):
+        soundfile.write(wav / "other" / f"{index}.wav", audio, 16000)
+    speechbrains(
+        "speaker_verification_cosine.py",
+        HPARAMS / "verification_ecapa.yaml",
+        pretrain_path=folder,
+        data_folder=wav.parent,
+        verification_file=tiny_corpus / "veri_test.txt",
+        output_folder=tmp_path / "out",
+        embedding_model=yaml.safe_dump(SMALL, default_flow_style=True).strip(),
+    )
+    lines = (tmp_path / "out" / "scores.txt").read_text().splitlines()
+    assert len(lines) == len((tiny_corpus / "veri_test.txt").read_text().splitlines())
+    encoder = EncoderClassifier.from_hparams(source=str(folder))
+
+    def embedding(name):
+        audio = encoder.load_audio(str(wav / f"{name.removesuffix('.wav')}.wav"))
+        return encoder.encode_batch(audio.unsqueeze(0)).flatten()
+
+    for line in lines[:5]:
+        enrol, test, _, score = line.split()
+        expected = torch.cosine_similarity(embedding(enrol), embedding(test), 0)
+        assert float(score) == pytest.approx(expected.item(), abs=1e-4)

@@ -180,7 +180,7 @@ def test_every_backend_and_normalisation(run, corpus, embedded, means, subtract)
     out = run(
         verification_file=f"[{corpus / 'O.txt'}, {corpus / 'H.txt'}]",
         backends="[cosine, hyperbolic]",
-        normalisations=ALL,
+        normalizations=ALL,
         cohort=corpus / "train",
         cohort_size=5,
         cohort_speaker_means=means,
@@ -228,7 +228,7 @@ def test_the_cohort_has_no_speaker_of_the_trials(run, corpus, tmp_path):
     everything = tmp_path / "everything"
     for part in ("test", "dev", "train"):
         shutil.copytree(corpus / part, everything, dirs_exist_ok=True)
-    options = {"normalisations": "[s-norm]", "bootstrap_draws": 0, "cohort": everything}
+    options = {"normalizations": "[s-norm]", "bootstrap_draws": 0, "cohort": everything}
 
     def cohort_line(**changes):
         report = (run(**{**options, **changes}) / "report.md").read_text()
@@ -267,7 +267,7 @@ def test_calibration_on_a_list_of_its_own(run, corpus, embedded, measures):
         calibration_file=corpus / "dev.txt",
         calibration_data_folder=corpus / "dev",
         quality_measures=measures,
-        normalisations="[none, s-norm]",
+        normalizations="[none, s-norm]",
         cohort=corpus / "train",
         bootstrap_draws=0,
     )
@@ -542,8 +542,8 @@ def nothing_is_embedded(monkeypatch):
         ({"backends": "cosine"}, "backends=cosine: must be a list, as"),
         ({"backends": "[cosine, cosine]"}, "backends=.*each once"),
         ({"backends": "[]"}, "backends=.*at least one of"),
-        ({"normalisations": "[snorm]"}, "normalisations=.*none, z-norm, t-norm"),
-        ({"normalisations": "[none, s-norm]"}, "normalisations=.*needs a cohort"),
+        ({"normalizations": "[snorm]"}, "normalizations=.*none, z-norm, t-norm"),
+        ({"normalizations": "[none, s-norm]"}, "normalizations=.*needs a cohort"),
         ({"subtract_mean": True}, "subtract_mean=True: needs a cohort"),
         ({"quality_measures": "[duration]"}, "quality_measures=.*needs a calibration_file"),
         ({"quality_measures": "[snr]"}, "quality_measures=.*of duration, norm"),
@@ -575,13 +575,13 @@ def test_wrong_data_are_named(run, corpus, tmp_path, nothing_is_embedded):
     ):
         bad.write_text("".join([*lines[:2], line, *lines[2:]]))
         refused((ValueError, FileNotFoundError), message, verification_file=bad)
-    norm = {"normalisations": "[as-norm]", "cohort": corpus / "train"}
+    norm = {"normalizations": "[as-norm]", "cohort": corpus / "train"}
     refused(
         ValueError, "cohort_size=300: as-norm takes .* most the 24 of the cohort", **norm
     )
     refused(ValueError, "most the 6 of", **norm, cohort_speaker_means=True, cohort_size=7)
     refused(
-        FileNotFoundError, "nowhere", normalisations="[s-norm]", cohort=tmp_path / "nowhere"
+        FileNotFoundError, "nowhere", normalizations="[s-norm]", cohort=tmp_path / "nowhere"
     )
     table = tmp_path / "table.csv"
     table.write_text("wav,speaker\n")

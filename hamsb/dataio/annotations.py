@@ -1,4 +1,4 @@
-"""The csv files that describe utterances: one reader for all of them."""
+"""The csv files that describe utterances and speakers: one reader for all of them."""
 
 import csv
 import os
@@ -23,6 +23,64 @@ class Utterance(NamedTuple):
         return self.stop - self.start
 
 
+def read_rows(
+    path: str | os.PathLike,
+    what: str = "csv file",
+    advice: str = _ADVICE,
+    skipinitialspace: bool = False,
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a csv file, the header among them: what the other readers read with.
+
+    Arguments
+    ---------
+    path : str or Path
+        UTF-8, with a byte-order mark or without. Separated by commas, or by tabs where
+        the first line has one.
+    what : str
+        What kind of file it is, for the error where it is missing.
+    advice : str
+        What an error tells the user to do.
+    skipinitialspace : bool
+        A space behind a separator does not count.
+
+    Yields
+    ------
+    int
+        The row's line in the file, its last where a field has several.
+    list of str
+        Its fields; none of an empty line.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        Not a csv file in UTF-8.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "meta.csv")
+    ...     _ = path.write_text("speaker\\tgender\\nid1\\tf\\n")
+    ...     list(read_rows(path))
+    [(1, ['speaker', 'gender']), (2, ['id1', 'f'])]
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such {what}; {advice}.")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            delimiter = "\t" if "\t" in stream.readline() else ","
+            stream.seek(0)
+            rows = csv.reader(
+                stream, delimiter=delimiter, skipinitialspace=skipinitialspace
+            )
+            for row in rows:
+                yield rows.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a csv file in UTF-8 ({error}); {advice}.") from error
+
+
 def read_columns(
     path: str | os.PathLike, columns: Sequence[str], advice: str = _ADVICE
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -31,7 +89,8 @@ def read_columns(
     Arguments
     ---------
     path : str or Path
-        UTF-8; a space behind a comma does not count, as SpeechBrain has it.
+        As `read_rows` takes it; a space behind a comma does not count, as SpeechBrain
+        has it.
     columns : sequence of str
         Their names in the header.
     advice : str
@@ -60,28 +119,21 @@ def read_columns(
     ...     list(read_columns(path, ["spk_id", "wav"]))
     [(2, ('id1', 'a.wav')), (3, ('id2', 'b.wav'))]
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such csv file; {advice}.")
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = csv.reader(stream, skipinitialspace=True)
-            header = next(rows, [])
-            missing = [name for name in columns if name not in header]
-            if missing:
-                raise ValueError(
-                    f"{path}:1: no column {', '.join(missing)}, only "
-                    f"{', '.join(header) or 'an empty line'}; {advice}."
-                )
-            places = [header.index(name) for name in columns]
-            empty = True
-            for row in rows:
-                if not row:
-                    continue
-                empty = False
-                row += [""] * (len(header) - len(row))
-                yield rows.line_num, tuple(row[place] for place in places)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a csv file in UTF-8 ({error}); {advice}.") from error
+    rows = read_rows(path, advice=advice, skipinitialspace=True)
+    _, header = next(rows, (1, []))
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ValueError(
+            f"{path}:1: no column {', '.join(missing)}, only "
+            f"{', '.join(header) or 'an empty line'}; {advice}."
+        )
+    places = [header.index(name) for name in columns]
+    empty = True
+    for line, row in rows:
+        if row:
+            empty = False
+            row += [""] * (len(header) - len(row))
+            yield line, tuple(row[place] for place in places)
     if empty:
         raise ValueError(f"{path}: no rows; {advice}.")
 
@@ -141,7 +193,7 @@ def read_utterances(annotation: str | os.PathLike) -> dict[str, list[Utterance]]
         As `read_columns`; a row without a file, a speaker or a stretch of at least a
         sample (with file and line).
     """
-    found = defaultdict(list)
+    found: dict[str, list[Utterance]] = defaultdict(list)
     columns = ("wav", "start", "stop", "spk_id")
     for line, (wav, start, stop, speaker) in read_columns(annotation, columns):
         whole = start.isdecimal() and stop.isdecimal() and int(start) < int(stop)

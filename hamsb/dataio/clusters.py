@@ -2,14 +2,19 @@
 
 import csv
 import dataclasses
+import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from hamsb.dataio.annotations import read_rows
 from hamsb.utils.files import replacing
 
+_ADVICE = "make it with recipes/VoxCeleb/cluster.py"
 _NEAREST = re.compile(r"## nearest to (\d+):((?: \d+)*)")
 
 
@@ -28,18 +33,19 @@ class Clusters:
 
     Example
     -------
-    >>> clusters = Clusters({"id1": 0, "id2": 1, "id3": 0}, None, None)
+    >>> clusters = Clusters({"id1": 0, "id2": 1, "id3": 0})
     >>> clusters.labels(["id3", "id2"])
     array([0, 1])
     """
 
-    of_speaker: dict
-    nearest: dict | None
-    path: Path | None
+    of_speaker: dict[str, int]
+    nearest: dict[int, tuple[int, ...]] | None = None
+    path: Path | None = None
 
-    def labels(self, speakers):
+    def labels(self, speakers: Iterable[str]) -> np.ndarray:
         """The cluster of each of N speakers, int64 [N]; a ValueError names a speaker
         that is in none."""
+        speakers = list(speakers)
         missing = sorted({s for s in speakers if s not in self.of_speaker})
         if missing:
             named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -50,7 +56,11 @@ class Clusters:
         return np.array([self.of_speaker[s] for s in speakers], dtype=np.int64)
 
 
-def make_clusters(speakers, labels, center_distances=None):
+def make_clusters(
+    speakers: Sequence[str],
+    labels: ArrayLike,
+    center_distances: ArrayLike | None = None,
+) -> Clusters:
     """The `Clusters` of a k-means result.
 
     Arguments
@@ -78,12 +88,12 @@ def make_clusters(speakers, labels, center_distances=None):
     >>> clusters.nearest
     {0: (2, 1), 1: (2, 0), 2: (0, 1)}
     """
-    labels = _array(labels).tolist()
-    of_speaker = dict(zip(speakers, labels))
-    if not len(of_speaker) == len(speakers) == len(labels):
+    own = _array(labels).tolist()
+    of_speaker = dict(zip(speakers, own))
+    if not len(of_speaker) == len(speakers) == len(own):
         raise ValueError(
             f"{len(speakers)} speakers, {len(of_speaker)} of them different, and "
-            f"{len(labels)} labels: need a label for each speaker, once."
+            f"{len(own)} labels: need a label for each speaker, once."
         )
     nearest = None
     if center_distances is not None:
@@ -91,15 +101,15 @@ def make_clusters(speakers, labels, center_distances=None):
         np.fill_diagonal(distances, -1)  # itself comes first, whatever coincides with it
         order = np.argsort(distances, axis=1, kind="stable").tolist()
         nearest = {cluster: tuple(others[1:]) for cluster, others in enumerate(order)}
-        if nearest.keys() != set(labels):
+        if nearest.keys() != set(own):
             raise ValueError(
-                f"{len(order)} centers, but labels of {len(set(labels))} clusters; "
+                f"{len(order)} centers, but labels of {len(set(own))} clusters; "
                 "every center needs a speaker."
             )
-    return Clusters(of_speaker, nearest, None)
+    return Clusters(of_speaker, nearest)
 
 
-def write_clusters(clusters, path):
+def write_clusters(clusters: Clusters, path: str | os.PathLike) -> None:
     """Write a cluster file, which appears whole or not at all.
 
     A csv file, ``speaker,cluster``, sorted by speaker. Where the nearest clusters are
@@ -135,7 +145,7 @@ def write_clusters(clusters, path):
         rows.writerows(sorted(clusters.of_speaker.items()))
 
 
-def read_clusters(path):
+def read_clusters(path: str | os.PathLike) -> Clusters:
     """Read what `write_clusters` wrote.
 
     Arguments
@@ -166,26 +176,12 @@ def read_clusters(path):
     >>> clusters.of_speaker, clusters.nearest
     ({'id1': 0, 'id2': 3}, None)
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such cluster file; make it with recipes/VoxCeleb/cluster.py."
-        )
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            return _parse(path, csv.reader(stream))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{path}: not a csv file in UTF-8 ({error}); is this the cluster file?"
-        ) from error
-
-
-def _parse(path, rows):
-    """The `Clusters` of the rows of a csv reader."""
-    nearest, of_speaker, lines = {}, {}, {}
+    nearest: dict[int, tuple[int, ...]] = {}
+    lines: dict[int, str] = {}  # where each cluster's nearest are
+    of_speaker: dict[str, int] = {}
     header = False
-    for row in rows:
-        where = f"{path}:{rows.line_num}"
+    for line, row in read_rows(path, "cluster file", _ADVICE):
+        where = f"{path}:{line}"
         comment = _NEAREST.fullmatch(row[0]) if len(row) == 1 else None
         if comment and not header:
             cluster, others = int(comment[1]), tuple(map(int, comment[2].split()))
@@ -211,10 +207,11 @@ def _parse(path, rows):
     if not of_speaker:
         raise ValueError(f"{path}: no speakers; a cluster file has a line for each")
     _check_nearest(path, nearest, lines, set(of_speaker.values()))
-    return Clusters(of_speaker, nearest or None, path)
+    return Clusters(of_speaker, nearest or None, Path(path))
 
 
 def _check_nearest(path, nearest, lines, clusters):
+    """ValueError where the nearest of each cluster are not all the others, once."""
     for cluster, others in nearest.items():
         if sorted([cluster, *others]) != sorted(clusters):
             raise ValueError(

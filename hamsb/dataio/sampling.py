@@ -43,7 +43,7 @@ class SpeakerBatchSampler(Sampler):
     seed : int
         Seed of all epochs.
     clusters : str, Path or Clusters, optional
-        A cluster file or what it holds (``hamsb.dataio.clusters``); must have every
+        A cluster file or what it holds (`hamsb.dataio.clusters`); must have every
         speaker. Left out, ``hard_ratio`` is 0.
     hard_ratio : float
         In [0, 1]; 0 draws all speakers uniformly.
@@ -109,7 +109,7 @@ class SpeakerBatchSampler(Sampler):
                 f"speakers_per_batch={speakers_per_batch}: only {len(self.speakers)} "
                 "speakers to draw from."
             )
-        self.clusters = None
+        self.clusters: Clusters | None = None
         if isinstance(clusters, (str, os.PathLike)):
             clusters = read_clusters(clusters)
         if clusters is not None:

@@ -1,5 +1,9 @@
-"""Speaker verification with an exported model, decided where that model should be."""
+"""Exported models: loaded, and deciding where they should."""
 
+import copy
+import os
+from pathlib import Path
+from typing import Any
 
 import speechbrain.inference.speaker
 import torch
@@ -7,6 +11,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchFrom, guess_source
 
 from hamsb.dataio.audio import load_audio
+from hamsb.nnet.balls import Ball
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import DECISION, read_decision
 
@@ -28,8 +33,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
     *args, **kwargs
         As for SpeechBrain's. ``from_hparams`` gives them.
     decision : dict, optional
-        As ``hamsb.verification.decision.read_decision`` returns it. ``from_hparams`` reads it from a
-        local folder.
+        As `hamsb.verification.decision.read_decision` returns it. ``from_hparams`` reads
+        it from a local folder.
 
     References
     ----------
@@ -45,7 +50,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
     ... )
     """
 
-    def __init__(self, *args, decision=None, **kwargs):
+    def __init__(self, *args: Any, decision: dict | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.decision = decision
 
@@ -58,7 +63,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             kwargs.setdefault("decision", read_decision(folder))
         return super().from_hparams(source, *args, **kwargs)
 
-    def threshold(self, name="eer"):
+    def threshold(self, name: str = "eer") -> float:
         """A threshold on cosines that is stored with the model.
 
         Arguments
@@ -89,7 +94,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             raise ValueError(f"threshold={name!r}: the model has {sorted(thresholds)}")
         return thresholds[name]
 
-    def log_likelihood_ratio(self, score):
+    def log_likelihood_ratio(self, score: torch.Tensor) -> torch.Tensor:
         """Natural-log likelihood ratios of cosines, by the model's calibration.
 
         Arguments
@@ -114,7 +119,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ratios = Calibration.from_dict(numbers)(score.flatten())
         return torch.from_numpy(ratios).reshape(score.shape).to(score.device)
 
-    def load_audio(self, path, savedir=None):
+    def load_audio(self, path: str | os.PathLike, savedir: object = None) -> torch.Tensor:
         """The samples of a local file, as the model needs them, [T].
 
         Arguments
@@ -127,8 +132,13 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         return load_audio(path, self.audio_normalizer).to(self.device)
 
     def verify_batch(
-        self, wavs1, wavs2, wav1_lens=None, wav2_lens=None, threshold=None
-    ):
+        self,
+        wavs1: torch.Tensor,
+        wavs2: torch.Tensor,
+        wav1_lens: torch.Tensor | None = None,
+        wav2_lens: torch.Tensor | None = None,
+        threshold: str | float | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare the utterances of two batches, pair by pair.
 
         Arguments
@@ -153,7 +163,13 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         score, _ = super().verify_batch(wavs1, wavs2, wav1_lens, wav2_lens)
         return score, score >= threshold
 
-    def verify_files(self, path_x, path_y, threshold=None, **kwargs):
+    def verify_files(
+        self,
+        path_x: str | os.PathLike,
+        path_y: str | os.PathLike,
+        threshold: str | float | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare two files, each whole.
 
         Arguments
@@ -172,18 +188,49 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         prediction : torch.Tensor
             bool [1]: score >= threshold, the same speaker.
         """
-        wavs = (self.load_audio(path, **kwargs) for path in (path_x, path_y))
+        x, y = (self.load_audio(path, **kwargs) for path in (path_x, path_y))
         score, prediction = self.verify_batch(
-            *(wav.unsqueeze(0) for wav in wavs), threshold=threshold
+            x.unsqueeze(0), y.unsqueeze(0), threshold=threshold
         )
         return score[0], prediction[0]
 
 
-def load_encoder(model, run_opts):
-    """The exported model in a folder."""
-    if not (model / "hyperparams.yaml").is_file():
+def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClassifier:
+    """The exported model in a folder.
+
+    Arguments
+    ---------
+    model : str or Path
+        The export folder of a training run.
+    run_opts : speechbrain.utils.run_opts.RunOptions or dict, optional
+        Such as the device.
+
+    Raises
+    ------
+    FileNotFoundError
+        No model was exported there.
+    """
+    if not Path(model, "hyperparams.yaml").is_file():
         raise FileNotFoundError(
             f"{model}: no exported model here (no hyperparams.yaml); give the export "
             "folder of a training run, --model=results/<name>/<seed>/export."
         )
     return EncoderClassifier.from_hparams(source=str(model), run_opts=run_opts)
+
+
+def trained_ball(encoder: EncoderClassifier) -> Ball | None:
+    """The ball that a model was trained with, a copy on the CPU.
+
+    Arguments
+    ---------
+    encoder : speechbrain.inference.classifiers.EncoderClassifier
+        As `load_encoder` gives it.
+
+    Returns
+    -------
+    hamsb.nnet.balls.Ball or None
+        None where the model's classifier is not hyperbolic, or is not there.
+    """
+    classifier = encoder.mods["classifier"] if "classifier" in encoder.mods else None
+    ball = getattr(classifier, "ball", None)
+    return None if ball is None else copy.deepcopy(ball).cpu()

@@ -3,20 +3,23 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hamsb.verification.metrics import (
-    _array,
-    _counts_below,
-    _crossing,
-    checked_trials,
-    finite_array,
-)
+from hamsb.verification.arrays import as_array, checked_trials, finite_array
+from hamsb.verification.metrics import counts_below, crossing
 
 
-def bootstrap_eer(scores, labels, enrol_speakers, test_speakers, draws=1000, seed=0):
+def bootstrap_eer(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    enrol_speakers: ArrayLike,
+    test_speakers: ArrayLike,
+    draws: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
     """EERs of a list whose speakers are drawn anew, for confidence intervals.
 
     Trials of one speaker are not independent, so speakers are drawn, not trials: as many
@@ -64,12 +67,13 @@ def bootstrap_eer(scores, labels, enrol_speakers, test_speakers, draws=1000, see
     """
     if not isinstance(draws, Integral) or draws < 1:
         raise ValueError(f"draws must be an integer of at least 1, got {draws!r}")
-    scores = _array(scores, "scores", dimensions=(1, 2))
-    if not len(np.atleast_2d(scores)):
-        raise ValueError(f"no systems: scores have shape {scores.shape}")
+    given = as_array(scores, "scores", dimensions=(1, 2))
+    rows = np.atleast_2d(given)
+    if not len(rows):
+        raise ValueError(f"no systems: scores have shape {given.shape}")
     systems = []
-    for k, row in enumerate(np.atleast_2d(scores)):
-        name = f"scores[{k}]" if scores.ndim == 2 else "scores"
+    for k, row in enumerate(rows):
+        name = f"scores[{k}]" if given.ndim == 2 else "scores"
         systems.append(checked_trials(row, labels, name))
     enrol, test, speakers = _speaker_codes(enrol_speakers, test_speakers, systems[0][1])
     ranked = [_ranked_speakers(*system, enrol, test) for system in systems]
@@ -81,10 +85,12 @@ def bootstrap_eer(scores, labels, enrol_speakers, test_speakers, draws=1000, see
         values[:, draw] = [_weighted_eer(count, *system) for system in ranked]
         if not np.isnan(values[0, draw]):  # it is NaN for all systems or for none
             draw += 1
-    return values if scores.ndim == 2 else values[0]
+    return values if given.ndim == 2 else values[0]
 
 
-def interval(values, level=0.95):
+def interval(
+    values: ArrayLike, level: float = 0.95
+) -> tuple[Any, Any]:
     """Percentile interval of bootstrap draws.
 
     Of one system's EERs it is their confidence interval; of the difference (or relative
@@ -115,11 +121,54 @@ def interval(values, level=0.95):
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level!r}")
-    values = finite_array(values, "draws", dimensions=(1, 2))
-    if values.size == 0:
-        raise ValueError(f"no draws: got shape {values.shape}")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1)
-    return (low, high) if values.ndim > 1 else (float(low), float(high))
+    draws = finite_array(values, "draws", dimensions=(1, 2))
+    if draws.size == 0:
+        raise ValueError(f"no draws: got shape {draws.shape}")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return (low, high) if draws.ndim > 1 else (float(low), float(high))
+
+
+def relative_change(
+    own: ArrayLike,
+    baseline: ArrayLike,
+    own_draws: ArrayLike,
+    baseline_draws: ArrayLike,
+    level: float = 0.95,
+) -> tuple[float | None, float | None, float | None]:
+    """Relative change of a mean error rate against a baseline's, with its interval.
+
+    The interval is paired: both sides come from the same draws of the speakers, and
+    their means over the runs are compared draw by draw. It does not hold what other
+    seeds would add.
+
+    Arguments
+    ---------
+    own, baseline : array or list of float
+        [S], the error rate of each of S runs (seeds), in any unit.
+    own_draws, baseline_draws : array or list of float
+        [S, B], their error rates in each draw, of `bootstrap_eer`.
+    level : float
+        Share of the draws within the interval, in (0, 1).
+
+    Returns
+    -------
+    change, low, high : float or None
+        Fractions: -0.5 is half the errors. The change is None where the baseline has
+        none, and so are the ends where it has none in one of the draws.
+
+    Example
+    -------
+    >>> relative_change([1.0, 2.0], [2.0, 4.0], [[1.0], [2.0]], [[2.0], [2.0]])
+    (-0.5, -0.25, -0.25)
+    """
+    ours, theirs = (float(np.asarray(rates).mean()) for rates in (own, baseline))
+    our_draws, their_draws = (
+        np.asarray(draws).mean(axis=0) for draws in (own_draws, baseline_draws)
+    )
+    change = ours / theirs - 1 if theirs > 0 else None
+    if not np.all(their_draws > 0):
+        return change, None, None
+    return change, *interval(our_draws / their_draws - 1, level)
 
 
 def relative_change(
@@ -167,7 +216,7 @@ def relative_change(
 def _ranked_speakers(scores, is_target, enrol, test):
     """What ``_weighted_eer`` needs of a system: the speakers of the targets and of both
     sides of the impostors by ascending score, and how many lie below each threshold."""
-    _, targets_below, impostors_below = _counts_below(scores, is_target)
+    _, targets_below, impostors_below = counts_below(scores, is_target)
     order = np.argsort(scores)
     targets, impostors = order[is_target[order]], order[~is_target[order]]
     return enrol[targets], enrol[impostors], test[impostors], targets_below, impostors_below
@@ -188,14 +237,14 @@ def _weighted_eer(count, target, enrol, test, targets_below, impostors_below):
 
     right = bisect_left(range(len(targets_below)), 0.0, key=gap)
     left = right - 1
-    return _crossing(miss(left), gap(left), miss(right), gap(right))
+    return crossing(miss(left), gap(left), miss(right), gap(right))
 
 
 def _speaker_codes(enrol, test, is_target):
     """Speakers of both sides as integers [N], and their number; or a ValueError."""
     sides = []
     for name, side in (("enrol_speakers", enrol), ("test_speakers", test)):
-        side = _array(side, name)
+        side = as_array(side, name)
         if side.dtype.kind not in "iuU":
             raise ValueError(f"{name} must be str or int, got dtype {side.dtype}")
         if len(side) != len(is_target):

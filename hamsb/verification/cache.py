@@ -18,21 +18,6 @@ logger = get_logger(__name__)
 _PART = 1000  # embeddings in a file of the cache: what a killed run may lose
 
 
-def file_key(path, sample_rate):
-    """What tells one audio file, read at one rate, from every other: 32 bytes.
-
-    A digest of the real path (links resolved), the size, the time of the last change in
-    nanoseconds, and the rate. FileNotFoundError where there is no such file.
-    """
-    try:
-        real = os.path.realpath(path, strict=True)
-        status = os.stat(real)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such audio file") from None
-    identity = (real, status.st_size, status.st_mtime_ns, sample_rate)
-    return hashlib.sha256(repr(identity).encode()).digest()
-
-
 class EmbeddingCache:
     """Embeddings on disk, shared by all runs with one model.
 
@@ -47,8 +32,8 @@ class EmbeddingCache:
     folder : str or Path
         Made if need be.
     model : str
-        Tells the model from any other, such as ``hamsb.verification.decision.fingerprint`` of its
-        folder. Another version of torch or SpeechBrain counts as another model.
+        Tells the model from any other, such as `hamsb.verification.decision.fingerprint`
+        of its folder. Another version of torch or SpeechBrain counts as another model.
 
     Example
     -------
@@ -61,11 +46,11 @@ class EmbeddingCache:
     (tensor([0.5000, 2.0000]), 3.25)
     """
 
-    def __init__(self, folder, model):
+    def __init__(self, folder: str | os.PathLike, model: str):
         versions = f"torch {torch.__version__} speechbrain {speechbrain.__version__}"
         name = hashlib.sha256(f"{model} {versions}".encode()).hexdigest()[:24]
         self.folder = Path(folder) / name
-        self._waiting = {}  # put, not yet written
+        self._waiting: dict[bytes, tuple[torch.Tensor, float]] = {}  # not yet written
 
     @cached_property
     def _known(self):
@@ -87,7 +72,7 @@ class EmbeddingCache:
                 known.update({key: (part, row) for row, key in enumerate(keys)})
         return known
 
-    def get(self, key):
+    def get(self, key: bytes) -> tuple[torch.Tensor, float] | None:
         """The embedding [D] and seconds kept under a `file_key`, or None."""
         if key in self._waiting:
             return self._waiting[key]
@@ -96,13 +81,13 @@ class EmbeddingCache:
         (matrix, seconds), row = self._known[key]
         return matrix[row], seconds[row].item()
 
-    def put(self, key, row, seconds):
+    def put(self, key: bytes, row: torch.Tensor, seconds: float) -> None:
         """Keep an embedding [D], float32, and its seconds under a `file_key`."""
         self._waiting[key] = row, seconds
         if len(self._waiting) >= _PART:
             self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Write what was put since the last time, as one file that appears whole."""
         if not self._waiting:
             return
@@ -122,6 +107,21 @@ class EmbeddingCache:
         part = torch.stack(rows), torch.tensor(seconds, dtype=torch.float64)
         self._known.update({key: (part, i) for i, key in enumerate(self._waiting)})
         self._waiting = {}
+
+
+def file_key(path: str | os.PathLike, sample_rate: int) -> bytes:
+    """What tells one audio file, read at one rate, from every other: 32 bytes.
+
+    A digest of the real path (links resolved), the size, the time of the last change in
+    nanoseconds, and the rate. FileNotFoundError where there is no such file.
+    """
+    try:
+        real = os.path.realpath(path, strict=True)
+        status = os.stat(real)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such audio file") from None
+    identity = (real, status.st_size, status.st_mtime_ns, sample_rate)
+    return hashlib.sha256(repr(identity).encode()).digest()
 
 
 class _Damaged(Exception):

@@ -1,20 +1,24 @@
 """Calibration: from scores to natural-log likelihood ratios.
 
 A score orders the trials; a log-likelihood ratio also says how sure it is, so that one
-threshold, ``hamsb.verification.metrics.bayes_threshold``, serves every prior and cost. Train a
-calibration on a list of its own: on the list that it is judged by it flatters itself.
+threshold, `hamsb.verification.metrics.bayes_threshold`, serves every prior and cost.
+Train a calibration on a list of its own: the list that it is trained on makes it look
+better than it is.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from hamsb.verification.metrics import bayes_threshold, checked_trials, finite_array
+from hamsb.verification.arrays import checked_trials, finite_array
+from hamsb.verification.metrics import bayes_threshold
 
-_RIDGE = 1e-8  # on the weights of standardised features
+_RIDGE = 1e-8  # on the weights of standardized features
 _CONSTANT = 1e-9  # a feature of smaller relative spread is rounding noise
 
 
@@ -50,17 +54,23 @@ class Calibration:
 
     scale: float
     offset: float
-    quality_weights: tuple = ()
+    quality_weights: tuple[float, ...] = ()
     p_target: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = (self.scale, self.offset, *self.quality_weights)
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"a calibration of finite numbers is needed, got {self}")
         bayes_threshold(self.p_target)  # refuses what is no prior
 
     @classmethod
-    def fit(cls, scores, labels, qualities=None, p_target=0.5):
+    def fit(
+        cls,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        qualities: ArrayLike | None = None,
+        p_target: float = 0.5,
+    ) -> "Calibration":
         r"""Train by prior-weighted logistic regression [1]_.
 
         .. math:: \min_{a, b, w}\; \frac{p}{N_t} \sum_{targets} \ln(1 + e^{-l - \theta})
@@ -96,8 +106,8 @@ class Calibration:
         Raises
         ------
         ValueError
-            Trials that ``hamsb.verification.metrics.det_curve`` refuses, such as those of one class;
-            qualities not [N, Q] or not finite; p_target outside (0, 1).
+            Trials that `det_curve` refuses, such as those of one class; qualities not
+            [N, Q] or not finite; p_target outside (0, 1).
 
         References
         ----------
@@ -105,8 +115,8 @@ class Calibration:
            in the STBU submission for the NIST Speaker Recognition Evaluation 2006",
            IEEE Trans. Audio, Speech and Language Processing 15(7), 2007.
         """
-        scores, is_target = checked_trials(scores, labels)
-        features = np.column_stack([scores, _checked_qualities(qualities, len(scores))])
+        values, is_target = checked_trials(scores, labels)
+        features = np.column_stack([values, _checked_qualities(qualities, len(values))])
         mean, spread = features.mean(axis=0), features.std(axis=0)
         spread[spread <= _CONSTANT * np.abs(features).max(axis=0)] = np.inf
         offset, weights = _logistic_regression(
@@ -117,7 +127,9 @@ class Calibration:
         offset = float(offset - weights @ mean)
         return cls(scale, offset, tuple(quality_weights), float(p_target))
 
-    def __call__(self, scores, qualities=None):
+    def __call__(
+        self, scores: ArrayLike, qualities: ArrayLike | None = None
+    ) -> np.ndarray:
         """Log-likelihood ratios of trials.
 
         Arguments
@@ -138,21 +150,21 @@ class Calibration:
             Scores or qualities not finite or of another shape; other than the Q
             measures of the training.
         """
-        scores = finite_array(scores, "scores")
-        qualities = _checked_qualities(qualities, len(scores))
-        if qualities.shape[1] != len(self.quality_weights):
+        values = finite_array(scores, "scores")
+        measures = _checked_qualities(qualities, len(values))
+        if measures.shape[1] != len(self.quality_weights):
             raise ValueError(
                 f"trained with {len(self.quality_weights)} quality measures, "
-                f"got {qualities.shape[1]}"
+                f"got {measures.shape[1]}"
             )
-        return self.scale * scores + self.offset + qualities @ self.quality_weights
+        return self.scale * values + self.offset + measures @ self.quality_weights
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Its numbers, for JSON; ``from_dict`` takes them back unchanged."""
         return {**dataclasses.asdict(self), "quality_weights": [*self.quality_weights]}
 
     @classmethod
-    def from_dict(cls, numbers):
+    def from_dict(cls, numbers: Mapping) -> "Calibration":
         """The calibration of which ``to_dict`` gave the numbers.
 
         Arguments
@@ -180,7 +192,7 @@ class Calibration:
         return cls(quality_weights=tuple(weights.tolist()), **others)
 
 
-def symmetric_qualities(enrol, test):
+def symmetric_qualities(enrol: ArrayLike, test: ArrayLike) -> np.ndarray:
     """Quality measures of trials from those of their sides, whichever comes first.
 
     Sum and absolute difference together can also weigh the smaller or the greater of
@@ -208,17 +220,17 @@ def symmetric_qualities(enrol, test):
     array([[4. , 2. ],
            [3.5, 0.5]])
     """
-    enrol = finite_array(enrol, "enrol", dimensions=(1, 2))
-    test = finite_array(test, "test", dimensions=(1, 2))
-    if enrol.shape != test.shape:
+    one = finite_array(enrol, "enrol", dimensions=(1, 2))
+    other = finite_array(test, "test", dimensions=(1, 2))
+    if one.shape != other.shape:
         raise ValueError(
-            f"the sides differ in shape: enrol {enrol.shape}, test {test.shape}"
+            f"the sides differ in shape: enrol {one.shape}, test {other.shape}"
         )
-    return np.column_stack([enrol + test, np.abs(enrol - test)])
+    return np.column_stack([one + other, np.abs(one - other)])
 
 
 def _logistic_regression(features, is_target, p_target):
-    """Offset, and weights [F], of standardised features [N, F] under the ridge."""
+    """Offset, and weights [F], of standardized features [N, F] under the ridge."""
     sign = np.where(is_target, 1.0, -1.0)
     share = np.where(
         is_target,

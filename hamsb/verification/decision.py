@@ -2,16 +2,23 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from numpy.typing import ArrayLike
 
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.evaluation import P_TARGETS, evaluate_trials
+from hamsb.verification.trials import Trials
 
 DECISION = "decision.json"
 
 
-def make_decision(trials, scores, p_targets=P_TARGETS):
+def make_decision(
+    trials: Trials, scores: ArrayLike, p_targets: Sequence[float] = P_TARGETS
+) -> dict:
     """What is stored with an exported model: where to accept, and the calibration.
 
     Arguments
@@ -26,7 +33,16 @@ def make_decision(trials, scores, p_targets=P_TARGETS):
     Returns
     -------
     dict
-        For `write_decision`.
+        For `write_decision`: a threshold for the EER and one for each prior, but where
+        nothing is better than to reject every trial.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> enrol, test = ("1/a", "1/b", "1/a", "1/b"), ("1/c", "1/d", "2/a", "2/b")
+    >>> trials = Trials(np.array([1, 1, 0, 0]), enrol, test, Path("veri_dev.txt"))
+    >>> make_decision(trials, [0.75, 0.5, 0.25, 0.0], [0.01])["thresholds"]
+    {'eer': 0.375, 'min_dcf_0.01': 0.375}
     """
     result = evaluate_trials(trials, scores, p_targets)
     thresholds = {
@@ -46,7 +62,7 @@ def make_decision(trials, scores, p_targets=P_TARGETS):
     }
 
 
-def write_decision(folder, decision):
+def write_decision(folder: str | os.PathLike, decision: Mapping) -> None:
     """Store with an exported model where to decide; an earlier one is replaced.
 
     Arguments
@@ -55,9 +71,13 @@ def write_decision(folder, decision):
         The exported model's.
     decision : dict
         Ready for JSON. ``thresholds``: name -> the least cosine that is accepted, ``eer``
-        among them; ``calibration``: ``hamsb.verification.calibration.Calibration.to_dict`` of the
-        cosines, or None; whatever else tells where they come from. Without thresholds,
-        or with one that is no finite number, it is a ValueError.
+        among them; ``calibration``: `Calibration.to_dict` of the cosines, or None;
+        whatever else tells where they come from.
+
+    Raises
+    ------
+    ValueError
+        No thresholds, or a number that is not finite.
 
     Example
     -------
@@ -77,8 +97,11 @@ def write_decision(folder, decision):
         partial.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_decision(folder):
-    """What `write_decision` stored with an exported model; None where it did not."""
+def read_decision(folder: str | os.PathLike) -> dict | None:
+    """What `write_decision` stored with an exported model; None where it did not.
+
+    ValueError where the file is damaged.
+    """
     path = Path(folder) / DECISION
     if not path.is_file():
         return None
@@ -88,7 +111,7 @@ def read_decision(folder):
         raise ValueError(f"{path}: damaged ({error}); export the model again") from error
 
 
-def fingerprint(folder):
+def fingerprint(folder: str | os.PathLike) -> str:
     """What tells an exported model from any other: a digest of its yamls and parameters.
 
     Arguments

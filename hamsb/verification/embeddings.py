@@ -6,21 +6,20 @@ files everywhere here.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from hamsb.dataio.audio import load_audio
-from hamsb.verification.cache import file_key
-
-logger = get_logger(__name__)
-
-
-# --------------------------------------------------------------------- embeddings
+from hamsb.verification.cache import EmbeddingCache, file_key
+from hamsb.verification.trials import Trials, speaker_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,11 +42,11 @@ class Embeddings:
     tensor([[0., 1.]])
     """
 
-    utterances: tuple
+    utterances: tuple[str, ...]
     matrix: torch.Tensor
     seconds: torch.Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.utterances)
         if self.matrix.ndim != 2 or len(self.matrix) != n:
             raise ValueError(
@@ -62,14 +61,14 @@ class Embeddings:
         if len(self._row) != n:
             raise ValueError(f"{n - len(self._row)} of the utterances are named twice")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.utterances)
 
     @cached_property
-    def _row(self):
+    def _row(self) -> dict[str, int]:
         return {utterance: row for row, utterance in enumerate(self.utterances)}
 
-    def rows(self, utterances):
+    def rows(self, utterances: Iterable[str]) -> torch.Tensor:
         """The matrix row of each of M utterances, int64 [M]; ValueError if unknown."""
         try:
             return torch.tensor(
@@ -81,7 +80,13 @@ class Embeddings:
                 "embed every utterance of the list first"
             ) from None
 
-    def select(self, names):
+    def lengths(self) -> torch.Tensor:
+        """The utterances' seconds, [N]; a ValueError where they are not known."""
+        if self.seconds is None:
+            raise ValueError("these embeddings were made without lengths in seconds")
+        return self.seconds
+
+    def select(self, names: Mapping[str, str]) -> "Embeddings":
         """Some of the utterances, under other names.
 
         Arguments
@@ -104,15 +109,15 @@ class Embeddings:
         seconds = None if self.seconds is None else self.seconds[rows]
         return Embeddings(tuple(names), self.matrix[rows], seconds)
 
-    def minus(self, mean):
+    def minus(self, mean: torch.Tensor) -> "Embeddings":
         """The same utterances with a vector [D] subtracted from each embedding."""
         return dataclasses.replace(self, matrix=self.matrix - mean)
 
-    def mean(self):
+    def mean(self) -> torch.Tensor:
         """The mean embedding, [D], float32."""
         return self.matrix.double().mean(0).float()
 
-    def speaker_means(self):
+    def speaker_means(self) -> "Embeddings":
         """The mean embedding of each speaker, who is an utterance's first folder.
 
         Returns
@@ -128,19 +133,63 @@ class Embeddings:
         (('id1', 'id2'), tensor([[2., 0.],
                 [0., 4.]]))
         """
-        named = [utterance.partition("/")[0] for utterance in self.utterances]
-        speakers = sorted(set(named))
-        index = {speaker: i for i, speaker in enumerate(speakers)}
-        owner = torch.tensor([index[speaker] for speaker in named], dtype=torch.int64)
-        sums = torch.zeros(len(speakers), self.matrix.shape[1], dtype=torch.float64)
-        sums.index_add_(0, owner, self.matrix.double())
-        counts = torch.bincount(owner, minlength=len(speakers)).unsqueeze(1)
-        return Embeddings(tuple(speakers), (sums / counts).float())
+        speakers = [speaker_of(utterance) for utterance in self.utterances]
+        names, means = speaker_means(self.matrix.double(), speakers)
+        return Embeddings(names, means.float())
+
+
+def speaker_means(
+    embeddings: torch.Tensor, speakers: Sequence[str]
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """The mean embedding of each speaker.
+
+    Arguments
+    ---------
+    embeddings : torch.Tensor
+        [U, D], one an utterance.
+    speakers : sequence of str
+        U names: whose utterance each is.
+
+    Returns
+    -------
+    names : tuple of str
+        The S speakers, sorted.
+    means : torch.Tensor
+        [S, D], summed and returned in the type of the embeddings (float32 where that is
+        narrower), on their device; not normalized.
+
+    Raises
+    ------
+    ValueError
+        No utterances, or unequal numbers of them.
+
+    Example
+    -------
+    >>> embeddings = torch.tensor([[1.0, 0.0], [5.0, 5.0], [3.0, 2.0]])
+    >>> speaker_means(embeddings, ["id2", "id1", "id2"])
+    (('id1', 'id2'), tensor([[5., 5.],
+            [2., 1.]]))
+    """
+    if len(embeddings) != len(speakers) or not len(speakers):
+        raise ValueError(
+            f"{len(embeddings)} embeddings and {len(speakers)} names: need a name each, "
+            "and at least one."
+        )
+    names, found = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    rows = torch.as_tensor(found, device=embeddings.device)
+    values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    sums = values.new_zeros(len(names), values.shape[1]).index_add_(0, rows, values)
+    return tuple(names.tolist()), sums / rows.bincount().unsqueeze(1)
 
 
 def embed_utterances(
-    paths, encode, sample_rate=16000, progress=True, batch_size=1, cache=None
-):
+    paths: Mapping[str, str | Path],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    sample_rate: int = 16000,
+    progress: bool = True,
+    batch_size: int = 1,
+    cache: EmbeddingCache | None = None,
+) -> Embeddings:
     """Embed every utterance once: nothing is padded or cut.
 
     Files are read as SpeechBrain's ``EncoderClassifier.load_audio`` reads them:
@@ -149,7 +198,8 @@ def embed_utterances(
     Arguments
     ---------
     paths : mapping of str to Path
-        The utterances and their files, as ``hamsb.verification.scoring.find_utterances`` gives them.
+        The utterances and their files, as `hamsb.verification.trials.find_utterances`
+        gives them.
     encode : callable
         From audio [B, T], float on the CPU, to embeddings [B, D] or [B, 1, D] on any
         device. Runs without gradients; the caller sets its modules to ``eval()`` and
@@ -197,7 +247,8 @@ def embed_utterances(
         raise ValueError("no utterances to embed: paths is empty")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 utterance at a time")
-    known, keys = {}, {}  # utterance -> (row [D], seconds); utterance -> cache key
+    known: dict[str, tuple[torch.Tensor, float]] = {}  # rows [D] and seconds
+    keys: dict[str, bytes] = {}  # of the cache
     if cache is not None:
         for utterance, path in paths.items():
             keys[utterance] = file_key(path, sample_rate)
@@ -218,13 +269,55 @@ def embed_utterances(
     finally:
         if cache is not None:
             cache.flush()
-    rows, seconds = zip(*(known[name] for name in paths))
+    rows, lengths = zip(*(known[name] for name in paths))
     return Embeddings(
-        tuple(paths), torch.stack(rows), torch.tensor(seconds, dtype=torch.float64)
+        tuple(paths), torch.stack(rows), torch.tensor(lengths, dtype=torch.float64)
     )
 
 
-def _equal_lengths(paths, sample_rate, batch_size):
+def embed_sets(
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    sets: Sequence[Mapping[str, str | Path]],
+    lists: Sequence[Trials],
+    sample_rate: int,
+    **options: Any,
+) -> list[Embeddings]:
+    """Embed each file of several sets of utterances once.
+
+    Errors as `embed_utterances`, with the list and line of the utterance in front.
+
+    Arguments
+    ---------
+    encode : callable
+        As for `embed_utterances`.
+    sets : list of dict of str to Path
+        Each set has names of its own; one file may be in several.
+    lists : list of Trials
+        What an error about a file of the first sets names, with the line.
+    sample_rate : int
+        Hz.
+    **options
+        Of `embed_utterances`.
+
+    Returns
+    -------
+    list of Embeddings
+        One a set.
+    """
+    paths = {str(path): path for utterances in sets for path in utterances.values()}
+    try:
+        together = embed_utterances(paths, encode, sample_rate, **options)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{_place(str(error), sets, lists)}{error}") from error
+    return [
+        together.select({name: str(path) for name, path in utterances.items()})
+        for utterances in sets
+    ]
+
+
+def _equal_lengths(
+    paths: Mapping[str, str | Path], sample_rate: int, batch_size: int
+) -> Iterator[tuple[list[str], torch.Tensor]]:
     """Names and audio [B, T] of at most ``batch_size`` utterances of one length.
 
     Sorted by the lengths that the headers tell, which is a matter of speed alone: what
@@ -234,7 +327,8 @@ def _equal_lengths(paths, sample_rate, batch_size):
     order = list(paths)
     if batch_size > 1:
         order.sort(key=lambda name: _header(paths[name]))
-    names, wavs = [], []
+    names: list[str] = []
+    wavs: list[torch.Tensor] = []
     for name in order:
         wav = load_audio(paths[name], normalizer)
         if names and (len(names) == batch_size or len(wav) != len(wavs[0])):
@@ -284,39 +378,7 @@ def _check_size(name, row, known):
         )
 
 
-def embed_sets(encode, sets, lists, sample_rate, **options):
-    """Embed each file of several sets of utterances once.
-
-    Arguments
-    ---------
-    encode : callable
-        Audio [B, T] -> embeddings [B, 1, D].
-    sets : list of dict of str to Path
-        Each set has names of its own; one file may be in several.
-    lists : list of Trials
-        What an error about a file of the first sets names, with the line.
-    sample_rate : int
-        Hz.
-    **options
-        Of ``hamsb.verification.embeddings.embed_utterances``.
-
-    Returns
-    -------
-    list of Embeddings
-        One a set.
-    """
-    paths = {str(path): path for utterances in sets for path in utterances.values()}
-    try:
-        together = embed_utterances(paths, encode, sample_rate, **options)
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"{place(str(error), sets, lists)}{error}") from error
-    return [
-        together.select({name: str(path) for name, path in utterances.items()})
-        for utterances in sets
-    ]
-
-
-def place(message, sets, lists):
+def _place(message, sets, lists):
     """``<list>:<line>: `` of the utterance whose file a message begins with, or ""."""
     for utterances in sets:
         named = {

@@ -16,9 +16,11 @@ cosines and distances are none (see ``hamsb.verification.calibration``).
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 from scipy.special import rel_entr
+
+from hamsb.verification.arrays import checked_trials
 
 
 class DetCurve(NamedTuple):
@@ -48,25 +50,31 @@ class DetCurve(NamedTuple):
     miss: np.ndarray
     false_alarm: np.ndarray
 
-    def eer(self):
+    def eer(self) -> tuple[float, float]:
         """As the function ``eer``, without another sort."""
         gap = self.miss - self.false_alarm  # -1 to 1, every threshold adds a trial
-        right = np.searchsorted(gap, 0.0)
+        right = int(np.searchsorted(gap, 0.0))
         left = right - 1
-        value = _crossing(self.miss[left], gap[left], self.miss[right], gap[right])
+        value = crossing(self.miss[left], gap[left], self.miss[right], gap[right])
         # Never reject-all, whose gap is 1.
         nearer = right if gap[right] < -gap[left] else left
         return float(value), self._threshold_at(nearer)
 
-    def min_dcf(self, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True):
+    def min_dcf(
+        self,
+        p_target: float = 0.01,
+        c_miss: float = 1.0,
+        c_fa: float = 1.0,
+        normalize: bool = True,
+    ) -> tuple[float, float]:
         """As the function ``min_dcf``, without another sort."""
         weight_miss, weight_fa = _cost_weights(p_target, c_miss, c_fa)
         cost = weight_miss * self.miss + weight_fa * self.false_alarm
-        best = np.argmin(cost)
+        best = int(np.argmin(cost))
         scale = min(weight_miss, weight_fa) if normalize else 1.0
         return float(cost[best] / scale), self._threshold_at(best)
 
-    def _threshold_at(self, k):
+    def _threshold_at(self, k: int) -> float:
         """A threshold of operating point k, between scores where that is possible."""
         high = self.thresholds[k]
         if k == 0 or np.isinf(high):
@@ -76,7 +84,7 @@ class DetCurve(NamedTuple):
         return float(middle if low < middle < high else high)
 
 
-def det_curve(scores, labels):
+def det_curve(scores: ArrayLike, labels: ArrayLike) -> DetCurve:
     """Miss and false-alarm rates at every threshold that tells trials apart.
 
     Arguments
@@ -110,7 +118,7 @@ def det_curve(scores, labels):
     >>> false_alarm
     array([1. , 0.5, 0. , 0. ])
     """
-    thresholds, targets_below, impostors_below = _counts_below(
+    thresholds, targets_below, impostors_below = counts_below(
         *checked_trials(scores, labels)
     )
     miss = targets_below / targets_below[-1]
@@ -118,10 +126,10 @@ def det_curve(scores, labels):
     return DetCurve(thresholds, miss, false_alarm)
 
 
-def eer(scores, labels):
+def eer(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     """Equal error rate: where the miss and false-alarm rates cross.
 
-    Neighbouring operating points are joined by a straight line, and accepting or
+    Neighboring operating points are joined by a straight line, and accepting or
     rejecting every trial are operating points too. All scores equal give 0.5, perfect
     separation 0, reversed 1.
 
@@ -152,12 +160,19 @@ def eer(scores, labels):
     return det_curve(scores, labels).eer()
 
 
-def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True):
+def min_dcf(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    p_target: float = 0.01,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+    normalize: bool = True,
+) -> tuple[float, float]:
     r"""Minimum over all thresholds of NIST's detection cost function.
 
     .. math:: C = c_{miss}\, p\, P_{miss} + c_{fa}\, (1 - p)\, P_{fa}
 
-    Normalised, it is divided by the cost of the better system that does not look at the
+    Normalized, it is divided by the cost of the better system that does not look at the
     scores, :math:`\min(c_{miss}\, p, c_{fa}\, (1 - p))`, and so at most 1.
 
     Arguments
@@ -196,7 +211,7 @@ def min_dcf(scores, labels, p_target=0.01, c_miss=1.0, c_fa=1.0, normalize=True)
     return det_curve(scores, labels).min_dcf(p_target, c_miss, c_fa, normalize)
 
 
-def bayes_threshold(p_target, c_miss=1.0, c_fa=1.0):
+def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
     r"""The threshold on log-likelihood ratios of least expected cost.
 
     .. math:: \theta = \ln \frac{c_{fa}\, (1 - p)}{c_{miss}\, p}
@@ -229,10 +244,16 @@ def bayes_threshold(p_target, c_miss=1.0, c_fa=1.0):
     return float(np.log(weight_fa) - np.log(weight_miss))
 
 
-def act_dcf(llrs, labels, p_target, c_miss=1.0, c_fa=1.0):
+def act_dcf(
+    llrs: ArrayLike,
+    labels: ArrayLike,
+    p_target: float,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> float:
     """Actual detection cost: that of deciding at the Bayes threshold.
 
-    The cost of ``min_dcf``, normalised as there, but at ``bayes_threshold`` instead of
+    The cost of ``min_dcf``, normalized as there, but at ``bayes_threshold`` instead of
     the list's own best threshold. What it has above ``min_dcf`` is lost by calibration;
     it exceeds 1 where deciding without the scores would be better.
 
@@ -251,7 +272,7 @@ def act_dcf(llrs, labels, p_target, c_miss=1.0, c_fa=1.0):
     Returns
     -------
     float
-        The normalised cost, >= 0.
+        The normalized cost, >= 0.
 
     Raises
     ------
@@ -274,7 +295,7 @@ def act_dcf(llrs, labels, p_target, c_miss=1.0, c_fa=1.0):
     return float(cost / min(weight_miss, weight_fa))
 
 
-def cllr(llrs, labels):
+def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:
     r"""Cost of log-likelihood ratios: their mean log loss at even prior, in bits [1]_.
 
     .. math:: C_{llr} = \frac{1}{2 \ln 2} \left(
@@ -313,7 +334,7 @@ def cllr(llrs, labels):
     return float((loss[is_target].mean() + loss[~is_target].mean()) / 2)
 
 
-def min_cllr(scores, labels):
+def min_cllr(scores: ArrayLike, labels: ArrayLike) -> float:
     """Cllr after the best monotone map of the scores to log-likelihood ratios.
 
     The map is found by pooling adjacent violators (isotonic regression of the labels on
@@ -345,7 +366,7 @@ def min_cllr(scores, labels):
     >>> min_cllr([0.1, 0.3, 0.7, 0.8], [0, 0, 1, 1])
     0.0
     """
-    _, targets_below, impostors_below = _counts_below(*checked_trials(scores, labels))
+    _, targets_below, impostors_below = counts_below(*checked_trials(scores, labels))
     targets, impostors = np.diff(targets_below), np.diff(impostors_below)  # by score
     trials = targets + impostors
     blocks = isotonic_regression(targets / trials, weights=trials).blocks[:-1]
@@ -358,82 +379,11 @@ def min_cllr(scores, labels):
     return float((0.0 - gain) / (2 * np.log(2)))
 
 
-def checked_trials(scores, labels, name="scores"):
-    """Scores as float64 [N] and labels as bool [N], or the errors of ``det_curve``.
-
-    Arguments
-    ---------
-    scores, labels :
-        As for ``det_curve``.
-    name : str
-        What the scores are called in messages.
-
-    Returns
-    -------
-    scores, is_target : numpy.ndarray
-        [N], float64, and [N], bool.
-
-    Example
-    -------
-    >>> checked_trials([1, 2], [0, 1])
-    (array([1., 2.]), array([False,  True]))
-    """
-    scores, labels = _array(scores, name), _array(labels, "labels")
-    if len(scores) != len(labels):
-        raise ValueError(
-            f"{name} and labels differ in length: "
-            f"{len(scores)} scores, {len(labels)} labels"
-        )
-    if len(scores) == 0:
-        raise ValueError(f"no trials: {name} and labels are empty")
-    scores = finite_array(scores, name)
-    if labels.dtype.kind not in "biu":
-        raise ValueError(
-            "labels must be bool or int, 1 for the same speaker, "
-            f"got dtype {labels.dtype}"
-        )
-    _refuse_at("labels must be 0 or 1", labels, (labels != 0) & (labels != 1))
-    is_target = labels.astype(bool)
-    if is_target.all() or not is_target.any():
-        raise ValueError(
-            "trials of both classes are needed, "
-            f"but all {len(labels)} labels are {int(labels[0])}"
-        )
-    return scores, is_target
-
-
-def finite_array(values, name, dimensions=(1,)):
-    """Finite real numbers as a float64 array, or a ValueError naming the first other.
-
-    Arguments
-    ---------
-    values : array, tensor or list of float or int
-        A tensor may be on any device, of any float type and require grad.
-    name : str
-        What they are called in messages.
-    dimensions : tuple of int
-        How many dimensions they may have.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, of the shape of values.
-
-    Example
-    -------
-    >>> finite_array([1, 2], "scores")
-    array([1., 2.])
-    """
-    values = _array(values, name, dimensions)
-    if values.size and values.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must be real numbers, got dtype {values.dtype}")
-    values = values.astype(np.float64)
-    _refuse_at(f"{name} must be finite", values, ~np.isfinite(values))
-    return values
-
-
-def _counts_below(scores, is_target):
-    """Distinct scores and +inf, and how many targets and impostors lie below each."""
+def counts_below(
+    scores: np.ndarray, is_target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores and +inf [K + 1], and how many targets and impostors lie below
+    each, of what `checked_trials` returns."""
     order = np.argsort(scores)
     scores = scores[order]
     first = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))
@@ -442,7 +392,9 @@ def _counts_below(scores, is_target):
     return np.append(scores[first], np.inf), targets_below, below - targets_below
 
 
-def _crossing(miss_left, gap_left, miss_right, gap_right):
+def crossing(
+    miss_left: float, gap_left: float, miss_right: float, gap_right: float
+) -> float:
     """The miss rate where gap = miss - false alarm passes 0 between two points."""
     return (miss_left * gap_right - miss_right * gap_left) / (gap_right - gap_left)
 
@@ -455,30 +407,3 @@ def _cost_weights(p_target, c_miss, c_fa):
         if not 0 < cost < np.inf:
             raise ValueError(f"{name} must be positive and finite, got {cost!r}")
     return c_miss * p_target, c_fa * (1 - p_target)
-
-
-def _array(values, name, dimensions=(1,)):
-    """A numpy array of a list, array or tensor, of so many dimensions."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.double() if values.is_floating_point() else values).numpy()
-    allowed = " or ".join(f"{n}-D" for n in dimensions)
-    try:
-        values = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{name} must be a {allowed} list, array or tensor: {error}"
-        ) from error
-    if values.ndim not in dimensions:
-        raise ValueError(f"{name} must be {allowed}, got shape {values.shape}")
-    return values
-
-
-def _refuse_at(rule, values, bad):
-    """ValueError naming the first bad value and how many there are."""
-    if bad.any():
-        first = tuple(np.argwhere(bad)[0].tolist())
-        raise ValueError(
-            f"{rule}, got {values[first]} at index {', '.join(map(str, first))} "
-            f"({int(bad.sum())} of {bad.size})"
-        )

@@ -1,7 +1,9 @@
 """Score normalization: z-, t-, s- and AS-norm against a cohort of other speakers."""
 
 import dataclasses
+import os
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +11,79 @@ import torch
 from tqdm import tqdm
 
 from hamsb.dataio.annotations import read_columns
-from hamsb.nnet.similarities import CosineSimilarity
+from hamsb.nnet.similarities import CosineSimilarity, Similarity
+from hamsb.utils.checks import check_choice
+from hamsb.verification.embeddings import Embeddings
+from hamsb.verification.trials import Trials
 
 _BLOCK = 2**21  # scores against a cohort held at once: 16 MB
 _CONSTANT = 1e-7  # a deviation that float32's rounding alone can make
-# How scores are normalised: the formula, and whether with each side's nearest alone.
-NORMALISATIONS = {
+# The normalizations by name: the formula of `normalize_scores`, and whether with the
+# statistics of each side's nearest alone.
+NORMALIZATIONS: dict[str, tuple[str, bool] | None] = {
     "none": None,
     "z-norm": ("z", False),
     "t-norm": ("t", False),
     "s-norm": ("s", False),
     "as-norm": ("s", True),
 }
+
+
+def find_cohort(
+    tables: Sequence[str | os.PathLike],
+    lists: Iterable[Trials],
+    per_speaker: int | None = None,
+) -> dict[str, Path]:
+    """The utterances that scores are normalized with, none of a trial's speaker.
+
+    Arguments
+    ---------
+    tables : sequence of str or Path
+        csv files with the columns ``wav`` and ``spk_id``, as a preparation's train.csv.
+    lists : list of Trials
+        Their speakers are left out.
+    per_speaker : int, optional
+        At most so many utterances of a speaker, spread evenly over the sorted paths.
+
+    Returns
+    -------
+    dict of str to Path
+        ``<speaker>/<path>`` -> file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_columns`; a row without a file or a speaker; nobody is left.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "train.csv")
+    ...     _ = path.write_text("wav,spk_id\\n/c/a.wav,c1\\n/c/b.wav,c1\\n/c/c.wav,c2\\n")
+    ...     sorted(find_cohort([path], [], per_speaker=1))
+    ['c1//c/a.wav', 'c2//c/c.wav']
+    """
+    in_trials = {speaker for trials in lists for speaker in trials.speakers}
+    files: dict[str, set[str]] = defaultdict(set)
+    for path in tables:
+        advice = "a cohort is a folder that holds wav/, or a csv file, as a run's train.csv"
+        for line, (speaker, file) in read_columns(path, ("spk_id", "wav"), advice):
+            if not (speaker and file):
+                raise ValueError(f"{path}:{line}: no file or no speaker; {advice}.")
+            if speaker not in in_trials:
+                files[speaker].add(file)
+    cohort: dict[str, Path] = {}
+    for speaker, paths in sorted(files.items()):
+        own = sorted(paths)
+        if per_speaker is not None and len(own) > per_speaker:
+            own = [own[i * len(own) // per_speaker] for i in range(per_speaker)]
+        cohort.update({f"{speaker}/{file}": Path(file) for file in own})
+    if not cohort:
+        raise ValueError(
+            f"cohort={[*map(str, tables)]}: no utterance of a speaker who is in none of the trial lists."
+        )
+    return cohort
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,14 +96,18 @@ class CohortStatistics:
         For each utterance, mean and standard deviation (with k - 1) of its k scores.
     """
 
-    mean: dict
-    deviation: dict
+    mean: dict[str, float]
+    deviation: dict[str, float]
 
 
 @torch.no_grad()
 def cohort_statistics(
-    embeddings, cohort, similarity=CosineSimilarity(), k=None, progress=False
-):
+    embeddings: Embeddings,
+    cohort: Embeddings,
+    similarity: Similarity | None = None,
+    k: int | None = None,
+    progress: bool = False,
+) -> CohortStatistics:
     """Mean and deviation of each utterance's scores against a cohort.
 
     Computed once an utterance, in chunks: memory does not grow with the product of
@@ -48,12 +115,12 @@ def cohort_statistics(
 
     Arguments
     ---------
-    embeddings : hamsb.verification.embeddings.Embeddings
+    embeddings : Embeddings
         N utterances.
-    cohort : hamsb.verification.embeddings.Embeddings
+    cohort : Embeddings
         M utterances, or speaker means, of speakers who occur in no trial.
-    similarity : hamsb.nnet.similarities.Similarity
-        Compares in float64.
+    similarity : hamsb.nnet.similarities.Similarity, optional
+        Compares in float64; by default the cosine.
     k : int, optional
         Of each utterance's M scores the k highest are taken, its own nearest cohort;
         all M by default.
@@ -73,14 +140,18 @@ def cohort_statistics(
 
     Example
     -------
-    >>> from hamsb.verification.embeddings import Embeddings
+    >>> from hamsb import ClippedUnitBall, HyperbolicSimilarity
     >>> embeddings = Embeddings(("id1/a",), torch.tensor([[1.0, 0.0]]))
     >>> matrix = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
     >>> cohort = Embeddings(("c1/a", "c2/a", "c3/a"), matrix)
-    >>> statistics = cohort_statistics(embeddings, cohort, k=2)
-    >>> f"{statistics.mean['id1/a']:.4f} {statistics.deviation['id1/a']:.4f}"
-    '0.7000 0.1414'
+    >>> for similarity in (CosineSimilarity(), HyperbolicSimilarity(ClippedUnitBall(3.0))):
+    ...     statistics = cohort_statistics(embeddings, cohort, similarity, k=2)
+    ...     mean, deviation = statistics.mean["id1/a"], statistics.deviation["id1/a"]
+    ...     print(f"{similarity.name} {mean:.4f} {deviation:.4f}")
+    cosine 0.7000 0.1414
+    hyperbolic -1.2362 0.2676
     """
+    similarity = CosineSimilarity() if similarity is None else similarity
     k = len(cohort) if k is None else k
     if not 2 <= k <= len(cohort):
         raise ValueError(
@@ -113,7 +184,9 @@ def cohort_statistics(
     )
 
 
-def normalise_scores(scores, trials, statistics, method):
+def normalize_scores(
+    scores: np.ndarray, trials: Trials, statistics: CohortStatistics, method: str
+) -> np.ndarray:
     r"""Scores relative to those of a cohort.
 
     With the mean :math:`\mu` and deviation :math:`\sigma` of the enrolment utterance e
@@ -156,55 +229,14 @@ def normalise_scores(scores, trials, statistics, method):
     -------
     >>> trials = Trials(np.array([1]), ("1/a",), ("1/b",), Path("O.txt"))
     >>> statistics = CohortStatistics({"1/a": 0.5, "1/b": 0.25}, {"1/a": 1, "1/b": 0.5})
-    >>> normalise_scores(np.array([0.75]), trials, statistics, "s")
+    >>> normalize_scores(np.array([0.75]), trials, statistics, "s")
     array([0.625])
     """
-    if method not in ("z", "t", "s"):
-        raise ValueError(f"method={method!r}: one of 'z', 't' and 's'")
+    check_choice("method", method, ("z", "t", "s"))
     relative = []
     for side, utterances in (("z", trials.enrol), ("t", trials.test)):
         if method in (side, "s"):
             mean = np.array([statistics.mean[name] for name in utterances])
             deviation = np.array([statistics.deviation[name] for name in utterances])
             relative.append((scores - mean) / deviation)
-    return sum(relative) / len(relative)
-
-
-def find_cohort(data, lists, per_speaker=None):
-    """The utterances that scores are normalised with, none of a trial's speaker.
-
-    Arguments
-    ---------
-    data : str or list of str
-        csv files with the columns ``wav`` and ``spk_id``, as a preparation's train.csv.
-    lists : list of Trials
-        Their speakers are left out.
-    per_speaker : int, optional
-        At most so many utterances of a speaker, spread evenly over the sorted paths.
-
-    Returns
-    -------
-    dict of str to Path
-        ``<speaker>/<path>`` -> file.
-    """
-    data = [data] if isinstance(data, str) else data
-    in_trials = {speaker for trials in lists for speaker in trials.speakers}
-    files = defaultdict(set)
-    for path in data:
-        advice = "a cohort is a folder that holds wav/, or a csv file, as a run's train.csv"
-        for line, (speaker, file) in read_columns(path, ("spk_id", "wav"), advice):
-            if not (speaker and file):
-                raise ValueError(f"{path}:{line}: no file or no speaker; {advice}.")
-            if speaker not in in_trials:
-                files[speaker].add(file)
-    cohort = {}
-    for speaker, own in sorted(files.items()):
-        own = sorted(own)
-        if per_speaker is not None and len(own) > per_speaker:
-            own = [own[i * len(own) // per_speaker] for i in range(per_speaker)]
-        cohort.update({f"{speaker}/{file}": Path(file) for file in own})
-    if not cohort:
-        raise ValueError(
-            f"cohort={data}: no utterance of a speaker who is in none of the trial lists."
-        )
-    return cohort
+    return sum(relative[1:], relative[0]) / len(relative)

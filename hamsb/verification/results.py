@@ -1,12 +1,14 @@
-"""The results of a verification: systems to tables and files."""
+"""The results of a verification: from systems to tables and files."""
 
 import json
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from hamsb.utils.files import replacing_files
+from hamsb.utils.tables import markdown_table
 from hamsb.verification.evaluation import (
     P_TARGETS,
     eer_intervals,
@@ -15,67 +17,23 @@ from hamsb.verification.evaluation import (
 )
 from hamsb.verification.plots import plot_det, plot_scores
 from hamsb.verification.scoring import write_scores
+from hamsb.verification.systems import System
+from hamsb.verification.trials import Trials
 
 MOST_CURVES = 10  # in one plot
 
 
-@dataclass
-class System:
-    """One way to score, and its scores.
-
-    Attributes
-    ----------
-    name : str
-        For tables and plots.
-    scores : dict
-        Name of the list -> [N].
-    calibrated : bool
-        The scores are log-likelihood ratios.
-    drawn : bool
-        False where its error tradeoff is that of another system.
-    facts : dict
-        What metrics.json says of it besides.
-    """
-
-    name: str
-    scores: dict
-    calibrated: bool = False
-    drawn: bool = True
-    facts: dict = field(default_factory=dict)
-
-    def calibrated_by(self, calibration, qualities=None):
-        """The log-likelihood ratios of its scores, a System.
-
-        Arguments
-        ---------
-        calibration : hamsb.verification.calibration.Calibration
-            Trained on scores of the same kind.
-        qualities : dict, optional
-            Name of the list -> quality measures [N, Q], or None.
-        """
-        return System(
-            f"{self.name}, calibrated",
-            {
-                name: calibration(scores, (qualities or {}).get(name))
-                for name, scores in self.scores.items()
-            },
-            calibrated=True,
-            drawn=bool(calibration.quality_weights),  # else the ranks are the same
-            facts={**self.facts, "calibration": calibration.to_dict()},
-        )
-
-
 def write_verification(
-    folder,
-    lists,
-    systems,
-    report,
-    groups=None,
-    p_targets=P_TARGETS,
-    draws=1000,
-    about=None,
-    progress=True,
-):
+    folder: str | os.PathLike,
+    lists: Sequence[Trials],
+    systems: Sequence[System],
+    report: Callable[[str, str], str],
+    groups: Mapping[str, Mapping[tuple[str, str], np.ndarray]] | None = None,
+    p_targets: Sequence[float] = P_TARGETS,
+    draws: int = 1000,
+    about: dict | None = None,
+    progress: bool = True,
+) -> str:
     """Write scores, numbers, plots and report of one or more systems, all or nothing.
 
     Arguments
@@ -88,7 +46,7 @@ def write_verification(
         From the table, and that of the groups or "", both markdown, to the text of
         report.md.
     groups : dict, optional
-        Name of the list -> what ``trial_groups`` returned for it.
+        Name of the list -> what `hamsb.verification.groups.trial_groups` returned for it.
     p_targets : sequence of float
         Priors of the detection costs.
     draws : int
@@ -102,7 +60,7 @@ def write_verification(
     str
         The table, one line a list and system.
     """
-    records = []
+    records: list[dict] = []
     for trials in tqdm(lists, desc="evaluate", disable=not progress):
         records += evaluate_systems(
             trials, systems, (groups or {}).get(trials.name, {}), p_targets
@@ -122,9 +80,9 @@ def write_verification(
         for group in record["groups"]
     ]
     text = report(table, groups_table(grouped) if grouped else "")
-    about = json.dumps(about or {}, default=str)
-    about = json.loads(about, parse_constant=str)  # JSON has no .inf
-    numbers = json.dumps({**about, "results": records}, indent=2, allow_nan=False)
+    known = json.dumps(about or {}, default=str)
+    known = json.loads(known, parse_constant=str)  # JSON has no .inf
+    numbers = json.dumps({**known, "results": records}, indent=2, allow_nan=False)
     with replacing_files(folder) as partial:
         distributions = {}
         for trials in lists:
@@ -138,7 +96,12 @@ def write_verification(
     return table
 
 
-def evaluate_systems(trials, systems, groups, p_targets):
+def evaluate_systems(
+    trials: Trials,
+    systems: Sequence[System],
+    groups: Mapping[tuple[str, str], np.ndarray],
+    p_targets: Sequence[float],
+) -> list[dict]:
     """The numbers of each system on one list, as metrics.json has them."""
     records = []
     for system in systems:
@@ -150,14 +113,16 @@ def evaluate_systems(trials, systems, groups, p_targets):
     return records
 
 
-def title(record, systems):
+def title(record: Mapping, systems: Sequence[System]) -> str:
     """How a table names a result: its list and, of several, the system."""
     if sum(not system.calibrated for system in systems) > 1:
         return f"{record['list']}: {record['system']}"
     return record["list"] + ", calibrated" * record["calibrated"]
 
 
-def det_curves(lists, systems):
+def det_curves(
+    lists: Sequence[Trials], systems: Sequence[System]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What plot_det draws: the first systems, as many as a plot can have curves."""
     drawn = [system for system in systems if system.drawn]
     drawn = drawn[: max(1, MOST_CURVES // len(lists))]
@@ -170,7 +135,7 @@ def det_curves(lists, systems):
     return curves
 
 
-def results_table(results):
+def results_table(results: Sequence[Mapping]) -> str:
     """A table in GitHub's markdown, one line a result.
 
     Arguments
@@ -182,7 +147,7 @@ def results_table(results):
     Returns
     -------
     str
-        Ends in a newline. EER in percent, detection costs normalised. A column that no
+        Ends in a newline. EER in percent, detection costs normalized. A column that no
         result has a number for is left out.
 
     Example
@@ -194,10 +159,10 @@ def results_table(results):
     | --- | ---: | ---: | ---: | ---: | ---: |
     | vox1_O | 18802 | 18809 | 0.980 | 0.85 to 1.12 | 0.100 |
     """
-    return _table(results, {"list": ("list", str), **_COUNTS, **_columns(results)})
+    return _table(results, {"list": "list"})
 
 
-def groups_table(results):
+def groups_table(results: Sequence[Mapping]) -> str:
     """A table in GitHub's markdown, one line a group.
 
     Arguments
@@ -218,24 +183,19 @@ def groups_table(results):
     | --- | --- | --- | ---: | ---: |
     | O | gender | same | 2 | 0 |
     """
-    names = {"list": "list", "what": "trials by", "group": "group"}
-    texts = {key: (name, str) for key, name in names.items()}
-    return _table(results, {**texts, **_COUNTS, **_columns(results)})
+    return _table(results, {"list": "list", "what": "trials by", "group": "group"})
 
 
-def _percent(digits):
-    return lambda rate: f"{100 * rate:.{digits}f}"
-
-
-_COUNTS = {
+# What a table may show of a result, in this order: key -> (name of the column, format).
+# A key that ends in _ stands for one with each prior behind it.
+_NUMBERS: dict[str, tuple[str, Callable]] = {
     "target_trials": ("target trials", str),
     "impostor_trials": ("impostor trials", str),
-}
-
-
-_RATES = {
-    "eer": ("EER %", _percent(3)),
-    "eer_interval": ("95 % interval", lambda ends: " to ".join(map(_percent(2), ends))),
+    "eer": ("EER %", lambda rate: f"{100 * rate:.3f}"),
+    "eer_interval": (
+        "95 % interval",
+        lambda ends: " to ".join(f"{100 * rate:.2f}" for rate in ends),
+    ),
     "min_dcf_": ("minDCF(p={})", "{:.3f}".format),
     "act_dcf_": ("actDCF(p={})", "{:.3f}".format),
     "cllr": ("Cllr", "{:.3f}".format),
@@ -243,11 +203,24 @@ _RATES = {
 }
 
 
+def _table(results, texts):
+    """The columns of text (key -> name), then the numbers that some result has."""
+    columns = {key: (name, str) for key, name in texts.items()} | _columns(results)
+    rows = (
+        [
+            None if result.get(key) is None else form(result[key])
+            for key, (_, form) in columns.items()
+        ]
+        for result in results
+    )
+    return markdown_table([name for name, _ in columns.values()], rows, left=len(texts))
+
+
 def _columns(results):
     """The columns of numbers that some result has: key -> (name, format)."""
     found = dict.fromkeys(key for result in results for key in result)
     columns = {}
-    for stem, (name, form) in _RATES.items():
+    for stem, (name, form) in _NUMBERS.items():
         for key in found:
             prior = key.removeprefix(stem)
             if key == stem or (stem.endswith("_") and _is_number(prior)):
@@ -255,24 +228,8 @@ def _columns(results):
     return columns
 
 
-def _is_number(text):
+def _is_number(text: str) -> bool:
     try:
         return float(text) > 0
     except ValueError:
         return False
-
-
-def _table(results, columns):
-    left = [form is str and key not in _COUNTS for key, (_, form) in columns.items()]
-    lines = [
-        [name for name, _ in columns.values()],
-        ["---" if is_left else "---:" for is_left in left],
-    ]
-    for result in results:
-        lines.append(
-            [
-                form(result[key]) if result.get(key) is not None else ""
-                for key, (_, form) in columns.items()
-            ]
-        )
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,36 +1,47 @@
 """From embeddings and a trial list to scores. Higher means more similar."""
 
-import torch
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from hamsb.nnet.similarities import CosineSimilarity
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from hamsb.nnet.similarities import CosineSimilarity, Similarity
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import symmetric_qualities
-from hamsb.verification.embeddings import embed_sets
+from hamsb.verification.embeddings import Embeddings, embed_sets
 from hamsb.verification.normalization import (
-    NORMALISATIONS,
+    NORMALIZATIONS,
+    CohortStatistics,
     cohort_statistics,
-    normalise_scores,
+    normalize_scores,
 )
+from hamsb.verification.trials import Trials
 
-QUALITIES = {
-    "duration": lambda embeddings: embeddings.seconds.log(),
+# What a calibration may take into account: embeddings -> a number an utterance, [N].
+QUALITIES: dict[str, Callable[[Embeddings], torch.Tensor]] = {
+    "duration": lambda embeddings: embeddings.lengths().log(),
     "norm": lambda embeddings: torch.linalg.vector_norm(embeddings.matrix.double(), dim=1),
 }
 _CHUNK = 1024  # trials worked on at once: two float64 copies are 3 MB at 192 dimensions
 
 
 @torch.no_grad()
-def score_trials(embeddings, trials, similarity=CosineSimilarity()):
+def score_trials(
+    embeddings: Embeddings, trials: Trials, similarity: Similarity | None = None
+) -> np.ndarray:
     """Score of every trial, from gathered rows.
 
     Arguments
     ---------
-    embeddings : hamsb.verification.embeddings.Embeddings
+    embeddings : Embeddings
         Holds every utterance of the list.
     trials : Trials
         N trials.
-    similarity : hamsb.nnet.similarities.Similarity
-        Compares in float64.
+    similarity : hamsb.nnet.similarities.Similarity, optional
+        Compares in float64; by default the cosine.
 
     Returns
     -------
@@ -44,13 +55,17 @@ def score_trials(embeddings, trials, similarity=CosineSimilarity()):
 
     Example
     -------
-    >>> from hamsb.verification.embeddings import Embeddings
+    >>> from hamsb import ClippedUnitBall, HyperbolicSimilarity
     >>> matrix = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     >>> embeddings = Embeddings(("1/a", "1/b", "2/a"), matrix)
     >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("1/b", "2/a"), Path("O.txt"))
     >>> score_trials(embeddings, trials)
     array([0.6, 0. ])
+    >>> similarity = HyperbolicSimilarity(ClippedUnitBall(3.0))
+    >>> score_trials(embeddings, trials, similarity).round(3)
+    array([-1.425, -1.317])
     """
+    similarity = CosineSimilarity() if similarity is None else similarity
     matrix = embeddings.matrix
     scores = [
         similarity.paired(
@@ -65,7 +80,7 @@ def score_trials(embeddings, trials, similarity=CosineSimilarity()):
     return torch.cat(scores).numpy()
 
 
-def write_scores(path, trials, scores):
+def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> None:
     """Write lines ``enrol test label score``; read back, the scores are the same.
 
     The file appears under its name only when it is complete. Its folder is made if need
@@ -94,20 +109,26 @@ def write_scores(path, trials, scores):
     ...     Path(folder, "scores_O.txt").read_text()
     'id1/a.wav id1/b.wav 1 0.25\\n'
     """
-    scores = torch.as_tensor(scores).detach().double()
-    if scores.shape != (len(trials),):
+    numbers = torch.as_tensor(scores).detach().double()
+    if numbers.shape != (len(trials),):
         raise ValueError(
             f"{trials.path} has {len(trials)} trials, "
-            f"got scores of shape {tuple(scores.shape)}"
+            f"got scores of shape {tuple(numbers.shape)}"
         )
     with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for enrol, test, label, score in zip(
-            trials.enrol, trials.test, trials.labels.tolist(), scores.tolist()
+            trials.enrol, trials.test, trials.labels.tolist(), numbers.tolist()
         ):
             file.write(f"{enrol} {test} {label} {score!r}\n")
 
 
-def score_lists(encode, lists, utterances, sample_rate, progress=True):
+def score_lists(
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    lists: Sequence[Trials],
+    utterances: Mapping[str, Path],
+    sample_rate: int,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
     """Embed each utterance once and score every trial of the lists by cosine.
 
     Arguments
@@ -116,7 +137,7 @@ def score_lists(encode, lists, utterances, sample_rate, progress=True):
         Audio [1, T] -> embedding [1, 1, D].
     lists : list of Trials
     utterances : dict of str to Path
-        As `read_lists` returns them.
+        As `hamsb.verification.trials.read_lists` returns them.
     sample_rate : int
         Hz.
     progress : bool
@@ -130,44 +151,58 @@ def score_lists(encode, lists, utterances, sample_rate, progress=True):
     return {trials.name: score_trials(embeddings, trials) for trials in lists}
 
 
-def score_all(embeddings, lists, backends, normalisations, cohort, k, progress):
-    """Every list with every backend and normalisation.
+def score_all(
+    embeddings: Embeddings,
+    lists: Sequence[Trials],
+    similarities: Sequence[Similarity],
+    normalizations: Sequence[str] = ("none",),
+    cohort: Embeddings | None = None,
+    cohort_size: int = 300,
+    progress: bool = False,
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """Every list with every similarity and normalization.
 
     Arguments
     ---------
     embeddings : Embeddings
         Of every utterance of the lists.
-    lists : list of Trials
-    backends : list
-        Of ``hamsb.verification.scoring``.
-    normalisations : list of str
-        Keys of NORMALISATIONS.
-    cohort : Embeddings or None
-    k : int
-        The cohort size of as-norm.
+    lists : sequence of Trials
+    similarities : sequence of hamsb.nnet.similarities.Similarity
+    normalizations : sequence of str
+        Of `hamsb.verification.normalization.NORMALIZATIONS`.
+    cohort : Embeddings, optional
+        What scores are normalized with.
+    cohort_size : int
+        Of as-norm: how many of the cohort, the nearest to each side of a trial.
     progress : bool
+        Show a progress bar.
 
     Returns
     -------
     dict
-        (backend, normalisation) -> {name of the list: scores [N]}.
+        (similarity, normalization), by name -> {name of the list: scores [N]}.
     """
     scored = {}
-    for backend in backends:
-        raw = {trials.name: score_trials(embeddings, trials, backend) for trials in lists}
-        known = {}  # whole cohort or nearest k -> CohortStatistics
-        for name in normalisations:
-            if NORMALISATIONS[name] is None:
-                scored[backend.name, name] = raw
+    for similarity in similarities:
+        raw = {
+            trials.name: score_trials(embeddings, trials, similarity) for trials in lists
+        }
+        known: dict[bool, CohortStatistics] = {}  # of the nearest, or of the whole cohort
+        for name in normalizations:
+            how = NORMALIZATIONS[name]
+            if how is None:
+                scored[similarity.name, name] = raw
                 continue
-            method, nearest = NORMALISATIONS[name]
+            if cohort is None:
+                raise ValueError(f"normalizations={[*normalizations]}: {name} needs a cohort.")
+            method, nearest = how
             if nearest not in known:
-                size = k if nearest else None
+                size = cohort_size if nearest else None
                 known[nearest] = cohort_statistics(
-                    embeddings, cohort, backend, size, progress
+                    embeddings, cohort, similarity, size, progress
                 )
-            scored[backend.name, name] = {
-                trials.name: normalise_scores(
+            scored[similarity.name, name] = {
+                trials.name: normalize_scores(
                     raw[trials.name], trials, known[nearest], method
                 )
                 for trials in lists
@@ -175,18 +210,30 @@ def score_all(embeddings, lists, backends, normalisations, cohort, k, progress):
     return scored
 
 
-def list_qualities(embeddings, trials, measures):
-    """Quality measures of each trial, [N, Q]; None without measures."""
+def list_qualities(
+    embeddings: Embeddings, trials: Trials, measures: Sequence[str]
+) -> np.ndarray | None:
+    """Quality measures of each trial, [N, Q]; None without measures.
+
+    Arguments
+    ---------
+    embeddings : Embeddings
+        As the network gives them, with their lengths in seconds.
+    trials : Trials
+        N trials.
+    measures : sequence of str
+        Of `QUALITIES`; each gives two columns, as `symmetric_qualities` makes them.
+    """
     if not measures:
         return None
     values = torch.stack([QUALITIES[name](embeddings) for name in measures], dim=1)
-    sides = (values[embeddings.rows(side)] for side in (trials.enrol, trials.test))
-    return symmetric_qualities(*sides)
+    enrol, test = (values[embeddings.rows(side)] for side in (trials.enrol, trials.test))
+    return symmetric_qualities(enrol, test)
 
 
-def trial_seconds(embeddings, trials):
+def trial_seconds(embeddings: Embeddings, trials: Trials) -> np.ndarray:
     """Length of each trial's shorter utterance in seconds, [N]."""
     enrol, test = (
-        embeddings.seconds[embeddings.rows(side)] for side in (trials.enrol, trials.test)
+        embeddings.lengths()[embeddings.rows(side)] for side in (trials.enrol, trials.test)
     )
     return torch.minimum(enrol, test).numpy()

@@ -7,12 +7,24 @@ the same speaker and 0 for different speakers, then two paths below the corpus f
 
 import dataclasses
 import os
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 _LABELS = {"0": 0, "1": 1}
+
+
+def speaker_of(utterance: str) -> str:
+    """The speaker of an utterance: its path's first folder.
+
+    Example
+    -------
+    >>> speaker_of("id10270/5r0dWxy17C8/00001.wav")
+    'id10270'
+    """
+    return utterance.partition("/")[0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,25 +49,25 @@ class Trials:
     """
 
     labels: np.ndarray
-    enrol: tuple
-    test: tuple
+    enrol: tuple[str, ...]
+    test: tuple[str, ...]
     path: Path
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The file's name without its last suffix, for tables and score files."""
         return self.path.stem
 
     @cached_property
-    def utterances(self):
+    def utterances(self) -> tuple[str, ...]:
         """Every utterance of the list once, sorted."""
         return tuple(sorted({*self.enrol, *self.test}))
 
     @cached_property
-    def speakers(self):
+    def speakers(self) -> tuple[str, ...]:
         """Every speaker of the list once, sorted: each path's first folder.
 
         ValueError where an utterance lies in no folder, so that nobody excludes a file
@@ -63,8 +75,8 @@ class Trials:
         """
         speakers = set()
         for utterance in self.utterances:
-            speaker, slash, _ = utterance.partition("/")
-            if not slash or speaker in ("", ".", ".."):
+            speaker = speaker_of(utterance)
+            if "/" not in utterance or speaker in ("", ".", ".."):
                 line, _ = self.first_line({utterance})
                 raise ValueError(
                     f"{self.path}:{line}: no speaker in {utterance!r}: a path begins "
@@ -73,15 +85,62 @@ class Trials:
             speakers.add(speaker)
         return tuple(sorted(speakers))
 
-    def first_line(self, utterances):
-        """Number of the first line that names one of a set of utterances, and which."""
+    def first_line(self, utterances: Collection[str]) -> tuple[int, str]:
+        """Number of the first line that names one of some utterances, and which.
+
+        ValueError where no line does.
+        """
         for number, pair in enumerate(zip(self.enrol, self.test), start=1):
             for utterance in pair:
                 if utterance in utterances:
                     return number, utterance
+        raise ValueError(f"{self.path}: no line names one of {sorted(utterances)}")
 
 
-def read_trials(path):
+def read_lists(
+    files: str | os.PathLike | Sequence[str | os.PathLike],
+    roots: str | os.PathLike | Sequence[str | os.PathLike],
+) -> tuple[list[Trials], dict[str, Path]]:
+    """Read the trial lists and find their audio, before anything takes long.
+
+    Arguments
+    ---------
+    files : str or list of str
+        The trial lists.
+    roots : str or list of str
+        The folders that hold ``wav/``.
+
+    Returns
+    -------
+    list of Trials
+    dict of str to Path
+        Every utterance of the lists and its file.
+
+    Raises
+    ------
+    ValueError
+        Two lists have one name, since their results would overwrite each other;
+        a list has trials of one class only.
+    FileNotFoundError
+        A list or an utterance is missing.
+    """
+    files = [files] if isinstance(files, (str, os.PathLike)) else files
+    lists = [read_trials(file) for file in files]
+    names = [trials.name for trials in lists]
+    utterances: dict[str, Path] = {}
+    for trials in lists:
+        if names.count(trials.name) > 1:
+            raise ValueError(f"verification_file: two lists are named {trials.name!r}.")
+        if len(set(trials.labels.tolist())) < 2:
+            raise ValueError(
+                f"{trials.path}: all {len(trials)} trials have the label "
+                f"{trials.labels[0]}; an error rate needs both."
+            )
+        utterances.update(find_utterances(trials, roots))
+    return lists, utterances
+
+
+def read_trials(path: str | os.PathLike) -> Trials:
     """Read a trial list of lines ``label enrol test``.
 
     A repeated trial counts as often as the list has it. An utterance compared with
@@ -151,18 +210,9 @@ def read_trials(path):
     return Trials(np.array(labels, dtype=np.int64), tuple(enrol), tuple(test), path)
 
 
-def _fault(fields):
-    """What is wrong with the fields of a line that ``read_trials`` refused."""
-    if not fields:
-        return "empty line; remove it"
-    if len(fields) != 3:
-        return f"expected the 3 fields 'label enrol test', got {len(fields)}"
-    if fields[0] not in _LABELS:
-        return f"label must be 0 or 1, not {fields[0]!r}"
-    return "an utterance is compared with itself; remove the trial"
-
-
-def find_utterances(trials, roots):
+def find_utterances(
+    trials: Trials, roots: str | os.PathLike | Iterable[str | os.PathLike]
+) -> dict[str, Path]:
     """The audio file of every utterance of a list.
 
     Arguments
@@ -203,7 +253,8 @@ def find_utterances(trials, roots):
         raise ValueError(
             f"{trials.path}: no roots to search; give the folders that hold 'wav'"
         )
-    found, missing = {}, set()
+    found: dict[str, Path] = {}
+    missing = set()
     for utterance in trials.utterances:
         files = [
             file
@@ -235,39 +286,12 @@ def find_utterances(trials, roots):
     return found
 
 
-def read_lists(files, roots):
-    """Read the trial lists and find their audio, before anything takes long.
-
-    Arguments
-    ---------
-    files : str or list of str
-        The trial lists.
-    roots : str or list of str
-        The folders that hold ``wav/``.
-
-    Returns
-    -------
-    list of Trials
-    dict of str to Path
-        Every utterance of the lists and its file.
-
-    Raises
-    ------
-    ValueError
-        Two lists have one name, since their results would overwrite each other;
-        a list has trials of one class only.
-    FileNotFoundError
-        A list or an utterance is missing.
-    """
-    lists = [read_trials(file) for file in ([files] if isinstance(files, str) else files)]
-    names, utterances = [trials.name for trials in lists], {}
-    for trials in lists:
-        if names.count(trials.name) > 1:
-            raise ValueError(f"verification_file: two lists are named {trials.name!r}.")
-        if len(set(trials.labels.tolist())) < 2:
-            raise ValueError(
-                f"{trials.path}: all {len(trials)} trials have the label "
-                f"{trials.labels[0]}; an error rate needs both."
-            )
-        utterances.update(find_utterances(trials, roots))
-    return lists, utterances
+def _fault(fields: list[str]) -> str:
+    """What is wrong with the fields of a line that ``read_trials`` refused."""
+    if not fields:
+        return "empty line; remove it"
+    if len(fields) != 3:
+        return f"expected the 3 fields 'label enrol test', got {len(fields)}"
+    if fields[0] not in _LABELS:
+        return f"label must be 0 or 1, not {fields[0]!r}"
+    return "an utterance is compared with itself; remove the trial"

@@ -4,59 +4,48 @@
     python recipes/VoxCeleb/verify.py hparams/verify.yaml --model=<export folder>
 
 Every utterance is embedded once, without padding. Each list is scored with every
-backend and every normalisation of the yaml and, where a calibration list is given,
-calibrated on that. What comes out, in ``output_folder``, appears when all of it is
-complete:
+similarity (``backends``) and every normalization of the yaml and, where a calibration
+list is given, calibrated on that. What comes out, in ``output_folder``, appears when all
+of it is complete:
 
 ``report.md``, ``metrics.json``
     for people and for programs: error rates with their intervals, detection costs,
     groups of trials, and what it was all made with.
 ``scores_<list>.txt``
-    lines ``enrol test label score`` of the first backend and normalisation.
+    lines ``enrol test label score`` of the first similarity and normalization.
 ``det.png``, ``scores.png``
     the error tradeoff, and the distributions of those scores.
 """
 
-import copy
-import shlex
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from voxceleb_prepare import prepare_voxceleb
 
-from hamsb.inference.speaker import load_encoder
+from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.utils.command_line import main_or_exit, parse_arguments
-from hamsb.utils.conditions import versions
-from hamsb.utils.hparams import load_hparams
+from hamsb.utils.checks import check_whole
+from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.conditions import conditions, versions
 from hamsb.verification.cache import EmbeddingCache
-from hamsb.verification.calibration import Calibration
+from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import fingerprint, make_decision, write_decision
-from hamsb.verification.embeddings import embed_sets
-from hamsb.verification.evaluation import Metadata, read_metadata, trial_groups
+from hamsb.verification.groups import read_metadata
 from hamsb.verification.metrics import bayes_threshold
-from hamsb.verification.normalization import NORMALISATIONS, find_cohort
-from hamsb.verification.results import System, write_verification
-from hamsb.verification.scoring import (
-    QUALITIES,
-    list_qualities,
-    score_all,
-    score_trials,
-    trial_seconds,
-)
+from hamsb.verification.normalization import NORMALIZATIONS, find_cohort
+from hamsb.verification.results import write_verification
+from hamsb.verification.scoring import QUALITIES, score_trials
+from hamsb.verification.systems import score_systems
 from hamsb.verification.trials import read_lists
 
 BACKENDS = ("cosine", "hyperbolic")
-
-
-# ------------------------------------------------------------------------- main
 
 
 def check(hparams):
     """ValueError where a key's value is none of those that the yaml names."""
     for key, known in (
         ("backends", BACKENDS),
-        ("normalizations", NORMALISATIONS),
+        ("normalizations", NORMALIZATIONS),
         ("quality_measures", QUALITIES),
     ):
         values = hparams[key]
@@ -67,9 +56,8 @@ def check(hparams):
                 raise ValueError(f"{key}={values}: each once, of {', '.join(known)}.")
         if not values and key != "quality_measures":
             raise ValueError(f"{key}=[]: at least one of {', '.join(known)}.")
-    for key in ("cohort_size", "bootstrap_draws", "batch_size"):
-        if type(hparams[key]) is not int or hparams[key] < 0:
-            raise ValueError(f"{key}={hparams[key]}: must be a number, not negative.")
+    for key, least in (("cohort_size", 0), ("bootstrap_draws", 0), ("batch_size", 1)):
+        check_whole(key, hparams[key], least)
     for p in hparams["p_targets"]:
         bayes_threshold(p)  # refuses what is no prior
     if hparams["cohort"] is None:
@@ -85,170 +73,76 @@ def check(hparams):
                 raise ValueError(f"{key}={hparams[key]}: needs a calibration_file.")
 
 
-def make_backends(names, encoder):
-    """The backends of these names; scores are computed on the CPU."""
-    made = []
-    for name in names:
-        if name == "cosine":
-            made.append(CosineSimilarity())
-            continue
-        classifier = encoder.mods["classifier"] if "classifier" in encoder.mods else None
-        if not hasattr(classifier, "ball"):
-            raise ValueError(
-                f"backends: {name} needs the ball of a hyperbolic classifier; this "
-                f"model's classifier is {type(classifier).__name__}."
-            )
-        made.append(HyperbolicSimilarity(copy.deepcopy(classifier.ball).cpu()))
-    return made
-
-
-@dataclass
-class Data:
-    """What a verification reads, found before anything takes long.
-
-    Attributes
-    ----------
-    lists : list of Trials
-    calibration : list of Trials
-        One, or none.
-    test_files, calibration_files, cohort_files : dict of str to Path
-        The utterances of each and their files.
-    metadata : Metadata or None
-    shared : int
-        How many speakers of the calibration list are in the lists too.
-    """
-
-    lists: list
-    test_files: dict
-    calibration: list = field(default_factory=list)
-    calibration_files: dict = field(default_factory=dict)
-    cohort_files: dict = field(default_factory=dict)
-    metadata: Metadata | None = None
-    shared: int = 0
-
-
-def cohort_tables(data, lists, folder, sample_rate):
-    """The csv files of a cohort; folders that hold ``wav/`` are prepared as training
-    data are, into another folder."""
-    data = [data] if isinstance(data, str) else data
-    if all(str(path).endswith(".csv") for path in data):
-        return data
-    files = [trials.path for trials in lists]
-    prepare_voxceleb(data, folder, files, dev_speakers=0, sample_rate=sample_rate)
-    return [str(folder / "train.csv")]
+def make_similarities(names, ball):
+    """The similarities of these names; scores are computed on the CPU."""
+    if "hyperbolic" in names and ball is None:
+        raise ValueError(
+            f"backends={names}: hyperbolic needs the ball of a hyperbolic classifier, "
+            "which this model does not have; give [cosine]."
+        )
+    made = {"cosine": CosineSimilarity, "hyperbolic": lambda: HyperbolicSimilarity(ball)}
+    return [made[name]() for name in names]
 
 
 def read_data(hparams, folder, sample_rate):
     """Read the lists, and find the files of their utterances and of the cohort."""
     lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
-    data = Data(lists, files)
+    data = VerificationData(lists, files)
     if hparams["calibration_file"] is not None:
-        data.calibration, data.calibration_files = read_lists(
+        (calibration,), files = read_lists(
             str(hparams["calibration_file"]), hparams["calibration_data_folder"]
         )
-        tested = {speaker for trials in lists for speaker in trials.speakers}
-        data.shared = len(tested.intersection(data.calibration[0].speakers))
+        data = replace(data, calibration=calibration, calibration_files=files)
     if hparams["metadata"] is not None:
-        data.metadata = read_metadata(hparams["metadata"], hparams["metadata_columns"])
-    for trials in lists:  # refuses limits that do not ascend, and what the file lacks
-        trial_groups(trials, None, hparams["duration_bins"], data.metadata)
-    if hparams["cohort"] is not None:
-        everything = [*lists, *data.calibration]
-        data.cohort_files = find_cohort(
-            cohort_tables(hparams["cohort"], everything, folder / "cohort", sample_rate),
-            everything,
-            hparams["cohort_per_speaker"],
+        metadata = read_metadata(hparams["metadata"], hparams["metadata_columns"])
+        data = replace(data, metadata=metadata)
+    data.groups(duration_bins=hparams["duration_bins"])  # refuses what does not fit
+    if hparams["cohort"] is None:
+        return data
+    tables = cohort_tables(hparams["cohort"], data, folder / "cohort", sample_rate)
+    cohort = find_cohort(tables, data.all_lists, hparams["cohort_per_speaker"])
+    data = replace(data, cohort_files=cohort)
+    means = hparams["cohort_speaker_means"]
+    size = len(data.cohort_speakers if means else data.cohort_files)
+    if "as-norm" in hparams["normalizations"] and not 2 <= hparams["cohort_size"] <= size:
+        raise ValueError(
+            f"cohort_size={hparams['cohort_size']}: as-norm takes at least 2, and at "
+            f"most the {size} of the cohort."
         )
-        names = {name.partition("/")[0] for name in data.cohort_files}
-        size = len(names if hparams["cohort_speaker_means"] else data.cohort_files)
-        if (
-            "as-norm" in hparams["normalizations"]
-            and not 2 <= hparams["cohort_size"] <= size
-        ):
-            raise ValueError(
-                f"cohort_size={hparams['cohort_size']}: as-norm takes at least 2, and at "
-                f"most the {size} of the cohort."
-            )
     return data
 
 
-def score_systems(hparams, backends, data, test, calibration, cohort, progress):
-    """Every backend with every normalisation; then each calibrated, where asked for.
-
-    Arguments
-    ---------
-    hparams : dict
-    backends : list
-    data : Data
-    test, calibration, cohort : Embeddings
-        As the network gives them.
-    progress : bool
-
-    Returns
-    -------
-    list of System
-    """
-    measures = hparams["quality_measures"]
-    qualities = {
-        trials.name: list_qualities(test, trials, measures) for trials in data.lists
-    }
-    held_out = [
-        list_qualities(calibration, trials, measures) for trials in data.calibration
-    ]
-    if hparams["subtract_mean"]:
-        mean = cohort.mean()
-        test, calibration, cohort = (e.minus(mean) for e in (test, calibration, cohort))
-    if hparams["cohort_speaker_means"]:
-        cohort = cohort.speaker_means()
-    how = hparams["normalizations"], cohort, hparams["cohort_size"], progress
-    scored = score_all(test, data.lists, backends, *how)
-    systems = [
-        System(
-            backend if name == "none" else f"{backend}, {name}",
-            scores,
-            facts={"backend": backend, "normalisation": name},
-        )
-        for (backend, name), scores in scored.items()
-    ]
-    for trials, measured in zip(data.calibration, held_out):
-        theirs = score_all(calibration, [trials], backends, *how).values()
-        systems += [
-            system.calibrated_by(
-                Calibration.fit(scores[trials.name], trials.labels, measured), qualities
-            )
-            for system, scores in zip(systems, theirs)
-        ]
-    return systems
+def cohort_tables(cohort, data, folder, sample_rate):
+    """The csv files of a cohort; folders that hold ``wav/`` are prepared as training
+    data are, into another folder."""
+    cohort = [cohort] if isinstance(cohort, str) else cohort
+    if all(str(path).endswith(".csv") for path in cohort):
+        return cohort
+    lists = [trials.path for trials in data.all_lists]
+    prepare_voxceleb(cohort, folder, lists, dev_speakers=0, sample_rate=sample_rate)
+    return [folder / "train.csv"]
 
 
-def conditions(hparams, arguments, data, device):
-    """What the numbers were measured under, lines of markdown."""
-    lines = [f"Command: `verify.py {shlex.join(arguments)}`"]
+def facts(hparams, data):
+    """What the numbers were measured under, line by line."""
     if hparams["bootstrap_draws"]:
-        lines.append(
-            f"Intervals: 95 %, bootstrap over speakers, {hparams['bootstrap_draws']} draws"
-        )
-    lines.append("Each utterance embedded once, whole, without padding")
+        yield f"Intervals: 95 %, bootstrap over speakers, {hparams['bootstrap_draws']} draws"
+    yield "Each utterance embedded once, whole, without padding"
     if data.cohort_files:
-        speakers = {name.partition("/")[0] for name in data.cohort_files}
         kind = "their means" if hparams["cohort_speaker_means"] else "each an utterance"
-        lines.append(
-            f"Cohort: {len(data.cohort_files)} utterances of {len(speakers)} speakers who "
-            f"are in no trial, {kind}; as-norm: the nearest {hparams['cohort_size']}"
-            + ("; their mean subtracted from all embeddings" * hparams["subtract_mean"])
+        subtracted = "; their mean subtracted from all embeddings"
+        yield (
+            f"Cohort: {len(data.cohort_files)} utterances of {len(data.cohort_speakers)} "
+            f"speakers who are in no trial, {kind}; as-norm: the nearest "
+            f"{hparams['cohort_size']}" + subtracted * hparams["subtract_mean"]
         )
-    for trials in data.calibration:
-        measures = ", ".join(hparams["quality_measures"])
-        lines.append(
-            f"Calibration: {trials.path}, {len(trials)} trials"
-            + (f", with {measures}" * bool(measures))
-            + (
-                f"; {data.shared} of its speakers are in the test lists too"
-                * bool(data.shared)
-            )
+    if data.calibration is not None:
+        measures, shared = hparams["quality_measures"], len(data.shared_speakers)
+        yield (
+            f"Calibration: {data.calibration.path}, {len(data.calibration)} trials"
+            + f", with {', '.join(measures)}" * bool(measures)
+            + f"; {shared} of its speakers are in the test lists too" * bool(shared)
         )
-    software = ", ".join(f"{name} {value}" for name, value in versions(device).items())
-    return "\n".join(f"- {line}" for line in [*lines, f"Software: {software}"])
 
 
 REPORT = """# Verification of {model}
@@ -270,7 +164,7 @@ def main(arguments):
     check(hparams)
     model, folder = Path(str(hparams["model"])), Path(str(hparams["output_folder"]))
     encoder = load_encoder(model, run_opts)
-    backends = make_backends(hparams["backends"], encoder)
+    similarities = make_similarities(hparams["backends"], trained_ball(encoder))
     sample_rate = encoder.hparams.audio_normalizer.sample_rate
     data = read_data(hparams, folder, sample_rate)
     progress = not run_opts.noprogressbar
@@ -278,16 +172,25 @@ def main(arguments):
     if hparams["cache_folder"] is not None:
         identity = f"{fingerprint(model)} on {encoder.device_type}"
         cache = EmbeddingCache(hparams["cache_folder"], identity)
-    test, calibration, cohort = embed_sets(
+    embedded = data.embed(
         encoder.encode_batch,
-        [data.test_files, data.calibration_files, data.cohort_files],
-        [*data.lists, *data.calibration],
         sample_rate,
         progress=progress,
         batch_size=hparams["batch_size"],
         cache=cache,
     )
-    systems = score_systems(hparams, backends, data, test, calibration, cohort, progress)
+    systems = score_systems(
+        data,
+        embedded,
+        similarities,
+        hparams["normalizations"],
+        hparams["cohort_size"],
+        hparams["cohort_speaker_means"],
+        hparams["subtract_mean"],
+        hparams["quality_measures"],
+        progress,
+    )
+    software = versions(encoder.device)
 
     def report(table, groups):
         if groups:
@@ -297,7 +200,7 @@ def main(arguments):
             table=table,
             first=systems[0].name,
             groups=groups,
-            conditions=conditions(hparams, arguments, data, encoder.device),
+            conditions=conditions("verify.py", arguments, facts(hparams, data), software),
         )
 
     table = write_verification(
@@ -305,22 +208,17 @@ def main(arguments):
         data.lists,
         systems,
         report,
-        {
-            trials.name: trial_groups(
-                trials, trial_seconds(test, trials), hparams["duration_bins"], data.metadata
-            )
-            for trials in data.lists
-        },
+        data.groups(embedded.test, hparams["duration_bins"]),
         hparams["p_targets"],
         hparams["bootstrap_draws"],
-        {"settings": hparams, "versions": versions(encoder.device)},
+        {"settings": hparams, "versions": software},
         progress,
     )
     print(f"{table}Report, scores and plots: {folder}")
     if hparams["store_decision"]:
-        (trials,) = data.calibration
-        scores = score_trials(calibration, trials)
-        write_decision(model, make_decision(trials, scores, hparams["p_targets"]))
+        scores = score_trials(embedded.calibration, data.calibration)
+        decision = make_decision(data.calibration, scores, hparams["p_targets"])
+        write_decision(model, decision)
         print(f"Thresholds for SpeakerRecognition: {model / 'decision.json'}")
 
 

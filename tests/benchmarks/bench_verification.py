@@ -31,7 +31,7 @@ from hamsb.verification.embeddings import Embeddings
 from hamsb.verification.bootstrap import bootstrap_eer
 from hamsb.verification.metrics import act_dcf, cllr, det_curve, min_cllr
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.verification.normalization import cohort_statistics, normalise_scores
+from hamsb.verification.normalization import cohort_statistics, normalize_scores
 from hamsb.verification.scoring import score_trials
 from hamsb.verification.trials import Trials
 
@@ -182,7 +182,7 @@ def bootstrap_section(trials):
     return lines
 
 
-# -------------------------------------------------------- score normalisation
+# -------------------------------------------------------- score normalization
 
 
 def synthetic_embeddings(utterances, dimension=192, seed=0):
@@ -203,7 +203,7 @@ def synthetic_list(embeddings, trials, seed=0):
 def as_norm(embeddings, trials, cohort, backend, k):
     scores = score_trials(embeddings, trials, backend)
     statistics = cohort_statistics(embeddings, cohort, backend, k)
-    return normalise_scores(scores, trials, statistics, "s")
+    return normalize_scores(scores, trials, statistics, "s")
 
 
 def each_trial(embeddings, trials, relative):
@@ -211,12 +211,12 @@ def each_trial(embeddings, trials, relative):
     to the side's cohort scores."""
     of = dict(zip(embeddings.utterances, embeddings.matrix))
     similarity = torch.nn.CosineSimilarity(dim=-1, eps=1e-6)
-    normalised = []
+    normalized = []
     for enrol, test in zip(trials.enrol, trials.test):
         score = similarity(of[enrol], of[test])
         z, t = relative(of[enrol], score), relative(of[test], score)
-        normalised.append(((z + t) / 2).item())
-    return np.array(normalised)
+        normalized.append(((z + t) / 2).item())
+    return np.array(normalized)
 
 
 def naive_as_norm(embeddings, trials, cohort, k):
@@ -243,7 +243,7 @@ def speechbrain_as_norm(embeddings, trials, cohort, k):
     return each_trial(embeddings, trials, relative)
 
 
-def normalisation_section(trials, utterances=4700, part=60, k=300):
+def normalization_section(trials, utterances=4700, part=60, k=300):
     """AS-norm with cohorts of 6,000 and 20,000, against one trial after the other."""
     lines, embeddings = [], synthetic_embeddings(utterances)
     whole, few = (synthetic_list(embeddings, n) for n in (trials, part))
@@ -273,7 +273,7 @@ SECTIONS = {
     "metrics": metrics_section,
     "calibration": calibration_section,
     "bootstrap": bootstrap_section,
-    "normalisation": normalisation_section,
+    "normalization": normalization_section,
 }
 
 

@@ -1,0 +1,107 @@
+"""What a verification reads: trial lists and their audio, a cohort, metadata."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hamsb.verification.embeddings import Embeddings, embed_sets
+from hamsb.verification.groups import Metadata, trial_groups
+from hamsb.verification.scoring import trial_seconds
+from hamsb.verification.trials import Trials, speaker_of
+
+
+class EmbeddedData(NamedTuple):
+    """The embeddings of what a verification reads; none where it has no such part."""
+
+    test: Embeddings
+    calibration: Embeddings
+    cohort: Embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class VerificationData:
+    """What a verification reads, all of it found before anything takes long.
+
+    Attributes
+    ----------
+    lists : list of Trials
+        What is reported.
+    files : dict of str to Path
+        Their utterances, as `hamsb.verification.trials.read_lists` finds them.
+    calibration : Trials, optional
+        The list that scores are calibrated on, of other speakers.
+    calibration_files : dict of str to Path
+        Its utterances.
+    cohort_files : dict of str to Path
+        What scores are normalized with, of speakers who are in no list:
+        `hamsb.verification.normalization.find_cohort`.
+    metadata : Metadata, optional
+        What trials are grouped by besides their duration and session.
+    """
+
+    lists: Sequence[Trials]
+    files: Mapping[str, Path]
+    calibration: Trials | None = None
+    calibration_files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    cohort_files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    metadata: Metadata | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.shared_speakers  # refuses paths without a speaker, before embedding
+
+    @property
+    def all_lists(self) -> list[Trials]:
+        """The lists, and the one of the calibration."""
+        return [*self.lists, *([] if self.calibration is None else [self.calibration])]
+
+    @property
+    def cohort_speakers(self) -> set[str]:
+        """Who is in the cohort."""
+        return {speaker_of(name) for name in self.cohort_files}
+
+    @property
+    def shared_speakers(self) -> set[str]:
+        """Who is both in the calibration list and in another: should be nobody."""
+        if self.calibration is None:
+            return set()
+        tested = {speaker for trials in self.lists for speaker in trials.speakers}
+        return tested.intersection(self.calibration.speakers)
+
+    def groups(
+        self, embeddings: Embeddings | None = None, duration_bins: Sequence[float] = ()
+    ) -> dict[str, dict[tuple[str, str], np.ndarray]]:
+        """Name of the list -> what `trial_groups` returns for it.
+
+        Arguments
+        ---------
+        embeddings : Embeddings, optional
+            Of the lists' utterances, with their lengths. Without them nothing is grouped
+            by duration, but errors are found.
+        duration_bins : sequence of float
+            Limits between the duration groups, in seconds, ascending.
+        """
+        return {
+            trials.name: trial_groups(
+                trials,
+                None if embeddings is None else trial_seconds(embeddings, trials),
+                duration_bins,
+                self.metadata,
+            )
+            for trials in self.lists
+        }
+
+    def embed(
+        self,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        sample_rate: int,
+        **options: Any,
+    ) -> EmbeddedData:
+        """Embed each file once. Arguments and errors as `embed_sets`."""
+        sets = [self.files, self.calibration_files, self.cohort_files]
+        return EmbeddedData(
+            *embed_sets(encode, sets, self.all_lists, sample_rate, **options)
+        )

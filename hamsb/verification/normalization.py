@@ -60,9 +60,9 @@ def find_cohort(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "train.csv")
-    ...     _ = path.write_text("wav,spk_id\\n/c/a.wav,c1\\n/c/b.wav,c1\\n/c/c.wav,c2\\n")
+    ...     _ = path.write_text("wav,spk_id\\n/a.wav,c1\\n/b.wav,c1\\n/c.wav,c2\\n")
     ...     sorted(find_cohort([path], [], per_speaker=1))
-    ['c1//c/a.wav', 'c2//c/c.wav']
+    ['c1//a.wav', 'c2//c.wav']
     """
     in_trials = {speaker for trials in lists for speaker in trials.speakers}
     files: dict[str, set[str]] = defaultdict(set)
@@ -81,7 +81,8 @@ def find_cohort(
         cohort.update({f"{speaker}/{file}": Path(file) for file in own})
     if not cohort:
         raise ValueError(
-            f"cohort={[*map(str, tables)]}: no utterance of a speaker who is in none of the trial lists."
+            f"cohort={[*map(str, tables)]}: no utterance of a "
+            "speaker who is in none of the trial lists."
         )
     return cohort
 

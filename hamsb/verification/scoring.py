@@ -194,7 +194,9 @@ def score_all(
                 scored[similarity.name, name] = raw
                 continue
             if cohort is None:
-                raise ValueError(f"normalizations={[*normalizations]}: {name} needs a cohort.")
+                raise ValueError(
+                    f"normalizations={[*normalizations]}: {name} needs a cohort."
+                )
             method, nearest = how
             if nearest not in known:
                 size = cohort_size if nearest else None

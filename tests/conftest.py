@@ -88,3 +88,52 @@ def tiny_options(tiny_corpus, tmp_path, monkeypatch):
         return [*(f"--{key}={value}" for key, value in values.items()), "--noprogressbar"]
 
     return options
+
+
+@pytest.fixture(scope="session")
+def bad_trials():
+    """Scores and labels that are no trials, and what is said about them."""
+    nan, inf = float("nan"), float("inf")
+    return [
+        (
+            [0.1, nan, 0.3],
+            [0, 1, 1],
+            r"scores must be finite, got nan at index 1 \(1 of 3",
+        ),
+        ([0.1, 0.2, -inf], [0, 1, 1], "scores must be finite, got -inf at index 2"),
+        (
+            torch.tensor([nan, 0.2, nan]),
+            [0, 1, 1],
+            r"got nan at index 0 \(2 of 3",
+        ),
+        ([0.1, 0.2], [0, 1, 1], "2 scores, 3 labels"),
+        ([[0.1], [0.2]], [0, 1], r"scores must be 1-D.*\(2, 1\)"),
+        ([0.1, 0.2], [[0, 1]], r"labels must be 1-D.*\(1, 2\)"),
+        (0.1, [0], "scores must be 1-D"),
+        ([[0.1], [0.2, 0.3]], [0, 1], "scores must be a 1-D list"),
+        (
+            [0.1, 0.2],
+            [1, 1],
+            "both classes are needed, but all 2 labels are 1",
+        ),
+        (
+            [0.1, 0.2],
+            [False, False],
+            "both classes are needed, but all 2 labels are 0",
+        ),
+        ([], [], "no trials"),
+        (
+            [0.1, 0.2, 0.3],
+            [0, 1, 2],
+            r"labels must be 0 or 1, got 2 at index 2 \(1 of 3",
+        ),
+        ([0.1, 0.2], [-1, 1], "labels must be 0 or 1, got -1 at index 0"),
+        ([0.1, 0.2], [0.0, 1.0], "labels must be bool or int.*float64"),
+        ([0.1, 0.2], ["0", "1"], "labels must be bool or int"),
+        (["0.1", "0.2"], [0, 1], "scores must be real numbers"),
+        (
+            [0.1j, 0.2],
+            [0, 1],
+            "scores must be real numbers, got dtype complex128",
+        ),
+    ]

@@ -8,14 +8,21 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import speechbrain
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from matplotlib.figure import Figure
+from speechbrain.dataio import audio_io
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.lobes.features import Fbank
 
+from hamsb import ClippedUnitBall, CosineSimilarity, HyperbolicSimilarity, PoincareBall
 from hamsb.training.export import export_model
+from hamsb.verification.embeddings import Embeddings
+from hamsb.verification.trials import Trials
 
 
 # A tiny model, as an experiment's yaml has it.
@@ -153,3 +160,100 @@ def launch(functions, folder):
             for process in living:
                 os.kill(process, signal.SIGTERM)
     return statuses, [screen.read_text(encoding="utf-8") for screen in screens]
+
+
+# ------------------------------------------------- utterances, embeddings, trials
+
+
+def write_wav(path, samples, rate=16000, channels=1, seed=0):
+    """Noise whose spectrum depends on the seed; a lossless float file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(channels, samples, generator=generator)
+    tone = torch.sin(torch.arange(samples) * 0.05 * (seed + 1))
+    audio_io.save(str(path), 0.02 * noise + 0.3 * tone, rate)
+
+
+def write_speakers(root, speakers, first):
+    """Two sessions of two utterances each, all called 00000 and 00001.wav; those of
+    the first session are of one length."""
+    for number in range(first, first + speakers):
+        random = np.random.default_rng(number)
+        pitch = random.uniform(100, 1000)
+        for session in ("x", "y"):
+            for k in range(2):
+                samples = 16000 + random.integers(8000) * (session == "y")
+                time = np.arange(samples) / 16000
+                tone = np.sin(2 * np.pi * pitch * random.uniform(0.9, 1.1) * time)
+                noise = 0.03 * random.standard_normal(len(time))
+                path = Path(root, "wav", f"id{number:02d}", session, f"{k:05d}.wav")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, 0.3 * tone + noise, 16000)
+
+
+def write_list(root, path, speakers, seed=0):
+    """Every target pair of the speakers and as many impostor pairs."""
+    random = np.random.default_rng(seed)
+    files = {
+        name: sorted(
+            str(f.relative_to(root / "wav")) for f in (root / "wav" / name).rglob("*.wav")
+        )
+        for name in speakers
+    }
+    lines = []
+    for name, own in files.items():
+        for i, one in enumerate(own):
+            for other in own[i + 1 :]:
+                lines.append(f"1 {one} {other}")
+                stranger = random.choice([s for s in speakers if s != name])
+                lines.append(f"0 {one} {random.choice(files[stranger])}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+class FbankMean:
+    """Mean and maximum of log Mel energies, with a record of what was embedded."""
+
+    def __init__(self):
+        self.features = Fbank(n_mels=20)
+        self.seen = []
+
+    def __call__(self, wavs):
+        assert not torch.is_grad_enabled()
+        self.seen.append(wavs.clone())
+        features = self.features(wavs)
+        return torch.cat([features.mean(1), features.amax(1)], dim=1).unsqueeze(1)
+
+
+def random_embeddings_and_trials(n=3000, utterances=50, dim=16, seed=0, scale=1.0):
+    """Embeddings of 7 speakers in a random order, and trials between them."""
+    rng = np.random.default_rng(seed)
+    names = tuple(f"id{i % 7}/{i}.wav" for i in range(utterances))
+    pairs = rng.integers(0, utterances, (2, n))
+    enrol, test = (tuple(names[i] for i in side) for side in pairs)
+    trials = Trials(rng.integers(0, 2, n), enrol, test, Path("random.txt"))
+    order = rng.permutation(utterances)
+    matrix = torch.randn(utterances, dim, generator=torch.Generator().manual_seed(seed))
+    return Embeddings(tuple(names[i] for i in order), matrix * scale), trials
+
+
+def naive_cosine(x, y):
+    x, y = x.double(), y.double()
+    return (x @ y / (x.norm() * y.norm())).item()
+
+
+def naive_distance(ball):
+    def score(x, y):
+        x, y = (ball.project(v.double()) for v in (x, y))
+        return -ball.distance(x, y).item()
+
+    return score
+
+
+def similarities():
+    """Similarities for scoring, and the score of a pair by its formula."""
+    clipped, true = ClippedUnitBall(3.0), PoincareBall(1.0, gain=0.5)
+    return [
+        (CosineSimilarity(), naive_cosine),
+        (HyperbolicSimilarity(clipped), naive_distance(clipped)),
+        (HyperbolicSimilarity(true), naive_distance(true)),
+    ]

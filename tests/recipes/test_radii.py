@@ -11,10 +11,9 @@ import pytest
 import radii
 import torch
 from matplotlib.figure import Figure
-from runs import EXPERIMENT, call, export_untrained
+from runs import EXPERIMENT, call, export_untrained, write_list, write_speakers
 from scipy.stats import spearmanr
 from speechbrain.inference.classifiers import EncoderClassifier
-from test_verify import write_list, write_speakers
 
 from hamsb import ClippedUnitBall, PoincareBall
 from hamsb.verification.embeddings import Embeddings

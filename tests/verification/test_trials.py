@@ -1,0 +1,185 @@
+"""Trial lists: read, refused with file and line, and their audio found."""
+
+import shutil
+from itertools import product
+
+import numpy as np
+import pytest
+
+from hamsb.verification.trials import find_utterances, read_trials
+
+LIST = """\
+1 id1/x/1.wav id1/y/1.wav
+0 id1/x/1.wav id2/x/1.wav
+1 id2/x/1.wav id2/x/2.wav
+0 id2/x/2.wav id1/y/1.wav
+"""
+UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
+
+
+@pytest.fixture
+def trials(tmp_path):
+    (tmp_path / "vox1_O.txt").write_text(LIST)
+    return read_trials(tmp_path / "vox1_O.txt")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """The list's utterances; what is in the files does not matter here."""
+    for utterance in UTTERANCES:
+        path = tmp_path / "corpus" / "wav" / utterance
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(utterance)
+    return tmp_path / "corpus"
+
+
+# Reading lists
+
+
+def test_read_trials(trials, tmp_path):
+    assert trials.labels.tolist() == [1, 0, 1, 0] and trials.labels.dtype == np.int64
+    assert trials.enrol == ("id1/x/1.wav", "id1/x/1.wav", "id2/x/1.wav", "id2/x/2.wav")
+    assert trials.test == ("id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav", "id1/y/1.wav")
+    assert (
+        trials.path == tmp_path / "vox1_O.txt"
+        and trials.name == "vox1_O"
+        and len(trials) == 4
+    )
+    assert trials.utterances == UTTERANCES
+    assert trials.speakers == ("id1", "id2")
+
+
+def test_read_trials_of_other_writers(tmp_path, trials):
+    for text in [
+        LIST.replace(" ", "\t"),
+        LIST.replace(" ", "   "),
+        LIST.replace("\n", "\r\n"),
+        LIST[:-1],
+    ]:
+        (tmp_path / "other.txt").write_bytes(text.encode())
+        other = read_trials(str(tmp_path / "other.txt"))
+        assert (other.enrol, other.test, other.labels.tolist()) == (
+            trials.enrol,
+            trials.test,
+            trials.labels.tolist(),
+        )
+
+
+def test_repeated_trials_and_one_class_are_kept(tmp_path):
+    (tmp_path / "list.txt").write_text("1 id1/a id1/b\n" * 3)
+    assert read_trials(tmp_path / "list.txt").labels.tolist() == [1, 1, 1]
+
+
+def test_read_trials_names_file_and_line(tmp_path):
+    for (line, message), number in product(
+        [
+            (
+                "1 id1/a.wav",
+                r"expected the 3 fields 'label enrol test', got 2, found '1 id1/a.wav'",
+            ),
+            (
+                "1 id1/a.wav id1/b.wav 0.5",
+                "expected the 3 fields 'label enrol test', got 4",
+            ),
+            (
+                "2 id1/a.wav id1/b.wav",
+                "label must be 0 or 1, not '2', found '2 id1/a.wav id1/b.wav'",
+            ),
+            ("1.0 id1/a.wav id1/b.wav", "label must be 0 or 1, not '1.0'"),
+            ("id1/a.wav id1/b.wav 1", "label must be 0 or 1, not 'id1/a.wav'"),
+            ("", "empty line"),
+            ("  \t", "empty line"),
+            ("1 id1/a.wav id1/a.wav", "compared with itself"),
+        ],
+        [1, 3, 5],
+    ):
+        lines = LIST.splitlines()
+        lines.insert(number - 1, line)
+        path = tmp_path / "list.txt"
+        path.write_text("\n".join(lines) + "\n")
+        with pytest.raises(ValueError, match=rf"{path}:{number}: .*{message}"):
+            read_trials(path)
+
+
+def test_read_trials_refuses_empty_missing_and_binary(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"empty.txt: empty file"):
+        read_trials(tmp_path / "empty.txt")
+    for missing in (tmp_path / "nowhere.txt", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"{missing}: no such trial list"):
+            read_trials(missing)
+    (tmp_path / "audio.wav").write_bytes(b"RIFF\xff\xfe\n")
+    with pytest.raises(ValueError, match="audio.wav: not a text file"):
+        read_trials(tmp_path / "audio.wav")
+
+
+def test_speakers_need_a_folder(tmp_path):
+    for utterance in ["a.wav", "/id1/a.wav", "./id1/a.wav", "../id1/a.wav"]:
+        (tmp_path / "list.txt").write_text(
+            f"1 id1/a.wav id1/b.wav\n0 id1/a.wav {utterance}\n"
+        )
+        trials = read_trials(tmp_path / "list.txt")
+        with pytest.raises(ValueError, match=rf"list.txt:2: no speaker in '{utterance}'"):
+            _ = trials.speakers
+
+
+# Finding files
+
+
+def test_find_utterances(trials, corpus):
+    expected = {utterance: corpus / "wav" / utterance for utterance in UTTERANCES}
+    assert find_utterances(trials, [corpus]) == expected
+    assert find_utterances(trials, str(corpus)) == expected
+    assert list(find_utterances(trials, [corpus])) == list(UTTERANCES)
+
+
+def test_find_utterances_in_several_roots(trials, corpus, tmp_path):
+    (tmp_path / "more" / "wav").mkdir(parents=True)
+    shutil.move(corpus / "wav" / "id2", tmp_path / "more" / "wav" / "id2")
+    found = find_utterances(trials, [corpus, tmp_path / "more"])
+    assert found["id1/x/1.wav"] == corpus / "wav" / "id1/x/1.wav"
+    assert found["id2/x/1.wav"] == tmp_path / "more" / "wav" / "id2/x/1.wav"
+
+
+def test_missing_utterances(trials, corpus, tmp_path):
+    shutil.rmtree(corpus / "wav" / "id2")
+    (corpus / "wav" / "id1/x/1.wav").rename(
+        corpus / "id1_x_1.wav"
+    )  # beside wav is not below it
+    with pytest.raises(FileNotFoundError) as error:
+        find_utterances(trials, [corpus, tmp_path / "nowhere"])
+    assert f"{trials.path}:1: no file for id1/x/1.wav; 3 of 4 utterances" in str(
+        error.value
+    )
+    assert f"{corpus}/wav, {tmp_path}/nowhere/wav (no such folder)" in str(error.value)
+
+
+def test_missing_utterance_names_its_first_line(trials, corpus):
+    (corpus / "wav" / "id2/x/2.wav").unlink()
+    with pytest.raises(
+        FileNotFoundError, match="vox1_O.txt:3: no file for id2/x/2.wav; 1 of 4"
+    ):
+        find_utterances(trials, [corpus])
+
+
+def test_an_utterance_in_two_roots(trials, corpus, tmp_path):
+    other = tmp_path / "other" / "wav" / "id2" / "x"
+    other.mkdir(parents=True)
+    (other / "1.wav").symlink_to(
+        corpus / "wav" / "id2/x/1.wav"
+    )  # the same file twice is no doubt
+    assert (
+        find_utterances(trials, [corpus, tmp_path / "other"])["id2/x/1.wav"]
+        == corpus / "wav" / "id2/x/1.wav"
+    )
+    (other / "2.wav").touch()
+    with pytest.raises(
+        ValueError,
+        match=rf"vox1_O.txt:3: id2/x/2.wav is in two roots, .* and {other}/2.wav",
+    ):
+        find_utterances(trials, [corpus, tmp_path / "other"])
+
+
+def test_no_roots(trials):
+    with pytest.raises(ValueError, match="no roots"):
+        find_utterances(trials, [])

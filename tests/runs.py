@@ -24,7 +24,6 @@ from hamsb.training.export import export_model
 from hamsb.verification.embeddings import Embeddings
 from hamsb.verification.trials import Trials
 
-
 # A tiny model, as an experiment's yaml has it.
 EXPERIMENT = """
 sample_rate: 16000

@@ -29,7 +29,7 @@ def read_rows(
     advice: str = _ADVICE,
     skipinitialspace: bool = False,
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a csv file, the header among them: what the other readers read with.
+    r"""The rows of a csv file, the header among them: what the other readers read with.
 
     Arguments
     ---------
@@ -62,7 +62,7 @@ def read_rows(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "meta.csv")
-    ...     _ = path.write_text("speaker\\tgender\\nid1\\tf\\n")
+    ...     _ = path.write_text("speaker\tgender\nid1\tf\n")
     ...     list(read_rows(path))
     [(1, ['speaker', 'gender']), (2, ['id1', 'f'])]
     """
@@ -84,7 +84,7 @@ def read_rows(
 def read_columns(
     path: str | os.PathLike, columns: Sequence[str], advice: str = _ADVICE
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Some columns of a csv file with a header, row by row.
+    r"""Some columns of a csv file with a header, row by row.
 
     Arguments
     ---------
@@ -115,7 +115,7 @@ def read_columns(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "train.csv")
-    ...     _ = path.write_text("ID,wav,spk_id\\nid1/a,a.wav,id1\\nid2/a,b.wav,id2\\n")
+    ...     _ = path.write_text("ID,wav,spk_id\nid1/a,a.wav,id1\nid2/a,b.wav,id2\n")
     ...     list(read_columns(path, ["spk_id", "wav"]))
     [(2, ('id1', 'a.wav')), (3, ('id2', 'b.wav'))]
     """
@@ -139,7 +139,7 @@ def read_columns(
 
 
 def read_speakers(annotation: str | os.PathLike, key: str = "spk_id") -> list[str]:
-    """The speaker of each row of a SpeechBrain csv file.
+    r"""The speaker of each row of a SpeechBrain csv file.
 
     Row i is entry i of ``DynamicItemDataset.from_csv``, as long as that is neither
     sorted nor filtered.
@@ -161,7 +161,7 @@ def read_speakers(annotation: str | os.PathLike, key: str = "spk_id") -> list[st
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "train.csv")
-    ...     _ = path.write_text("ID,wav,spk_id\\nid1/a,a.wav,id1\\nid2/a,b.wav,id2\\n")
+    ...     _ = path.write_text("ID,wav,spk_id\nid1/a,a.wav,id1\nid2/a,b.wav,id2\n")
     ...     read_speakers(path)
     ['id1', 'id2']
     """

@@ -146,7 +146,7 @@ def write_clusters(clusters: Clusters, path: str | os.PathLike) -> None:
 
 
 def read_clusters(path: str | os.PathLike) -> Clusters:
-    """Read what `write_clusters` wrote.
+    r"""Read what `write_clusters` wrote.
 
     Arguments
     ---------
@@ -171,7 +171,7 @@ def read_clusters(path: str | os.PathLike) -> Clusters:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "clusters.csv")
-    ...     _ = path.write_text("speaker,cluster\\nid1,0\\nid2,3\\n")
+    ...     _ = path.write_text("speaker,cluster\nid1,0\nid2,3\n")
     ...     clusters = read_clusters(path)
     >>> clusters.of_speaker, clusters.nearest
     ({'id1': 0, 'id2': 3}, None)

@@ -63,7 +63,7 @@ class Metadata:
 
 
 def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
-    """Read a csv file about speakers or utterances.
+    r"""Read a csv file about speakers or utterances.
 
     Arguments
     ---------
@@ -92,7 +92,7 @@ def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "vox1_meta.csv")
-    ...     _ = path.write_text("VoxCeleb1 ID\\tGender\\nid10001\\tm\\nid10003\\tf\\n")
+    ...     _ = path.write_text("VoxCeleb1 ID\tGender\nid10001\tm\nid10003\tf\n")
     ...     read_metadata(path, ["gender"]).columns
     {'gender': {'id10001': 'm', 'id10003': 'f'}}
     """

@@ -34,7 +34,7 @@ def find_cohort(
     lists: Iterable[Trials],
     per_speaker: int | None = None,
 ) -> dict[str, Path]:
-    """The utterances that scores are normalized with, none of a trial's speaker.
+    r"""The utterances that scores are normalized with, none of a trial's speaker.
 
     Arguments
     ---------
@@ -60,7 +60,7 @@ def find_cohort(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "train.csv")
-    ...     _ = path.write_text("wav,spk_id\\n/a.wav,c1\\n/b.wav,c1\\n/c.wav,c2\\n")
+    ...     _ = path.write_text("wav,spk_id\n/a.wav,c1\n/b.wav,c1\n/c.wav,c2\n")
     ...     sorted(find_cohort([path], [], per_speaker=1))
     ['c1//a.wav', 'c2//c.wav']
     """

@@ -26,7 +26,8 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from hamsb.utils.files import replacing
-from hamsb.verification.metrics import checked_trials, det_curve
+from hamsb.verification.arrays import checked_trials
+from hamsb.verification.metrics import det_curve
 
 Trials = tuple[ArrayLike, ArrayLike]  # scores and labels, as det_curve takes them
 

@@ -33,6 +33,7 @@ def write_verification(
     draws: int = 1000,
     about: dict | None = None,
     progress: bool = True,
+    threshold: float | None = None,
 ) -> str:
     """Write scores, numbers, plots and report of one or more systems, all or nothing.
 
@@ -54,6 +55,9 @@ def write_verification(
     about : dict, optional
         What metrics.json says of all results: settings, versions.
     progress : bool
+    threshold : float, optional
+        The first system's decision threshold, such as the one that is stored with the
+        model; drawn among its scores.
 
     Returns
     -------
@@ -89,8 +93,10 @@ def write_verification(
             scores = systems[0].scores[trials.name]
             write_scores(partial / f"scores_{trials.name}.txt", trials, scores)
             distributions[trials.name] = scores, trials.labels
-        plot_scores(distributions, partial / "scores.png")
-        plot_det(det_curves(lists, systems), partial / "det.png")
+        name = systems[0].score_name
+        plot_scores(distributions, partial / "scores.png", threshold, name)
+        curves, baselines = det_curves(lists, systems)
+        plot_det(curves, partial / "det.png", baselines)
         (partial / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (partial / "report.md").write_text(text, encoding="utf-8")
     return table
@@ -122,17 +128,19 @@ def title(record: Mapping, systems: Sequence[System]) -> str:
 
 def det_curves(
     lists: Sequence[Trials], systems: Sequence[System]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What plot_det draws: the first systems, as many as a plot can have curves."""
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
+    """What `plot_det` draws: the first systems, as many as a plot can have curves, and
+    which of the curves are of baselines."""
     drawn = [system for system in systems if system.drawn]
     drawn = drawn[: max(1, MOST_CURVES // len(lists))]
-    curves = {}
+    curves, baselines = {}, []
     for trials in lists:
         for system in drawn:
             parts = [trials.name] * (len(lists) > 1) + [system.name] * (len(drawn) > 1)
             label = ": ".join(parts) or trials.name
             curves[label] = system.scores[trials.name], trials.labels
-    return curves
+            baselines += [label] * system.baseline
+    return curves, baselines
 
 
 def results_table(results: Sequence[Mapping]) -> str:

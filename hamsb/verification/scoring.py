@@ -81,7 +81,7 @@ def score_trials(
 
 
 def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> None:
-    """Write lines ``enrol test label score``; read back, the scores are the same.
+    r"""Write lines ``enrol test label score``; read back, the scores are the same.
 
     The file appears under its name only when it is complete. Its folder is made if need
     be.
@@ -107,7 +107,7 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_scores(f"{folder}/scores_O.txt", trials, [0.25])
     ...     Path(folder, "scores_O.txt").read_text()
-    'id1/a.wav id1/b.wav 1 0.25\\n'
+    'id1/a.wav id1/b.wav 1 0.25\n'
     """
     numbers = torch.as_tensor(scores).detach().double()
     if numbers.shape != (len(trials),):

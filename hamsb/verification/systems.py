@@ -10,6 +10,9 @@ from hamsb.verification.calibration import Calibration
 from hamsb.verification.data import EmbeddedData, VerificationData
 from hamsb.verification.scoring import list_qualities, score_all
 
+# What a similarity's scores are called on an axis, where its name is not enough.
+_SCORE_NAMES = {"hyperbolic": "minus hyperbolic distance"}
+
 
 @dataclass
 class System:
@@ -25,6 +28,11 @@ class System:
         The scores are log-likelihood ratios.
     drawn : bool
         False where its error tradeoff is that of another system.
+    baseline : bool
+        Something to compare with that nobody would use, such as an untrained network:
+        the plots are framed by the others.
+    score_name : str
+        What its scores are, for the axis of a plot.
     facts : dict
         What metrics.json says of it besides.
 
@@ -40,6 +48,8 @@ class System:
     scores: Mapping[str, np.ndarray]
     calibrated: bool = False
     drawn: bool = True
+    baseline: bool = False
+    score_name: str = "score"
     facts: dict = field(default_factory=dict)
 
     def calibrated_by(
@@ -64,6 +74,8 @@ class System:
             },
             calibrated=True,
             drawn=bool(calibration.quality_weights),  # else the ranks are the same
+            baseline=self.baseline,
+            score_name="log-likelihood ratio",
             facts={**self.facts, "calibration": calibration.to_dict()},
         )
 
@@ -122,16 +134,17 @@ def score_systems(
     if speaker_means:
         cohort = cohort.speaker_means()
     how = similarities, normalizations, cohort, cohort_size, progress
-    systems = [
-        System(
-            similarity if normalization == "none" else f"{similarity}, {normalization}",
-            scores,
-            facts={"backend": similarity, "normalization": normalization},
+    systems = []
+    for (similarity, name), scores in score_all(test, data.lists, *how).items():
+        normalized = "" if name == "none" else f", {name}"
+        systems.append(
+            System(
+                f"{similarity}{normalized}",
+                scores,
+                score_name=f"{_SCORE_NAMES.get(similarity, similarity)}{normalized}",
+                facts={"backend": similarity, "normalization": name},
+            )
         )
-        for (similarity, normalization), scores in score_all(
-            test, data.lists, *how
-        ).items()
-    ]
     if data.calibration is None:
         return systems
     trials = data.calibration

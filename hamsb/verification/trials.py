@@ -141,7 +141,7 @@ def read_lists(
 
 
 def read_trials(path: str | os.PathLike) -> Trials:
-    """Read a trial list of lines ``label enrol test``.
+    r"""Read a trial list of lines ``label enrol test``.
 
     A repeated trial counts as often as the list has it. An utterance compared with
     itself is refused: its score says nothing about the model. A list of one class can
@@ -171,7 +171,7 @@ def read_trials(path: str | os.PathLike) -> Trials:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "vox1_O.txt")
-    ...     _ = path.write_text("1 id1/a.wav id1/b.wav\\n0 id1/a.wav id2/a.wav\\n")
+    ...     _ = path.write_text("1 id1/a.wav id1/b.wav\n0 id1/a.wav id2/a.wav\n")
     ...     trials = read_trials(path)
     >>> trials.labels, trials.enrol[1], trials.test[1]
     (array([1, 0]), 'id1/a.wav', 'id2/a.wav')

@@ -20,8 +20,6 @@ of it is complete:
 from dataclasses import replace
 from pathlib import Path
 
-from voxceleb_prepare import prepare_voxceleb
-
 from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.utils.checks import check_whole
@@ -29,7 +27,12 @@ from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.data import VerificationData
-from hamsb.verification.decision import fingerprint, make_decision, write_decision
+from hamsb.verification.decision import (
+    fingerprint,
+    make_decision,
+    read_decision,
+    write_decision,
+)
 from hamsb.verification.groups import read_metadata
 from hamsb.verification.metrics import bayes_threshold
 from hamsb.verification.normalization import NORMALIZATIONS, find_cohort
@@ -37,6 +40,7 @@ from hamsb.verification.results import write_verification
 from hamsb.verification.scoring import QUALITIES, score_trials
 from hamsb.verification.systems import score_systems
 from hamsb.verification.trials import read_lists
+from voxceleb_prepare import prepare_voxceleb
 
 BACKENDS = ("cosine", "hyperbolic")
 
@@ -126,7 +130,8 @@ def cohort_tables(cohort, data, folder, sample_rate):
 def facts(hparams, data):
     """What the numbers were measured under, line by line."""
     if hparams["bootstrap_draws"]:
-        yield f"Intervals: 95 %, bootstrap over speakers, {hparams['bootstrap_draws']} draws"
+        draws = hparams["bootstrap_draws"]
+        yield f"Intervals: 95 %, bootstrap over speakers, {draws} draws"
     yield "Each utterance embedded once, whole, without padding"
     if data.cohort_files:
         kind = "their means" if hparams["cohort_speaker_means"] else "each an utterance"
@@ -190,6 +195,13 @@ def main(arguments):
         hparams["quality_measures"],
         progress,
     )
+    decision = read_decision(model)
+    if hparams["store_decision"]:
+        scores = score_trials(embedded.calibration, data.calibration)
+        decision = make_decision(data.calibration, scores, hparams["p_targets"])
+    # It is one of plain cosines.
+    plain = systems[0].name == "cosine" and not hparams["subtract_mean"]
+    threshold = decision["thresholds"]["eer"] if decision and plain else None
     software = versions(encoder.device)
 
     def report(table, groups):
@@ -213,11 +225,10 @@ def main(arguments):
         hparams["bootstrap_draws"],
         {"settings": hparams, "versions": software},
         progress,
+        threshold,
     )
     print(f"{table}Report, scores and plots: {folder}")
     if hparams["store_decision"]:
-        scores = score_trials(embedded.calibration, data.calibration)
-        decision = make_decision(data.calibration, scores, hparams["p_targets"])
         write_decision(model, decision)
         print(f"Thresholds for SpeakerRecognition: {model / 'decision.json'}")
 

@@ -4,28 +4,29 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from speechbrain.dataio.preprocess import AudioNormalizer
 
-from hamsb.dataio.audio import crop_at, random_crop, read_crop
+from hamsb.dataio.audio import crop_at, load_audio, random_crop, read_crop
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_crops_lie_in_the_file_and_short_files_wrap(tmp_path, suffix):
-    ramp = (np.arange(1000) / 2000).astype(np.float32)
-    path = str(tmp_path / f"ramp.{suffix}")
-    soundfile.write(path, np.stack([ramp, ramp / 2], 1), 16000, subtype="PCM_16")
-    mono = torch.from_numpy(0.75 * ramp)
-    torch.manual_seed(0)
-    starts = set()
-    for _ in range(200):
-        crop = random_crop(path, 0, 1000, 990)
-        assert crop.shape == (990,)
-        start = int(torch.argmin((mono - crop[0]).abs()))
-        torch.testing.assert_close(crop, mono[start : start + 990], atol=1e-4, rtol=0)
-        starts.add(start)
-    assert starts == set(range(11))
-    wrapped = random_crop(path, 100, 400, 700)
-    expected = torch.cat([mono[100:400], mono[100:400], mono[100:200]])
-    torch.testing.assert_close(wrapped, expected, atol=1e-4, rtol=0)
+def test_crops_lie_in_the_file_and_short_files_wrap(tmp_path):
+    for suffix in ["wav", "flac"]:
+        ramp = (np.arange(1000) / 2000).astype(np.float32)
+        path = str(tmp_path / f"ramp.{suffix}")
+        soundfile.write(path, np.stack([ramp, ramp / 2], 1), 16000, subtype="PCM_16")
+        mono = torch.from_numpy(0.75 * ramp)
+        torch.manual_seed(0)
+        starts = set()
+        for _ in range(200):
+            crop = random_crop(path, 0, 1000, 990)
+            assert crop.shape == (990,)
+            start = int(torch.argmin((mono - crop[0]).abs()))
+            torch.testing.assert_close(crop, mono[start : start + 990], atol=1e-4, rtol=0)
+            starts.add(start)
+        assert starts == set(range(11))
+        wrapped = random_crop(path, 100, 400, 700)
+        expected = torch.cat([mono[100:400], mono[100:400], mono[100:200]])
+        torch.testing.assert_close(wrapped, expected, atol=1e-4, rtol=0)
 
 
 def test_a_short_file_is_repeated(tmp_path):
@@ -51,3 +52,45 @@ def test_a_file_at_another_rate_is_refused(tmp_path):
         read_crop(path, 0, 10, sample_rate=16000)
     with pytest.raises(ValueError, match="gone.wav: cannot be read"):
         read_crop(tmp_path / "gone.wav", 0, 10)
+
+
+def test_a_whole_file_becomes_mono_at_the_rate_of_the_model(tmp_path):
+    ramp = np.arange(1000, dtype=np.float32) / 2000
+    for channels in (1, 2):
+        path = tmp_path / f"{channels}.wav"
+        sound = np.stack([ramp, ramp / 2], 1)[:, :channels]
+        soundfile.write(path, sound, 8000, subtype="FLOAT")
+        wav = load_audio(str(path), AudioNormalizer(8000))
+        torch.testing.assert_close(wav, torch.from_numpy(sound.mean(1)))
+        assert load_audio(path, AudioNormalizer(16000)).shape == (2000,)
+
+
+def test_what_is_no_audio_is_named(tmp_path):
+    path, normalizer = tmp_path / "a.wav", AudioNormalizer(16000)
+    for missing in (path, tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"^{missing}: no such audio file"):
+            load_audio(missing, normalizer)
+    path.write_text("no audio")
+    with pytest.raises(ValueError, match=f"^{path}: cannot be read as audio"):
+        load_audio(path, normalizer)
+    with pytest.raises(ValueError, match=f"^{path}: cannot be read from sample 5"):
+        read_crop(path, 5, 10)
+    soundfile.write(path, np.zeros(0), 16000)
+    with pytest.raises(ValueError, match=f"^{path}: no samples"):
+        load_audio(path, normalizer)
+
+
+def test_a_crop_is_what_was_asked_for(tmp_path):
+    path = tmp_path / "stereo.flac"
+    ramp = np.arange(100) / 200
+    soundfile.write(path, np.stack([ramp, -ramp / 2], 1), 16000)
+    mono = torch.from_numpy(ramp / 4).float()
+    close = {"atol": 1e-4, "rtol": 0}
+    torch.testing.assert_close(read_crop(path, 40, 30), mono[40:70], **close)
+    repeated = torch.cat([mono[40:70], mono[40:70], mono[40:45]])
+    torch.testing.assert_close(read_crop(path, 40, 30, length=65), repeated, **close)
+    torch.testing.assert_close(read_crop(path, 40, 30, length=7), mono[40:47], **close)
+    # From the first crop of the file to its last, each as wide a share of positions.
+    for position, start in ((0.0, 0), (0.0999, 0), (0.1001, 1), (0.5, 5), (0.999, 9)):
+        found = crop_at(path, 91, position)
+        torch.testing.assert_close(found, mono[start : start + 91], **close)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from hamsb.dataio import clusters as clustering
 from hamsb.dataio.clusters import Clusters, make_clusters, read_clusters, write_clusters
 
 
@@ -50,31 +49,34 @@ def test_a_cluster_file_appears_whole_or_not_at_all(tmp_path):
 HEADER = "speaker,cluster\n"
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "no speakers"),
-    (HEADER, "no speakers"),
-    ("id1,0\n", ":1: expected the header 'speaker,cluster', found 'id1,0'"),
-    ("# comment\n" + HEADER, ":1: expected the header"),
-    ("## nearest to x: 1\n" + HEADER, ":1: expected the header"),
-    (HEADER + "id1,0\n\nid2,1\n", ":3: expected a speaker .* found ''"),
-    (HEADER + "id1,0\nid2\n", ":3: expected a speaker"),
-    (HEADER + "id1,0\nid2,1,4\n", ":3: expected a speaker"),
-    (HEADER + ",0\n", ":2: expected a speaker"),
-    (HEADER + "id1,-1\n", ":2: expected a speaker"),
-    (HEADER + "id1,1.5\n", ":2: expected a speaker"),
-    (HEADER + "id1,0\nid2,1\nid1,1\n", ":4: speaker id1 for the second time"),
-    (HEADER + "## nearest to 0: 1\nid1,0\n", ":2: expected a speaker"),
-    ("## nearest to 0: 1\n## nearest to 0: 1\n" + HEADER, ":2: a second line for"),
-    ("## nearest to 0: 1\n" + HEADER + "a,0\nb,1\n", "no line '## nearest to 1:'"),
-    ("## nearest to 0: 1\n## nearest to 1: 1\n" + HEADER + "a,0\nb,1\n", ":2: must name"),
-    ("## nearest to 0: 1 2\n## nearest to 1: 0\n" + HEADER + "a,0\nb,1\n", ":1: must"),
-    ("## nearest to 7:\n" + HEADER + "a,0\n", ":1: must name"),
-])  # fmt: skip
-def test_a_wrong_cluster_file_is_refused_with_its_line(text, message, tmp_path):
-    path = tmp_path / "clusters.csv"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"clusters.csv.*{message}"):
-        read_clusters(path)
+def test_a_wrong_cluster_file_is_refused_with_its_line(tmp_path):
+    for text, message in [
+        ("", "no speakers"),
+        (HEADER, "no speakers"),
+        ("id1,0\n", ":1: expected the header 'speaker,cluster', found 'id1,0'"),
+        ("# comment\n" + HEADER, ":1: expected the header"),
+        ("## nearest to x: 1\n" + HEADER, ":1: expected the header"),
+        (HEADER + "id1,0\n\nid2,1\n", ":3: expected a speaker .* found ''"),
+        (HEADER + "id1,0\nid2\n", ":3: expected a speaker"),
+        (HEADER + "id1,0\nid2,1,4\n", ":3: expected a speaker"),
+        (HEADER + ",0\n", ":2: expected a speaker"),
+        (HEADER + "id1,-1\n", ":2: expected a speaker"),
+        (HEADER + "id1,1.5\n", ":2: expected a speaker"),
+        (HEADER + "id1,0\nid2,1\nid1,1\n", ":4: speaker id1 for the second time"),
+        (HEADER + "## nearest to 0: 1\nid1,0\n", ":2: expected a speaker"),
+        ("## nearest to 0: 1\n## nearest to 0: 1\n" + HEADER, ":2: a second line for"),
+        ("## nearest to 0: 1\n" + HEADER + "a,0\nb,1\n", "no line '## nearest to 1:'"),
+        (
+            "## nearest to 0: 1\n## nearest to 1: 1\n" + HEADER + "a,0\nb,1\n",
+            ":2: must name",
+        ),
+        ("## nearest to 0: 1 2\n## nearest to 1: 0\n" + HEADER + "a,0\nb,1\n", ":1: must"),
+        ("## nearest to 7:\n" + HEADER + "a,0\n", ":1: must name"),
+    ]:
+        path = tmp_path / "clusters.csv"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"clusters.csv.*{message}"):
+            read_clusters(path)
 
 
 def test_a_cluster_file_that_is_none_is_refused(tmp_path):

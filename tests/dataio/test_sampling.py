@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -55,84 +56,85 @@ def speakers_in(batch, speakers):
 # ----------------------------------------------------------------- what a batch is
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.75, 1.0])
-@pytest.mark.parametrize("further", ["random", "nearest"])
-@pytest.mark.parametrize("single", ["repeat", "drop"])
-@pytest.mark.parametrize("size", [2, 7, "all"])
-def test_a_batch_holds_each_speaker_once_with_two_utterances(
-    seed, ratio, further, single, size
-):
-    speakers = corpus(seed)
-    counts = Counter(speakers)
-    usable = {s for s, n in counts.items() if single == "repeat" or n > 1}
-    assert len(usable) < len(counts) or single == "repeat"
-    size = len(usable) if size == "all" else size
-    clusters = clusters_of(speakers, k=5, seed=seed)
-    sampler = SpeakerBatchSampler(
-        speakers, size, 6, seed, clusters, ratio, further, single
-    )
-    sampler.set_epoch(seed)
-    batches = list(sampler)
-    assert len(batches) == len(sampler) == 6
-    for batch in batches:
-        assert all(type(entry) is int for entry in batch)
-        first = speakers_in(batch[::2], speakers)
-        assert first == speakers_in(batch[1::2], speakers)
-        assert len(set(first)) == len(first) == size
-        assert set(first) <= usable
-        for one, two in zip(batch[::2], batch[1::2]):
-            assert (one == two) == (counts[speakers[one]] == 1)
+def test_a_batch_holds_each_speaker_once_with_two_utterances():
+    for seed, ratio, further, single, size in product(
+        SEEDS,
+        [0.0, 0.3, 0.75, 1.0],
+        ["random", "nearest"],
+        ["repeat", "drop"],
+        [2, 7, "all"],
+    ):
+        speakers = corpus(seed)
+        counts = Counter(speakers)
+        usable = {s for s, n in counts.items() if single == "repeat" or n > 1}
+        assert len(usable) < len(counts) or single == "repeat"
+        size = len(usable) if size == "all" else size
+        clusters = clusters_of(speakers, k=5, seed=seed)
+        sampler = SpeakerBatchSampler(
+            speakers, size, 6, seed, clusters, ratio, further, single
+        )
+        sampler.set_epoch(seed)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == 6
+        for batch in batches:
+            assert all(type(entry) is int for entry in batch)
+            first = speakers_in(batch[::2], speakers)
+            assert first == speakers_in(batch[1::2], speakers)
+            assert len(set(first)) == len(first) == size
+            assert set(first) <= usable
+            for one, two in zip(batch[::2], batch[1::2]):
+                assert (one == two) == (counts[speakers[one]] == 1)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("size, ratio", [(6, 1.0), (12, 1.0), (12, 0.5), (20, 0.6)])
-def test_hard_speakers_fill_whole_clusters_where_these_fit(seed, size, ratio):
-    # Clusters of 6: the pool is exactly the hard ones, num_hard / 6 whole clusters.
-    speakers, clusters = equal_clusters()
-    sampler = SpeakerBatchSampler(speakers, size, 200, seed, clusters, ratio)
-    full = sampler.num_hard // 6
-    whole = []
-    for batch in sampler:
-        held = Counter(clusters.of_speaker[s] for s in speakers_in(batch[::2], speakers))
-        whole.append(sorted(c for c, n in held.items() if n == 6))
-        assert len(whole[-1]) >= full
-    drawn = Counter(map(tuple, whole))
-    # All choices of clusters occur, none much more often than another.
-    choices = [drawn[c] for c in itertools.combinations(range(5), full)]
-    expected = sum(choices) / len(choices)
-    assert sum(choices) > 180  # few batches complete a further cluster by chance
-    assert max(abs(n - expected) for n in choices) < 4.5 * expected**0.5
+def test_hard_speakers_fill_whole_clusters_where_these_fit():
+    for seed, (size, ratio) in product(SEEDS, [(6, 1.0), (12, 1.0), (12, 0.5), (20, 0.6)]):
+        speakers, clusters = equal_clusters()
+        sampler = SpeakerBatchSampler(speakers, size, 200, seed, clusters, ratio)
+        full = sampler.num_hard // 6
+        whole = []
+        for batch in sampler:
+            held = Counter(
+                clusters.of_speaker[s] for s in speakers_in(batch[::2], speakers)
+            )
+            whole.append(sorted(c for c, n in held.items() if n == 6))
+            assert len(whole[-1]) >= full
+        drawn = Counter(map(tuple, whole))
+        # All choices of clusters occur, none much more often than another.
+        choices = [drawn[c] for c in itertools.combinations(range(5), full)]
+        expected = sum(choices) / len(choices)
+        assert sum(choices) > 180  # few batches complete a further cluster by chance
+        assert max(abs(n - expected) for n in choices) < 4.5 * expected**0.5
 
 
-@pytest.mark.parametrize("further", ["random", "nearest"])
-def test_the_pool_is_no_larger_than_needed(further):
-    # Clusters of 6; 8 hard speakers need two clusters and never touch a third.
-    speakers, clusters = equal_clusters()
-    sampler = SpeakerBatchSampler(speakers, 8, 300, 0, clusters, 1.0, further)
-    shares = Counter()
-    for batch in sampler:
-        held = Counter(clusters.of_speaker[s] for s in speakers_in(batch[::2], speakers))
-        assert len(held) == 2
-        shares.update(held.values())
-    # Drawn from all 12 of the pool: most batches halve the two clusters.
-    assert shares.keys() == {2, 3, 4, 5, 6} and shares[4] > shares[6] * 3
+def test_the_pool_is_no_larger_than_needed():
+    for further in ["random", "nearest"]:
+        speakers, clusters = equal_clusters()
+        sampler = SpeakerBatchSampler(speakers, 8, 300, 0, clusters, 1.0, further)
+        shares = Counter()
+        for batch in sampler:
+            held = Counter(
+                clusters.of_speaker[s] for s in speakers_in(batch[::2], speakers)
+            )
+            assert len(held) == 2
+            shares.update(held.values())
+        # Drawn from all 12 of the pool: most batches halve the two clusters.
+        assert shares.keys() == {2, 3, 4, 5, 6} and shares[4] > shares[6] * 3
 
 
-@pytest.mark.parametrize("hard, pools", [
-    (6, [{0}, {1}, {2}, {3}, {4}]),
-    (12, [{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 3}]),
-    (18, [{0, 1, 2}, {1, 2, 0}, {2, 3, 1}, {3, 4, 2}, {4, 3, 2}]),
-    (30, [{0, 1, 2, 3, 4}]),
-])  # fmt: skip
-def test_the_nearest_clusters_join_the_pool_first(hard, pools):
-    speakers, clusters = equal_clusters()
-    sampler = SpeakerBatchSampler(speakers, hard, 100, 0, clusters, 1.0, "nearest")
-    found = {
-        frozenset(clusters.of_speaker[s] for s in speakers_in(batch, speakers))
-        for batch in sampler
-    }
-    assert found == set(map(frozenset, pools))
+def test_the_nearest_clusters_join_the_pool_first():
+    for hard, pools in [
+        (6, [{0}, {1}, {2}, {3}, {4}]),
+        (12, [{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 3}]),
+        (18, [{0, 1, 2}, {1, 2, 0}, {2, 3, 1}, {3, 4, 2}, {4, 3, 2}]),
+        (30, [{0, 1, 2, 3, 4}]),
+    ]:
+        speakers, clusters = equal_clusters()
+        sampler = SpeakerBatchSampler(speakers, hard, 100, 0, clusters, 1.0, "nearest")
+        found = {
+            frozenset(clusters.of_speaker[s] for s in speakers_in(batch, speakers))
+            for batch in sampler
+        }
+        assert found == set(map(frozenset, pools))
 
 
 def test_the_number_of_hard_speakers_is_rounded():
@@ -141,15 +143,18 @@ def test_the_number_of_hard_speakers_is_rounded():
         assert SpeakerBatchSampler(speakers, 10, 1, 0, clusters, ratio).num_hard == hard
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
-def test_no_speaker_and_no_place_in_the_batch_is_preferred(ratio):
-    speakers, clusters = equal_clusters()
-    sampler = SpeakerBatchSampler(speakers, 10, 4000, 1, clusters, ratio)
-    drawn = np.array(speakers)[sampler.plan()[:, ::2]]
-    expected = 4000 / 3  # 10 of 30 speakers
-    for name in set(speakers):
-        assert abs((drawn == name).sum() - expected) < 5 * expected**0.5
-        assert abs((drawn[:, 0] == name).sum() - expected / 10) < 5 * (expected / 10) ** 0.5
+def test_no_speaker_and_no_place_in_the_batch_is_preferred():
+    for ratio in [0.0, 0.5, 1.0]:
+        speakers, clusters = equal_clusters()
+        sampler = SpeakerBatchSampler(speakers, 10, 4000, 1, clusters, ratio)
+        drawn = np.array(speakers)[sampler.plan()[:, ::2]]
+        expected = 4000 / 3  # 10 of 30 speakers
+        for name in set(speakers):
+            assert abs((drawn == name).sum() - expected) < 5 * expected**0.5
+            assert (
+                abs((drawn[:, 0] == name).sum() - expected / 10)
+                < 5 * (expected / 10) ** 0.5
+            )
 
 
 def test_other_speakers_are_uniform_in_choice_and_place():
@@ -180,62 +185,62 @@ def test_every_pair_of_utterances_is_as_likely():
     assert not pairs
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0])
-@pytest.mark.parametrize("single", ["repeat", "drop"])
-def test_every_utterance_is_reached_in_time(ratio, single):
-    speakers = corpus(3)
-    counts = Counter(speakers)
-    sampler = SpeakerBatchSampler(
-        speakers, 5, 40, 0, clusters_of(speakers, 4), ratio, single_utterance=single
-    )
-    reached = set()
-    for epoch in range(1, 11):
-        sampler.set_epoch(epoch)
-        reached |= {entry for batch in sampler for entry in batch}
-    usable = {e for e, s in enumerate(speakers) if single == "repeat" or counts[s] > 1}
-    assert reached == usable
+def test_every_utterance_is_reached_in_time():
+    for ratio, single in product([0.0, 1.0], ["repeat", "drop"]):
+        speakers = corpus(3)
+        counts = Counter(speakers)
+        sampler = SpeakerBatchSampler(
+            speakers, 5, 40, 0, clusters_of(speakers, 4), ratio, single_utterance=single
+        )
+        reached = set()
+        for epoch in range(1, 11):
+            sampler.set_epoch(epoch)
+            reached |= {entry for batch in sampler for entry in batch}
+        usable = {e for e, s in enumerate(speakers) if single == "repeat" or counts[s] > 1}
+        assert reached == usable
 
 
 # --------------------------------------------------------- seeds, epochs, processes
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.6, 1.0])
-def test_an_epoch_is_a_function_of_seed_and_epoch(ratio):
+def test_an_epoch_is_a_function_of_seed_and_epoch():
     speakers = corpus(0)
 
-    def sampler(seed):
-        return SpeakerBatchSampler(speakers, 6, 5, seed, clusters_of(speakers, 4), ratio)
+    def sampler(seed, ratio):
+        clusters = clusters_of(speakers, 4)
+        return SpeakerBatchSampler(speakers, 6, 5, seed, clusters, ratio)
 
-    one, plans = sampler(1), {}
-    for epoch in (1, 2, 3):
-        one.set_epoch(epoch)
-        plans[epoch] = list(one)
-    assert list(one) == plans[3]
-    one.set_epoch(1)  # going back, as a resumed run does
-    torch.manual_seed(7), np.random.seed(7)
-    assert list(one) == plans[1]
-    again, other = sampler(1), sampler(2)
-    again.set_epoch(2), other.set_epoch(2)
-    assert list(again) == plans[2] == again.plan().tolist()
-    different = [plans[1], plans[2], plans[3], list(other)]
-    assert all(a != b for a, b in itertools.combinations(different, 2))
+    for ratio in (0.0, 0.6, 1.0):
+        one, plans = sampler(1, ratio), {}
+        for epoch in (1, 2, 3):
+            one.set_epoch(epoch)
+            plans[epoch] = list(one)
+        assert list(one) == plans[3]
+        one.set_epoch(1)  # going back, as a resumed run does
+        torch.manual_seed(7), np.random.seed(7)
+        assert list(one) == plans[1]
+        again, other = sampler(1, ratio), sampler(2, ratio)
+        again.set_epoch(2), other.set_epoch(2)
+        assert list(again) == plans[2] == again.plan().tolist()
+        different = [plans[1], plans[2], plans[3], list(other)]
+        assert all(a != b for a, b in itertools.combinations(different, 2))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_the_batches_of_one_plan(processes):
-    speakers = corpus(0)
-    dealt = []
-    for rank in range(processes):
-        sampler = SpeakerBatchSampler(speakers, 4, 12, 5, clusters_of(speakers, 4), 1.0)
-        wrapper = DistributedSamplerWrapper(
-            sampler, num_replicas=processes, rank=rank, shuffle=True
-        )
-        wrapper.set_epoch(3)  # as Brain does
-        dealt += [list(wrapper)]
-        assert len(dealt[-1]) == len(wrapper) == 12 // processes
-    plan = SpeakerBatchSampler(speakers, 4, 12, 5, clusters_of(speakers, 4), 1.0)
-    plan.set_epoch(3)
-    assert sorted(itertools.chain(*dealt)) == sorted(plan)
+def test_processes_share_the_batches_of_one_plan():
+    for processes in [2, 3]:
+        speakers = corpus(0)
+        dealt = []
+        for rank in range(processes):
+            sampler = SpeakerBatchSampler(speakers, 4, 12, 5, clusters_of(speakers, 4), 1.0)
+            wrapper = DistributedSamplerWrapper(
+                sampler, num_replicas=processes, rank=rank, shuffle=True
+            )
+            wrapper.set_epoch(3)  # as Brain does
+            dealt += [list(wrapper)]
+            assert len(dealt[-1]) == len(wrapper) == 12 // processes
+        plan = SpeakerBatchSampler(speakers, 4, 12, 5, clusters_of(speakers, 4), 1.0)
+        plan.set_epoch(3)
+        assert sorted(itertools.chain(*dealt)) == sorted(plan)
 
 
 def test_new_clusters_act_from_the_next_epoch_on():
@@ -255,7 +260,7 @@ def test_new_clusters_act_from_the_next_epoch_on():
     sampler.set_clusters(old)
     assert all(clusters_held(batch, old) == 1 for batch in sampler)
     with pytest.raises(ValueError, match="no cluster for id00"):
-        sampler.set_clusters(Clusters({n: 0 for n in names[1:]}, None, None))
+        sampler.set_clusters(Clusters(dict.fromkeys(names[1:], 0), None, None))
     assert sampler.clusters is old
     assert all(clusters_held(batch, old) == 1 for batch in sampler)
 
@@ -283,26 +288,29 @@ def test_a_dropped_speaker_needs_no_cluster():
 # -------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"speakers_per_batch": 1}, "speakers_per_batch=1: .* at least 2"),
-    ({"speakers_per_batch": 4.0}, "speakers_per_batch=4.0: must be a whole number"),
-    ({"speakers_per_batch": 31}, "speakers_per_batch=31: only 30 speakers"),
-    ({"steps_per_epoch": 0}, "steps_per_epoch=0"),
-    ({"seed": -1}, "seed=-1"),
-    ({"hard_ratio": 1.01}, r"hard_ratio=1.01: must lie in \[0, 1\]"),
-    ({"hard_ratio": -0.1}, "hard_ratio=-0.1"),
-    ({"hard_ratio": 0.1, "clusters": None}, "hard_ratio=0.1: hard speakers need clusters"),
-    ({"further_clusters": "far"}, r"further_clusters='far'.*'random', 'nearest'"),
-    ({"single_utterance": "keep"}, "single_utterance='keep'"),
-])  # fmt: skip
-def test_options_out_of_their_range_are_refused(options, message):
-    speakers, clusters = equal_clusters()
-    values = {
-        "speakers_per_batch": 4, "steps_per_epoch": 2, "seed": 0, "clusters": clusters,
-        **options,
-    }  # fmt: skip
-    with pytest.raises(ValueError, match=message):
-        SpeakerBatchSampler(speakers, **values)
+def test_options_out_of_their_range_are_refused():
+    for options, message in [
+        ({"speakers_per_batch": 1}, "speakers_per_batch=1: .* at least 2"),
+        ({"speakers_per_batch": 4.0}, "speakers_per_batch=4.0: must be a whole number"),
+        ({"speakers_per_batch": 31}, "speakers_per_batch=31: only 30 speakers"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"hard_ratio": 1.01}, r"hard_ratio=1.01: must lie in \[0, 1\]"),
+        ({"hard_ratio": -0.1}, "hard_ratio=-0.1"),
+        (
+            {"hard_ratio": 0.1, "clusters": None},
+            "hard_ratio=0.1: hard speakers need clusters",
+        ),
+        ({"further_clusters": "far"}, r"further_clusters='far'.*'random', 'nearest'"),
+        ({"single_utterance": "keep"}, "single_utterance='keep'"),
+    ]:
+        speakers, clusters = equal_clusters()
+        values = {
+            "speakers_per_batch": 4, "steps_per_epoch": 2, "seed": 0, "clusters": clusters,
+            **options,
+        }  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            SpeakerBatchSampler(speakers, **values)
 
 
 def test_nearest_clusters_must_be_known():
@@ -368,16 +376,17 @@ class Recorder(sb.Brain):
         return torch.zeros(())
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_brain_trains_on_the_plan_of_each_epoch(training, workers):
-    hparams, dataset = training(workers)
-    brain = Recorder(hparams=hparams, run_opts={"device": "cpu", "noprogressbar": True})
-    brain.fit([1, 2], dataset, train_loader_kwargs=hparams["dataloader_options"])
-    sampler = hparams["batch_sampler"]
-    for epoch in (1, 2):
-        sampler.set_epoch(epoch)
-        assert brain.seen[epoch] == sampler.plan().tolist()
-    assert brain.seen[1] != brain.seen[2]
+def test_brain_trains_on_the_plan_of_each_epoch(training):
+    options = {"device": "cpu", "noprogressbar": True}
+    for workers in (0, 1):
+        hparams, dataset = training(workers)
+        brain = Recorder(hparams=hparams, run_opts=options)
+        brain.fit([1, 2], dataset, train_loader_kwargs=hparams["dataloader_options"])
+        sampler = hparams["batch_sampler"]
+        for epoch in (1, 2):
+            sampler.set_epoch(epoch)
+            assert brain.seen[epoch] == sampler.plan().tolist()
+        assert brain.seen[1] != brain.seen[2]
 
 
 def test_an_interrupted_epoch_goes_on_where_it_was(training, tmp_path):
@@ -392,7 +401,7 @@ def test_an_interrupted_epoch_goes_on_where_it_was(training, tmp_path):
         return brain, loader, hparams["batch_sampler"]
 
     brain, loader, sampler = start()
-    for _, batch in zip(range(2), loader):
+    for _ in zip(range(2), loader):
         pass
     brain.checkpointer.save_checkpoint(end_of_epoch=False)
 

@@ -6,13 +6,14 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.inference.classifiers import EncoderClassifier
 
-from hamsb.verification.calibration import Calibration
-from runs import EXPERIMENT
-
-from hamsb.training.export import export_model
-from hamsb.verification.decision import read_decision, write_decision
 from hamsb.inference import SpeakerRecognition
+from hamsb.inference.speaker import load_encoder, trained_ball
+from hamsb.training.export import export_model
+from hamsb.verification.calibration import Calibration
+from hamsb.verification.decision import read_decision, write_decision
+from runs import EXPERIMENT
 
 THRESHOLDS = {"eer": 0.5, "min_dcf_0.01": 0.75}
 CALIBRATION = Calibration(scale=10.0, offset=-4.0)
@@ -39,8 +40,7 @@ def folder(tmp_path_factory):
 def files(tmp_path):
     """Two recordings of one name, as VoxCeleb has them, and one of another length."""
     paths = [
-        tmp_path / "wav" / name
-        for name in ("id1/00001.wav", "id2/00001.wav", "id2/2.wav")
+        tmp_path / "wav" / name for name in ("id1/00001.wav", "id2/00001.wav", "id2/2.wav")
     ]
     for seed, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +116,7 @@ def test_without_a_stored_threshold_one_must_be_given(folder, files, tmp_path):
         if path.name != "decision.json":
             (copy / path.name).write_bytes(path.read_bytes())
     model = load(copy)
-    with pytest.raises(
-        ValueError, match="no decision.json beside the model.*threshold="
-    ):
+    with pytest.raises(ValueError, match="no decision.json beside the model.*threshold="):
         model.verify_files(*files[:2])
     with pytest.raises(ValueError, match="without a calibration"):
         model.log_likelihood_ratio(torch.tensor([0.5]))
@@ -140,9 +138,7 @@ def test_files_of_one_name_in_two_folders(folder, files, tmp_path):
     wrong, _ = load(folder, stock.SpeakerRecognition).verify_files(
         *pair, savedir=str(tmp_path / "stock")
     )
-    assert wrong.item() == pytest.approx(
-        1
-    )  # it still is so; else this class is simpler
+    assert wrong.item() == pytest.approx(1)  # it still is so; else this class is simpler
     before = sorted(tmp_path.rglob("*"))
     for options in ({}, {"savedir": str(tmp_path / "ours")}):
         score, _ = load(folder).verify_files(*pair, **options)
@@ -190,3 +186,17 @@ def test_a_source_that_is_no_local_folder_has_no_decision(monkeypatch):
     )
     SpeakerRecognition.from_hparams("someone/some-model", savedir="x")
     assert seen == {"savedir": "x"}
+
+
+def test_the_ball_that_a_model_was_trained_with(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no exported model here"):
+        load_encoder(tmp_path)
+    encoder = load_encoder(folder, {"device": "cpu"})
+    own, ball = encoder.mods["classifier"].ball, trained_ball(encoder)
+    assert repr(ball) == repr(own) and ball is not own
+    points = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ball.project(points), own.project(points))
+    alone = load(folder, EncoderClassifier, hparams_file="embedding.yaml")
+    assert trained_ball(alone) is None  # there is no classifier
+    encoder.mods["classifier"] = torch.nn.Linear(16, 2)
+    assert trained_ball(encoder) is None

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-import verify
-from runs import EXPERIMENT, call, export_untrained, write_list, write_speakers
 from speechbrain.inference.classifiers import EncoderClassifier
 
+import verify
 from hamsb.inference import SpeakerRecognition
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.verification import results
@@ -21,9 +19,14 @@ from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import read_decision
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.evaluation import eer_intervals, evaluate_trials
-from hamsb.verification.normalization import cohort_statistics, find_cohort, normalize_scores
+from hamsb.verification.normalization import (
+    cohort_statistics,
+    find_cohort,
+    normalize_scores,
+)
 from hamsb.verification.scoring import score_trials
 from hamsb.verification.trials import find_utterances, read_trials
+from runs import EXPERIMENT, call, export_untrained, write_list, write_speakers
 
 FILES = ["det.png", "metrics.json", "report.md", "scores.png"]
 ALL = "[none, z-norm, t-norm, s-norm, as-norm]"
@@ -47,12 +50,19 @@ def corpus(tmp_path_factory):
 def plots(monkeypatch):
     """Stand-ins for the plots, which take most of the time."""
 
-    def plot(curves, path):
-        assert curves
-        Path(path).write_text("\n".join(curves))
+    drawn = {}
+
+    def stand_in(name):
+        def plot(curves, path, *options):
+            assert curves
+            Path(path).write_text("\n".join(curves))
+            drawn[name] = options
+
+        return plot
 
     for name in ("plot_det", "plot_scores"):
-        monkeypatch.setattr(results, name, plot)
+        monkeypatch.setattr(results, name, stand_in(name))
+    return drawn
 
 
 @pytest.fixture
@@ -100,7 +110,10 @@ def embedded(corpus):
         files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.wav"))}
         return embed_utterances(files, encoder.encode_batch, progress=False)
 
-    embedded.all_of, embedded.similarities = all_of, [CosineSimilarity(), HyperbolicSimilarity(ball)]
+    embedded.all_of, embedded.similarities = (
+        all_of,
+        [CosineSimilarity(), HyperbolicSimilarity(ball)],
+    )
     return embedded
 
 
@@ -245,7 +258,7 @@ def test_calibration_on_a_list_of_its_own(run, corpus, embedded):
             "cosine, s-norm, calibrated",
         ]
 
-        def qualities(trials, embeddings):
+        def qualities(trials, embeddings, measures=measures):
             if not measures:
                 return None
             lengths = embeddings.matrix.double().norm(dim=1)
@@ -258,7 +271,9 @@ def test_calibration_on_a_list_of_its_own(run, corpus, embedded):
         fitted = Calibration.fit(
             score_trials(dev_embeddings, dev), dev.labels, qualities(dev, dev_embeddings)
         )
-        ratios = fitted(score_trials(test_embeddings, test), qualities(test, test_embeddings))
+        ratios = fitted(
+            score_trials(test_embeddings, test), qualities(test, test_embeddings)
+        )
         record = found["cosine, calibrated"]
         expected = evaluate_trials(test, ratios, calibrated=True)
         assert {key: record[key] for key in expected} == pytest.approx(expected)
@@ -266,7 +281,8 @@ def test_calibration_on_a_list_of_its_own(run, corpus, embedded):
         assert record["calibrated"] is True and "cllr" not in found["cosine"]
         report = (out / "report.md").read_text()
         assert (
-            f"dev.txt, {len(dev)} trials" + ", with duration, norm" * bool(measures) in report
+            f"dev.txt, {len(dev)} trials" + ", with duration, norm" * bool(measures)
+            in report
         )
         assert "speakers are in the test lists" not in report
 
@@ -274,6 +290,32 @@ def test_calibration_on_a_list_of_its_own(run, corpus, embedded):
 def test_a_calibration_list_with_test_speakers_is_reported(run, corpus):
     out = run(calibration_file=corpus / "H.txt", bootstrap_draws=0)
     assert "3 of its speakers are in the test lists too" in (out / "report.md").read_text()
+
+
+def test_the_stored_threshold_is_drawn_among_plain_cosines(run, plots, corpus, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(corpus / "export", model)
+    options = {"model": model, "bootstrap_draws": 0}
+    run(**options)
+    assert plots == {"plot_scores": (None, "cosine"), "plot_det": ([],)}
+    calibration = {
+        "calibration_file": corpus / "dev.txt",
+        "calibration_data_folder": corpus / "dev",
+    }
+    run(**options, **calibration, store_decision=True)
+    threshold = read_decision(model)["thresholds"]["eer"]
+    for changes, expected in (
+        ({}, (threshold, "cosine")),
+        ({"backends": "[cosine, hyperbolic]"}, (threshold, "cosine")),
+        ({"backends": "[hyperbolic]"}, (None, "minus hyperbolic distance")),
+        (
+            {"normalizations": "[z-norm]", "cohort": corpus / "train"},
+            (None, "cosine, z-norm"),
+        ),
+        ({"subtract_mean": True, "cohort": corpus / "train"}, (None, "cosine")),
+    ):
+        run(**options, **changes)
+        assert plots["plot_scores"] == expected
 
 
 def test_the_decision_is_stored_with_the_model(run, corpus, embedded, tmp_path):
@@ -425,24 +467,24 @@ def nothing_is_embedded(monkeypatch):
 
 def test_wrong_values_are_named(run, tmp_path, nothing_is_embedded):
     for changes, message in [
-            (
-                {"backends": "[cosin]"},
-                r"backends=\['cosin'\]: each once, of cosine, hyperbolic",
-            ),
-            ({"backends": "cosine"}, "backends=cosine: must be a list, as"),
-            ({"backends": "[cosine, cosine]"}, "backends=.*each once"),
-            ({"backends": "[]"}, "backends=.*at least one of"),
-            ({"normalizations": "[snorm]"}, "normalizations=.*none, z-norm, t-norm"),
-            ({"normalizations": "[none, s-norm]"}, "normalizations=.*needs a cohort"),
-            ({"subtract_mean": True}, "subtract_mean=True: needs a cohort"),
-            ({"quality_measures": "[duration]"}, "quality_measures=.*needs a calibration_file"),
-            ({"quality_measures": "[snr]"}, "quality_measures=.*of duration, norm"),
-            ({"store_decision": True}, "store_decision=True: needs a calibration_file"),
-            ({"p_targets": "[0.01, 1]"}, "p_target must be in"),
-            ({"batch_size": "1.5"}, "batch_size=1.5: must be a whole number"),
-            ({"cohort_size": -1}, "cohort_size=-1: must be a whole number"),
-            ({"duration_bins": "[5, 3]"}, r"duration_bins=\[5, 3\]: must ascend"),
-        ]:
+        (
+            {"backends": "[cosin]"},
+            r"backends=\['cosin'\]: each once, of cosine, hyperbolic",
+        ),
+        ({"backends": "cosine"}, "backends=cosine: must be a list, as"),
+        ({"backends": "[cosine, cosine]"}, "backends=.*each once"),
+        ({"backends": "[]"}, "backends=.*at least one of"),
+        ({"normalizations": "[snorm]"}, "normalizations=.*none, z-norm, t-norm"),
+        ({"normalizations": "[none, s-norm]"}, "normalizations=.*needs a cohort"),
+        ({"subtract_mean": True}, "subtract_mean=True: needs a cohort"),
+        ({"quality_measures": "[duration]"}, "quality_measures=.*needs a calibration_file"),
+        ({"quality_measures": "[snr]"}, "quality_measures=.*of duration, norm"),
+        ({"store_decision": True}, "store_decision=True: needs a calibration_file"),
+        ({"p_targets": "[0.01, 1]"}, "p_target must be in"),
+        ({"batch_size": "1.5"}, "batch_size=1.5: must be a whole number"),
+        ({"cohort_size": -1}, "cohort_size=-1: must be a whole number"),
+        ({"duration_bins": "[5, 3]"}, r"duration_bins=\[5, 3\]: must ascend"),
+    ]:
         with pytest.raises(ValueError, match=message):
             run(**changes)
         assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
-"""Embeddings: each utterance once, whole, in batches or not, from the cache or not."""
+"""Embeddings: each utterance once, whole, in batches or not."""
 
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from hamsb.verification import embeddings as module
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.embeddings import (
     Embeddings,
+    embed_sets,
     embed_utterances,
+    speaker_means,
 )
+from hamsb.verification.trials import Trials
 from runs import FbankMean, write_wav
 
 UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
@@ -90,7 +94,7 @@ def test_embeddings_are_copies_in_float32(paths):
     """An encoder may reuse its buffer, and answer in another type and shape."""
     for buffer in (torch.zeros(1, 3, dtype=torch.bfloat16), torch.zeros(1, 1, 3)):
         values = iter([1.0, 2.0, 3.0, 4.0])
-        matrix = embed(paths, lambda wavs, buffer=buffer: buffer.fill_(next(values))).matrix
+        matrix = embed(paths, lambda _, b=buffer, v=values: b.fill_(next(v))).matrix
         assert matrix.dtype == torch.float32 and matrix[:, 0].tolist() == [1, 2, 3, 4]
 
 
@@ -219,13 +223,42 @@ def test_select_minus_and_mean():
 def test_speaker_means_are_those_of_a_loop():
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        names = tuple(f"id{rng.integers(5)}/{i}" for i in range(40))
+        speakers = [f"id{rng.integers(5)}" for _ in range(40)]
         matrix = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
-        means = Embeddings(names, matrix).speaker_means()
-        speakers = sorted({name.split("/")[0] for name in names})
-        assert means.utterances == tuple(speakers)
-        for speaker, mean in zip(speakers, means.matrix):
-            own = [
-                row for name, row in zip(names, matrix) if name.startswith(f"{speaker}/")
-            ]
+        names, means = speaker_means(matrix, speakers)
+        assert names == tuple(sorted(set(speakers))) and means.dtype == torch.float32
+        for name, mean in zip(names, means):
+            own = [row for speaker, row in zip(speakers, matrix) if speaker == name]
             torch.testing.assert_close(mean, torch.stack(own).mean(0))
+        # Of a list's embeddings they are summed in float64, then rounded once.
+        utterances = tuple(f"{speaker}/{i}" for i, speaker in enumerate(speakers))
+        rounded = Embeddings(utterances, matrix).speaker_means()
+        wide = speaker_means(matrix.double(), speakers)[1]
+        assert wide.dtype == torch.float64 and rounded.utterances == names
+        assert torch.equal(rounded.matrix, wide.float())
+    assert speaker_means(matrix.half(), speakers)[1].dtype == torch.float32
+
+
+def test_speaker_means_need_a_name_for_each_embedding():
+    for embeddings, speakers in ((torch.eye(3), ["a", "b"]), (torch.zeros(0, 3), [])):
+        with pytest.raises(ValueError, match="need a name each, and at least one"):
+            speaker_means(embeddings, speakers)
+
+
+def test_sets_are_embedded_together_and_errors_name_the_line(paths):
+    first, second = dict(list(paths.items())[:3]), dict(list(paths.items())[2:])
+    lines = (UTTERANCES[0],) * 2, UTTERANCES[1:3]
+    trials = Trials(np.array([1, 0]), *lines, Path("lists/O.txt"))
+    encode = FbankMean()
+    sets = [first, {f"again/{name}": path for name, path in second.items()}]
+    one, other = embed_sets(encode, sets, [trials], 16000, progress=False)
+    assert len(encode.seen) == 4 and one.utterances == tuple(first)
+    assert other.utterances == tuple(f"again/{name}" for name in second)
+    assert torch.equal(one.matrix[2], other.matrix[0])
+    assert other.seconds.tolist() == [one.seconds[2], (8000 + 3 * 3001) / 16000]
+    paths[UTTERANCES[3]].unlink()  # in no list
+    with pytest.raises(FileNotFoundError, match=f"^{paths[UTTERANCES[3]]}: no such audio"):
+        embed_sets(encode, sets, [trials], 16000, progress=False)
+    paths[UTTERANCES[2]].write_text("no audio")
+    with pytest.raises(ValueError, match=f"^lists/O.txt:2: {paths[UTTERANCES[2]]}: cannot"):
+        embed_sets(encode, sets, [trials], 16000, progress=False)

@@ -1,13 +1,16 @@
 """Tables, names and files of results."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hamsb.verification import results
 from hamsb.verification.evaluation import evaluate_groups, evaluate_trials
 from hamsb.verification.groups import trial_groups
 from hamsb.verification.results import groups_table, results_table
+from hamsb.verification.systems import System
 from hamsb.verification.trials import Trials
 
 LIST = [
@@ -95,3 +98,112 @@ def test_groups_table(trials):
     assert table[1] == "| --- | --- | --- | ---: | ---: | ---: | ---: |"
     assert table[2] == "| small | session | same | 1 | 3 | 0.000 | 0.000 |"
     assert table[3].startswith("| small | session | different | 2 | 3 | ")
+
+
+# What is written
+
+
+def silent(table, groups):
+    return table + groups
+
+
+@pytest.fixture
+def plots(monkeypatch):
+    """Stand-ins for the plots: what each was given."""
+    given = {}
+    for name in ("plot_det", "plot_scores"):
+        monkeypatch.setattr(
+            results, name, lambda *a, name=name: (given.update({name: a}), a[1].touch())
+        )
+    return given
+
+
+def test_settings_that_json_does_not_have(trials, plots, tmp_path):
+    """A training yaml's .inf, and a path."""
+    settings = {"max_grad_norm": float("inf"), "folder": tmp_path, "seed": 1}
+    results.write_verification(
+        tmp_path,
+        [trials],
+        [System("s", {"small": trials.labels + 0.5})],
+        silent,
+        draws=0,
+        about={"settings": settings},
+        progress=False,
+    )
+    text = (tmp_path / "metrics.json").read_text()
+    numbers = json.loads(text, parse_constant=pytest.fail)
+    assert numbers["settings"] == {
+        "max_grad_norm": "Infinity",
+        "folder": str(tmp_path),
+        "seed": 1,
+    }
+
+
+def test_the_first_system_is_written_and_drawn(plots, tmp_path):
+    trials, scores = random_trials()
+    systems = [
+        System("trained", {"random": scores}, score_name="cosine", facts={"loss": "HAM"}),
+        System("untrained", {"random": -scores}, baseline=True),
+    ]
+    table = results.write_verification(
+        tmp_path, [trials], systems, silent, draws=5, progress=False, threshold=0.5
+    )
+    assert (tmp_path / "report.md").read_text() == table
+    assert table.splitlines()[2].startswith("| random: trained | ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "det.png", "metrics.json", "report.md", "scores.png", "scores_random.txt",
+    ]  # fmt: skip
+    written = np.loadtxt(tmp_path / "scores_random.txt", usecols=3)
+    assert written.tolist() == scores.tolist()
+    first, second = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    assert first["system"] == "trained" and first["loss"] == "HAM"
+    assert second["eer"] > 0.5 > first["eer"]
+    assert first["eer_interval"][0] < first["eer"] < first["eer_interval"][1]
+    curves, _, baselines = plots["plot_det"]
+    assert list(curves) == ["trained", "untrained"] and baselines == ["untrained"]
+    distributions, _, threshold, score_name = plots["plot_scores"]
+    assert list(distributions) == ["random"] and distributions["random"][0] is scores
+    assert (threshold, score_name) == (0.5, "cosine")
+
+
+def test_results_are_named_by_list_and_system():
+    """By the list alone where one system is compared with nothing."""
+    plain = System("cosine", {})
+    other = System("cosine, z-norm", {})
+    calibrated = System("cosine, calibrated", {}, calibrated=True)
+
+    def titles(*systems):
+        return [
+            results.title(
+                {"list": "O", "system": s.name, "calibrated": s.calibrated}, systems
+            )
+            for s in systems
+        ]
+
+    assert titles(plain) == ["O"]
+    assert titles(plain, calibrated) == ["O", "O, calibrated"]
+    assert titles(plain, other, calibrated) == [
+        "O: cosine",
+        "O: cosine, z-norm",
+        "O: cosine, calibrated",
+    ]
+
+
+def test_a_plot_has_at_most_ten_curves():
+    def curves(lists, systems):
+        trials = [Trials(np.array([1, 0]), ("a",), ("b",), Path(name)) for name in lists]
+        made = [
+            System(
+                f"s{i}", dict.fromkeys(lists, np.zeros(2)), drawn=i != 1, baseline=i == 2
+            )
+            for i in range(systems)
+        ]
+        found, baselines = results.det_curves(trials, made)
+        assert baselines == [name for name in found if name.endswith("s2")]
+        return list(found)
+
+    assert curves(["O"], 1) == ["O"]
+    assert curves(["O"], 3) == ["s0", "s2"]
+    assert curves(["O", "H"], 1) == ["O", "H"]
+    assert curves(["O", "H"], 3) == ["O: s0", "O: s2", "H: s0", "H: s2"]
+    assert len(curves(["O"], 12)) == 10 and len(curves(["O", "H", "dev"], 12)) == 9

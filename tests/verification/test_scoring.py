@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from hamsb import ClippedUnitBall, HyperbolicSimilarity, PoincareBall
+from hamsb import ClippedUnitBall, CosineSimilarity, HyperbolicSimilarity, PoincareBall
 from hamsb.verification.embeddings import Embeddings
-from hamsb.verification.scoring import score_trials, write_scores
+from hamsb.verification.normalization import cohort_statistics, normalize_scores
+from hamsb.verification.scoring import (
+    list_qualities,
+    score_all,
+    score_trials,
+    trial_seconds,
+    write_scores,
+)
 from hamsb.verification.trials import Trials, read_trials
 from runs import random_embeddings_and_trials, similarities
 
@@ -184,3 +191,49 @@ def test_write_scores_refuses_another_number(tmp_path, trials):
             ValueError, match="vox1_O.txt has 4 trials, got scores of shape"
         ):
             write_scores(tmp_path / "s.txt", trials, scores)
+
+
+# What else is known of a trial
+
+
+def test_a_trial_is_as_long_as_its_shorter_utterance():
+    embeddings, trials = random_embeddings_and_trials(40, utterances=9)
+    with pytest.raises(ValueError, match="without lengths in seconds"):
+        trial_seconds(embeddings, trials)
+    seconds = torch.arange(9, dtype=torch.float64) + 1
+    embeddings = Embeddings(embeddings.utterances, embeddings.matrix, seconds)
+    length = dict(zip(embeddings.utterances, seconds.tolist()))
+    expected = [min(length[e], length[t]) for e, t in zip(trials.enrol, trials.test)]
+    assert trial_seconds(embeddings, trials).tolist() == expected
+    # The sums and differences of both measures.
+    assert list_qualities(embeddings, trials, []) is None
+    found = list_qualities(embeddings, trials, ["duration", "norm"])
+    norm = dict(zip(embeddings.utterances, embeddings.matrix.double().norm(dim=1).tolist()))
+    for row, one, other in zip(found, trials.enrol, trials.test):
+        logs = np.log([length[one], length[other]])
+        norms = [norm[one], norm[other]]
+        expected = [logs.sum(), sum(norms), abs(np.diff(logs))[0], abs(np.diff(norms))[0]]
+        np.testing.assert_allclose(row, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_all_similarities_and_normalizations_are_scored_by_name():
+    embeddings, trials = random_embeddings_and_trials(30, utterances=9)
+    cohort = Embeddings(
+        tuple("abcde"), torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+    )
+    pair = [CosineSimilarity(), HyperbolicSimilarity(ClippedUnitBall(3.0))]
+    scored = score_all(
+        embeddings, [trials], pair, ["as-norm", "none", "z-norm"], cohort, cohort_size=3
+    )
+    assert list(scored) == list(
+        product(["cosine", "hyperbolic"], ["as-norm", "none", "z-norm"])
+    )
+    for similarity in pair:
+        raw = score_trials(embeddings, trials, similarity)
+        for name, k, method in (("as-norm", 3, "s"), ("z-norm", None, "z")):
+            statistics = cohort_statistics(embeddings, cohort, similarity, k)
+            expected = normalize_scores(raw, trials, statistics, method)
+            np.testing.assert_array_equal(scored[similarity.name, name]["random"], expected)
+        np.testing.assert_array_equal(scored[similarity.name, "none"]["random"], raw)
+    with pytest.raises(ValueError, match=r"=\['s-norm'\]: s-norm needs a cohort"):
+        score_all(embeddings, [trials], pair, ["s-norm"])

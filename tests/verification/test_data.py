@@ -1,0 +1,74 @@
+"""What a verification reads: who is where, groups, and embedding all of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hamsb.verification.data import VerificationData
+from hamsb.verification.embeddings import Embeddings
+from hamsb.verification.trials import Trials
+from runs import write_wav
+
+
+def make_list(name, *pairs):
+    labels, enrol, test = zip(*pairs)
+    return Trials(np.array(labels), enrol, test, Path(f"{name}.txt"))
+
+
+TEST = make_list("O", (1, "a/x/1", "a/y/2"), (0, "a/x/1", "b/x/1"), (1, "b/x/1", "b/y/2"))
+DEV = make_list("dev", (1, "c/x/1", "c/x/2"), (0, "b/x/1", "c/x/1"))
+
+
+def test_who_is_in_which_part():
+    data = VerificationData([TEST], {}, DEV, {}, {"d/1": Path("1"), "d/2": Path("2")})
+    assert data.all_lists == [TEST, DEV] and VerificationData([TEST], {}).all_lists == [
+        TEST
+    ]
+    assert data.shared_speakers == {"b"} and data.cohort_speakers == {"d"}
+    assert VerificationData([TEST], {}).shared_speakers == set()
+    flat = make_list("flat", (1, "1.wav", "2.wav"))
+    assert VerificationData([flat], {}).shared_speakers == set()  # asks for nobody
+    with pytest.raises(ValueError, match="flat.txt:1: no speaker"):
+        VerificationData([TEST], {}, flat)
+
+
+def test_groups_of_every_list():
+    seconds = torch.tensor([1.0, 5.0, 5.0, 5.0], dtype=torch.float64)
+    embeddings = Embeddings(TEST.utterances, torch.eye(4), seconds)
+    data = VerificationData([TEST], {})
+    assert list(data.groups(duration_bins=[3])) == ["O"]
+    assert not any(what == "duration" for what, _ in data.groups(duration_bins=[3])["O"])
+    groups = data.groups(embeddings, [3])["O"]
+    assert groups["duration", "below 3 s"].tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="must ascend"):
+        data.groups(duration_bins=[3, 2])
+
+
+def test_each_file_is_embedded_once_for_all_parts(tmp_path):
+    names = (*TEST.utterances, "c/x/1", "c/x/2")
+    files = {name: tmp_path / f"{name}.wav" for name in names}
+    for seed, path in enumerate(files.values()):
+        write_wav(path, 1000 + 10 * seed, seed=seed)
+    part = {name: files[name] for name in TEST.utterances}
+    dev = {name: files[name] for name in DEV.utterances}
+    cohort = {"z/own": files["c/x/2"]}
+    seen = []
+
+    def encode(wavs):
+        seen.append(wavs.shape[1])
+        return wavs[:, :3]
+
+    data = VerificationData([TEST], part, DEV, dev, cohort)
+    embedded = data.embed(encode, 16000, progress=False)
+    assert sorted(seen) == [1000 + 10 * k for k in range(6)]
+    assert embedded.test.utterances == TEST.utterances
+    assert embedded.calibration.utterances == DEV.utterances
+    row = embedded.calibration.matrix[embedded.calibration.rows(["c/x/2"])]
+    assert torch.equal(embedded.cohort.matrix, row)
+    empty = VerificationData([TEST], part).embed(encode, 16000, progress=False)
+    assert len(empty.calibration) == len(empty.cohort) == 0
+    files["c/x/2"].write_text("no audio")
+    with pytest.raises(ValueError, match=r"dev.txt:1: .*c/x/2.wav: cannot be read"):
+        data.embed(encode, 16000, progress=False)

@@ -71,7 +71,7 @@ def test_a_fingerprint_tells_models_apart(tmp_path):
     for path in list(tmp_path.glob("*.*")):
         (copy / path.name).write_bytes(path.read_bytes())
     assert fingerprint(copy) == first
-    (copy / "embedding_model.ckpt").rename(copy / "other.ckpt")
+    (copy / "embedding_model.ckpt").rename(copy / "embedding_net.ckpt")
     assert fingerprint(copy) != first
     (tmp_path / "embedding_model.ckpt").write_bytes(b"1")
     assert fingerprint(tmp_path) != first

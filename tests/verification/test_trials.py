@@ -183,3 +183,25 @@ def test_an_utterance_in_two_roots(trials, corpus, tmp_path):
 def test_no_roots(trials):
     with pytest.raises(ValueError, match="no roots"):
         find_utterances(trials, [])
+
+
+# Several lists
+
+
+def test_lists_are_read_together(trials, corpus, tmp_path):
+    lines = LIST.splitlines(keepends=True)
+    (tmp_path / "short.txt").write_text("".join(lines[2:]))
+    lists, files = read_lists([trials.path, tmp_path / "short.txt"], corpus)
+    assert [one.name for one in lists] == ["vox1_O", "short"] and len(lists[1]) == 2
+    assert files == {name: corpus / "wav" / name for name in UTTERANCES}
+    for one_list in (trials.path, str(trials.path)):
+        (alone,), _ = read_lists(one_list, [str(corpus)])
+        assert alone.enrol == trials.enrol
+    (tmp_path / "targets.txt").write_text(lines[0] + lines[2])
+    with pytest.raises(ValueError, match="targets.txt: all 2 trials have the label 1; an"):
+        read_lists([tmp_path / "targets.txt"], corpus)
+    again = tmp_path / "again" / "vox1_O.txt"
+    again.parent.mkdir()
+    again.write_text(LIST)
+    with pytest.raises(ValueError, match="two lists are named 'vox1_O'"):
+        read_lists([trials.path, again], corpus)

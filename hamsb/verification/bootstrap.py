@@ -1,7 +1,6 @@
 """Intervals of error rates: a bootstrap over speakers."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -169,48 +168,6 @@ def relative_change(
     if not np.all(their_draws > 0):
         return change, None, None
     return change, *interval(our_draws / their_draws - 1, level)
-
-
-def relative_change(
-    own: ArrayLike,
-    baseline: ArrayLike,
-    own_draws: Sequence[ArrayLike],
-    baseline_draws: Sequence[ArrayLike],
-    level: float = 0.95,
-) -> tuple[float | None, float | None, float | None]:
-    """Relative change of a mean error rate against a baseline's, with its interval.
-
-    The interval is paired: both sides come from the same draws of the speakers, and
-    their means over the runs are compared draw by draw. It does not hold what other
-    seeds would add.
-
-    Arguments
-    ---------
-    own, baseline : array or list of float
-        [S], the error rate of each of S runs (seeds), in any unit.
-    own_draws, baseline_draws : array or list of float
-        [S, B], their error rates in each draw, of `bootstrap_eer`.
-    level : float
-        Share of the draws within the interval, in (0, 1).
-
-    Returns
-    -------
-    change, low, high : float or None
-        Fractions: -0.5 is half the errors. The change is None where the baseline has
-        none, and so are the ends where it has none in one of the draws.
-
-    Example
-    -------
-    >>> relative_change([1.0, 2.0], [2.0, 4.0], [[1.0], [2.0]], [[2.0], [2.0]])
-    (-0.5, -0.25, -0.25)
-    """
-    ours, theirs = float(np.mean(own)), float(np.mean(baseline))
-    our_draws, their_draws = np.mean(own_draws, axis=0), np.mean(baseline_draws, axis=0)
-    change = ours / theirs - 1 if theirs > 0 else None
-    if not np.all(their_draws > 0):
-        return change, None, None
-    low, high = interval(our_draws / their_draws - 1, level)
-    return change, float(low), float(high)
 
 
 def _ranked_speakers(scores, is_target, enrol, test):

@@ -23,8 +23,9 @@ from pathlib import Path
 from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.utils.checks import check_whole
-from hamsb.utils.command_line import load_hparams, main_or_exit, parse_arguments
+from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
+from hamsb.utils.hparams import Key, load_hparams
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import (
@@ -42,6 +43,30 @@ from hamsb.verification.systems import score_systems
 from hamsb.verification.trials import read_lists
 from voxceleb_prepare import prepare_voxceleb
 
+KEYS = [
+    Key("model", "folder", "the export folder of a training run"),
+    Key("test_data_folder", "folder", "holds wav/<speaker>/...; or a list of them"),
+    Key("verification_file", "file", "the trial list; or a list of them"),
+    Key("output_folder", "folder", "scores, tables and plots"),
+    Key("backends", "list", "similarities: cosine, hyperbolic"),
+    Key("normalizations", "list", "of the scores: none, z-norm, t-norm, s-norm, as-norm"),
+    Key("cohort", "folder", "or csv file, or a list: what scores are normalized with"),
+    Key("cohort_per_speaker", "number", "of utterances, at most; null: all"),
+    Key("cohort_speaker_means", "boolean", "each speaker's mean, not each utterance"),
+    Key("cohort_size", "number", "of as-norm: the nearest to each side of a trial"),
+    Key("subtract_mean", "boolean", "the cohort's mean embedding, from all embeddings"),
+    Key("calibration_file", "file", "a trial list of other speakers"),
+    Key("calibration_data_folder", "folder", "of that list"),
+    Key("quality_measures", "list", "that calibration takes into account: duration, norm"),
+    Key("store_decision", "boolean", "store thresholds of the cosine with the model"),
+    Key("p_targets", "list of numbers", "priors of the detection costs"),
+    Key("bootstrap_draws", "number", "for the interval of the EER; 0: none"),
+    Key("duration_bins", "list of numbers", "limits of groups of trials, in seconds"),
+    Key("metadata", "file", "csv file that tells of speakers or utterances"),
+    Key("metadata_columns", "list", "its columns that group trials"),
+    Key("batch_size", "number", "utterances of one length that are embedded together"),
+    Key("cache_folder", "folder", "embeddings of all runs; null: embed anew"),
+]
 BACKENDS = ("cosine", "hyperbolic")
 
 
@@ -164,7 +189,7 @@ Scores of {first}:
 
 
 def main(arguments):
-    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
     hparams = load_hparams(hparams_file, overrides)
     check(hparams)
     model, folder = Path(str(hparams["model"])), Path(str(hparams["output_folder"]))

@@ -26,11 +26,11 @@ import torch
 from speechbrain.utils.metric_stats import EER, minDCF
 
 from hamsb import ClippedUnitBall
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
+from hamsb.verification.bootstrap import bootstrap_eer
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.embeddings import Embeddings
-from hamsb.verification.bootstrap import bootstrap_eer
 from hamsb.verification.metrics import act_dcf, cllr, det_curve, min_cllr
-from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.verification.normalization import cohort_statistics, normalize_scores
 from hamsb.verification.scoring import score_trials
 from hamsb.verification.trials import Trials

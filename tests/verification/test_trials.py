@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hamsb.verification.trials import find_utterances, read_trials
+from hamsb.verification.trials import find_utterances, read_lists, read_trials
 
 LIST = """\
 1 id1/x/1.wav id1/y/1.wav

@@ -51,4 +51,4 @@ def test_third_parties_where_they_belong():
         if "matplotlib" in found:
             assert path.name == "plots.py", f"{where} imports matplotlib"
     assert nnet == {"torch"}
-    assert metrics <= {"numpy", "scipy", "torch"}
+    assert metrics == {"numpy", "scipy"}

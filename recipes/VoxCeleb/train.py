@@ -14,7 +14,6 @@ from pathlib import Path
 
 import experiment
 import torch
-from cluster import cluster_speakers, embed_speakers
 from experiment import EmbeddingBrain, millions, unwrapped
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
@@ -25,6 +24,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import run_on_main
 
+from hamsb.analysis.clustering import cluster_speakers, embed_speakers
 from hamsb.dataio.audio import random_crop
 from hamsb.dataio.clusters import read_clusters, write_clusters
 from hamsb.utils.command_line import main_or_exit

@@ -1,62 +1,204 @@
-"""Clusters and their measures: naive loops, analytic identities, the axioms, files."""
+"""Clusters of speakers: which audio is embedded, by what distance, and how good."""
 
-import itertools
-import math
-from types import SimpleNamespace
+import random
 
-import geoopt
 import numpy as np
 import pytest
+import soundfile
 import torch
-from sklearn.metrics import adjusted_rand_score
-from sklearn.metrics.pairwise import cosine_distances
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from hamsb.analysis import clustering
-from hamsb.nnet.balls import ClippedUnitBall, PoincareBall, expmap0, mobius_add
+from hamsb import ClippedUnitBall, PoincareBall
+from hamsb.analysis.cluster_quality import cluster_quality
 from hamsb.analysis.clustering import (
-    additive_margin,
-    ball_kmeans,
-    cluster_quality,
-    cosine_distance,
-    distance_matrix,
-    gyromidpoints,
-    kmeans,
-    medoids,
-    relative_margin,
+    MEASURES,
+    cluster_speakers,
+    draw_crops,
+    embed_speakers,
+    judge,
+    speaker_distances,
     speaker_means,
-    weakest_link,
 )
+from hamsb.analysis.kmeans import ball_kmeans, kmeans
+from hamsb.dataio.annotations import Utterance, read_utterances
+from hamsb.dataio.clusters import make_clusters
 
-SEEDS = range(6)
-CURVATURES = [1e-6, 0.5, 1.0, 5.0]
-over_seeds = pytest.mark.parametrize("seed", SEEDS)
-over_curvatures = pytest.mark.parametrize("curvature", CURVATURES)
-
-
-def normal(seed, *shape):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def ball_points(seed, n, curvature, reach=2.0, dimension=4):
-    """Points of the ball, ``sqrt(c)|v|`` up to about ``reach``."""
-    v = reach / 2 * normal(seed, n, dimension) / math.sqrt(dimension * curvature)
-    return expmap0(v, curvature)
+RATE = 16000
+SPEAKERS = [f"id{i}" for i in range(6)]
+BALLS = [
+    ClippedUnitBall(3.0),
+    PoincareBall(0.5, gain=1.0),
+    PoincareBall(2.0, learnable=True),
+]
 
 
-def pairwise(curvature):
-    return PoincareBall(curvature).pairwise_distance
+@pytest.fixture(scope="module")
+def annotation(tmp_path_factory):
+    """The csv file of six speakers of 2 to 7 utterances, each a part of its file. The
+    n-th utterance is 100 n samples longer than 1 s, and one lasts 0.5 s."""
+    folder = tmp_path_factory.mktemp("speakers")
+    lines = ["ID,duration,wav,start,stop,spk_id"]
+    for number, name in enumerate(SPEAKERS):
+        noise = np.random.default_rng(number)
+        for n in range(2 + number):
+            frames = RATE // 2 if (number, n) == (5, 0) else RATE + 100 * n
+            path = folder / f"{name}_{n}.wav"
+            soundfile.write(path, 0.1 * noise.standard_normal(frames + 50), RATE)
+            lines.append(f"{name}_{n},1,{path},20,{20 + frames},{name}")
+    path = folder / "train.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
-# ------------------------------------------------------------ points and distances
+def rms(wavs):
+    """Stands for a network: [B, T] -> [B, 1, 2], length in seconds and loudness."""
+    seconds = torch.full((len(wavs),), wavs.shape[1] / RATE)
+    return torch.stack([seconds, wavs.square().mean(1).sqrt()], dim=1).unsqueeze(1)
+
+
+# ------------------------------------------------------------ speakers' embeddings
+
+
+def test_crops_are_of_different_utterances_and_inside_them(annotation):
+    found = read_utterances(annotation)
+    assert list(found) == SPEAKERS
+    for seed in range(4):
+        crops = draw_crops(found, 3, RATE, np.random.default_rng(seed))
+        for number, name in enumerate(SPEAKERS):
+            own = [crop for speaker, crop in crops if speaker == name]
+            assert len({crop.wav for crop in own}) == len(own) == min(3, 2 + number)
+            whole = {utterance.wav: utterance for utterance in found[name]}
+            for crop in own:
+                utterance = whole[crop.wav]
+                assert utterance.start <= crop.start <= crop.stop <= utterance.stop
+                assert crop.frames == min(RATE, utterance.frames)
+
+
+def test_every_place_and_every_utterance_is_drawn():
+    """Uniformly: of 3 utterances, and of the 3 places of a crop in each."""
+    found = {"a": [Utterance(name, 5, 9) for name in "xyz"]}
+    generator = np.random.default_rng(0)
+    counts = {}
+    for _ in range(900):
+        ((_, crop),) = draw_crops(found, 1, 2, generator)
+        counts[crop.wav, crop.start] = counts.get((crop.wav, crop.start), 0) + 1
+    assert sorted(counts) == [(name, start) for name in "xyz" for start in (5, 6, 7)]
+    assert min(counts.values()) > 70 and max(counts.values()) < 130
+
+
+def test_means_are_those_of_the_crops_alone(annotation):
+    """Against the drawn crops cut from whole files, one at a time."""
+    for seconds in (0.25, 3.0):
+        names, means = embed_speakers(rms, annotation, RATE, 2, seconds, 7, progress=False)
+        generator = np.random.default_rng(7)
+        crops = draw_crops(read_utterances(annotation), 2, int(seconds * RATE), generator)
+        assert names == SPEAKERS and means.dtype == torch.float32
+        for name, mean in zip(names, means, strict=True):
+            rows = []
+            for speaker, crop in crops:
+                if speaker == name:
+                    audio = soundfile.read(crop.wav, dtype="float32")[0]
+                    rows.append(rms(torch.tensor(audio[None, crop.start : crop.stop])))
+            torch.testing.assert_close(mean, torch.cat(rows).mean((0, 1)))
+
+
+def test_short_utterances_are_neither_padded_nor_repeated(annotation):
+    lengths = []
+    embed_speakers(
+        lambda wavs: lengths.append(wavs.shape[1]) or rms(wavs),
+        annotation, RATE, seconds=0.75, progress=False,
+    )  # fmt: skip
+    assert sorted(set(lengths)) == [RATE // 2, 3 * RATE // 4]
+    assert len(lengths) == sum(range(2, 8))
+
+
+def test_only_the_seed_decides(annotation):
+    def embed(seed):
+        return embed_speakers(rms, annotation, RATE, 2, 0.5, seed, progress=False)[1]
+
+    first = embed(1)
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    assert torch.equal(embed(1), first) and not torch.equal(embed(2), first)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2][1]).all()
+
+
+def test_batches_hold_crops_of_one_length(annotation):
+    def embed(batch_size):
+        sizes = []
+        encode = lambda wavs: sizes.append(wavs.shape) or rms(wavs)  # noqa: E731
+        embedded = embed_speakers(
+            encode, annotation, RATE, seconds=1.0, progress=False, batch_size=batch_size
+        )
+        return sizes, embedded[1]
+
+    sizes, means = embed(20)
+    assert sizes == [(1, RATE // 2), (20, RATE), (6, RATE)]
+    torch.testing.assert_close(means, embed(1)[1])
+
+
+def test_gradients_and_a_learned_ball_are_left_alone(annotation):
+    weight = torch.ones((), requires_grad=True)
+    encode = lambda wavs: (rms(wavs) * weight).half()  # noqa: E731
+    names, means = embed_speakers(encode, annotation, RATE, seconds=0.2, progress=False)
+    assert means.dtype == torch.float32 and not means.requires_grad
+    ball = PoincareBall(1.0, learnable=True)
+    before = {name: value.clone() for name, value in ball.state_dict().items()}
+    cluster_speakers(names, means, 2, ball)
+    speaker_distances(means, ball)
+    assert all(parameter.grad is None for parameter in ball.parameters())
+    after = ball.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(after[name].dtype == value.dtype for name, value in before.items())
+
+
+def test_wrong_numbers_are_named(annotation):
+    for options, message in (
+        ({"utterances": 0}, "utterances=0: must be a whole number, at least 1"),
+        ({"utterances": 2.5}, "utterances=2.5: must be a whole number"),
+        ({"seconds": 0.0}, "seconds=0.0: must be positive"),
+        ({"seconds": 1e-5}, "seconds=1e-05: must be positive, and at least a sample"),
+        ({"seed": -1}, "seed=-1: must be a whole number, at least 0"),
+        ({"batch_size": 0}, "batch_size=0: must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embed_speakers(pytest.fail, annotation, RATE, progress=False, **options)
+
+
+def test_wrong_audio_is_named(tmp_path):
+    def embed(wav, encode=rms):
+        row = f"a,1,{wav},0,{RATE},id1"
+        path = tmp_path / "train.csv"
+        path.write_text(f"ID,duration,wav,start,stop,spk_id\n{row}\n")
+        embed_speakers(encode, path, RATE, progress=False)
+
+    soundfile.write(tmp_path / "slow.wav", np.zeros(RATE), 8000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(RATE - 1), RATE)
+    soundfile.write(tmp_path / "good.wav", np.zeros(RATE), RATE)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match="slow.wav: at 8000 Hz, but the model takes 16000"):
+        embed(tmp_path / "slow.wav")
+    with pytest.raises(ValueError, match="short.wav: ends 1 samples too early"):
+        embed(tmp_path / "short.wav")
+    for name in ("broken.wav", "gone.wav"):
+        with pytest.raises(ValueError, match=f"{name}: cannot be read"):
+            embed(tmp_path / name)
+    with pytest.raises(ValueError, match="good.wav: the embedding of speaker id1 is not"):
+        embed(tmp_path / "good.wav", lambda wavs: rms(wavs) * float("nan"))
 
 
 def test_speaker_means_are_those_of_a_loop():
-    embeddings, speakers = normal(0, 7, 3), ["b", "a", "b", "c", "a", "b", "b"]
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    speakers = ["b", "a", "b", "c", "a", "b", "b"]
     names, means = speaker_means(embeddings, speakers)
     assert names == ("a", "b", "c")
-    for name, mean in zip(names, means):
-        own = [e for e, s in zip(embeddings, speakers) if s == name]
+    for name, mean in zip(names, means, strict=True):
+        own = [e for e, s in zip(embeddings, speakers, strict=True) if s == name]
         torch.testing.assert_close(mean, sum(own) / len(own))
     assert speaker_means(embeddings.half(), speakers)[1].dtype == torch.float32
     with pytest.raises(ValueError, match="7 embeddings and 6 names"):
@@ -65,517 +207,104 @@ def test_speaker_means_are_those_of_a_loop():
         speaker_means(embeddings[:0], [])
 
 
-def test_cosine_distance_is_scikit_learns():
-    x, y = normal(0, 5, 3), normal(1, 4, 3)
-    expected = cosine_distances(x.numpy(), y.numpy())
-    np.testing.assert_allclose(cosine_distance(x, y), expected, atol=1e-12)
-    x = normal(2, 500, 3).float()
-    assert (cosine_distance(x, 3 * x).diagonal() >= 0).all()
+# ------------------------------------------------------------------------ clusters
 
 
-@pytest.mark.parametrize("rows", [1, 3, 100])
-def test_distance_matrix_is_symmetric_with_the_direct_distances(rows, monkeypatch):
-    monkeypatch.setattr(clustering, "_ROWS", rows)
-    ball, points = PoincareBall(1.0), ball_points(0, 10, 1.0).float()
-    points[3] = points[7]
-    matrix = distance_matrix(points, ball.pairwise_distance)
-    assert matrix.dtype == np.float64
-    assert (matrix == matrix.T).all() and not matrix.diagonal().any()
-    points = points.double()
-    direct = ball.distance(points[:, None], points[None])
-    np.testing.assert_allclose(matrix, direct, atol=1e-7)
+def grouped_means(seed, groups=4, dimension=6):
+    """Means of 40 speakers in well separated groups, which those are."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = 4 * torch.randn(groups, dimension, generator=generator)
+    of = torch.arange(40) % groups
+    noise = 0.1 * torch.randn(40, dimension, generator=generator)
+    return [f"s{i:02d}" for i in range(40)], centers[of] + noise, of
 
 
-# ------------------------------------------------------------------------- k-means
+@pytest.mark.parametrize("ball", [None, *BALLS], ids=str)
+def test_speakers_are_clustered_and_the_nearest_known(ball):
+    for seed in range(2):
+        names, means, of = grouped_means(seed)
+        clusters = cluster_speakers(names, means, 4, ball, seed)
+        labels = clusters.labels(names)
+        assert adjusted_rand_score(of, labels) == 1
+        # The order of the nearest clusters, by a center of each of its own.
+        if ball is None:
+            _, centers = kmeans(means, 4, seed)
+            far = 1 - torch.cosine_similarity(centers[:, None], centers, dim=-1)
+        else:
+            points = ball.project(means.double()).detach()
+            c = 1.0 if isinstance(ball, ClippedUnitBall) else ball.curvature
+            _, centers = ball_kmeans(points, 4, c, seed)
+            far = torch.stack([ball.distance(centers, y) for y in centers]).detach()
+        expected = far.fill_diagonal_(-1).argsort(1)[:, 1:].tolist()
+        assert clusters.nearest == {i: tuple(row) for i, row in enumerate(expected)}
+        again = cluster_speakers(names, means, 4, ball, seed)
+        assert again.of_speaker == clusters.of_speaker
+        assert again.nearest == clusters.nearest
+    with pytest.raises(ValueError, match="k=41: .* different points, which is 40"):
+        cluster_speakers(names, means, 41, ball)
 
 
-def blobs(seed, k, each, dimension=8, spread=0.05):
-    """Points around k orthogonal directions, and whose they are."""
-    truth = torch.arange(k).repeat_interleave(each)
-    truth = truth[torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))]
-    points = torch.eye(dimension, dtype=torch.float64)[truth]
-    return points + spread * normal(seed, len(truth), dimension), truth
+@pytest.mark.parametrize("ball", [None, *BALLS], ids=str)
+def test_distances_are_those_of_the_cosine_or_the_ball(ball):
+    means = grouped_means(0)[1]
+    x = means.double()
+    if ball is None:
+        expected = 1 - torch.cosine_similarity(x[:, None], x, dim=-1)
+    else:
+        points = ball.project(x).detach()
+        expected = torch.stack([ball.distance(points, y) for y in points]).detach()
+    found = speaker_distances(means, ball)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
-@over_seeds
-def test_kmeans_finds_directions_whatever_their_lengths(seed):
-    points, truth = blobs(seed, k=5, each=8)
-    points = points * (1 + 9 * torch.rand(len(points), 1, dtype=torch.float64))
-    labels, centers = kmeans(points.float(), k=5, seed=seed)
-    assert adjusted_rand_score(truth, labels) == 1
-    assert labels.dtype == torch.int64 and centers.dtype == torch.float64
-    unit = torch.nn.functional.normalize(points)
-    for label in range(5):  # a fixed point of Lloyd's two steps
-        torch.testing.assert_close(
-            centers[label], unit[labels == label].mean(0), rtol=1e-5, atol=1e-6
+def test_the_nearest_clusters_are_those_of_the_smallest_angle():
+    """Though the mean of directions far apart is short."""
+
+    def direction(degrees, tilt):
+        angle, tilt = np.deg2rad(degrees), np.deg2rad(tilt)
+        return [np.cos(angle) * np.cos(tilt), np.sin(angle) * np.cos(tilt), np.sin(tilt)]
+
+    ours = [direction(0, tilt / 10) for tilt in range(-5, 5)]
+    wide = [direction(40, tilt) for tilt in (-20, 20)]
+    narrow = [direction(-43, tilt) for tilt in (-1, 1)]
+    names = [f"s{i:02d}" for i in range(14)]
+    clusters = cluster_speakers(names, torch.tensor([*ours, *wide, *narrow]), k=3)
+    a, b, c = clusters.labels(["s00", "s10", "s12"])
+    assert clusters.nearest[a] == (b, c)
+
+
+def test_length_counts_in_a_ball_alone():
+    """Two lengths along each of two directions."""
+    names, means = list("abcd"), torch.tensor([[0.1, 0], [2, 0], [0, 0.1], [0, 2.0]])
+    by_direction = cluster_speakers(names, means, 2).labels(names)
+    assert by_direction[0] == by_direction[1] != by_direction[2] == by_direction[3]
+    in_ball = cluster_speakers(names, means, 3, PoincareBall(1.0, gain=1.0)).labels(names)
+    assert in_ball[0] == in_ball[2] and len({*in_ball[[0, 1, 3]].tolist()}) == 3
+
+
+def test_the_curvature_is_that_of_the_distance():
+    """Speakers without groups, inside the clip, whose clusters differ with c."""
+    names = [f"s{i:02d}" for i in range(60)]
+    means = 0.25 * torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    for ball, c, factor in ((ClippedUnitBall(3.0), 1.0, 1), (PoincareBall(3.0), 3.0, 4)):
+        points = ball.project(factor * means.double())
+        labels, other = (
+            ball_kmeans(points, 8, curvature)[0].tolist()
+            for curvature in (c, {1.0: 3.0, 3.0: 1.0}[c])
         )
-    assert torch.equal(torch.cdist(unit, centers).argmin(1), labels)
-
-
-def test_kmeans_is_a_function_of_the_seed():
-    points = normal(0, 300, 4)  # no structure: every start ends elsewhere
-    labels, _ = kmeans(points, 20, seed=3, n_init=1)
-    again, _ = kmeans(points, 20, seed=3, n_init=1)
-    other, _ = kmeans(points, 20, seed=4, n_init=1)
-    assert torch.equal(labels, again) and not torch.equal(labels, other)
-
-    def inertia(n_init):
-        labels, centers = kmeans(points, 20, seed=3, n_init=n_init)
-        unit = torch.nn.functional.normalize(points)
-        return (unit - centers[labels]).square().sum()
-
-    assert inertia(n_init=10) < inertia(n_init=1)
-
-
-@pytest.mark.parametrize("cluster", [
-    kmeans,
-    lambda points, k: ball_kmeans(0.1 * points, k, 1.0),
-], ids=["directions", "ball"])
-def test_kmeans_refuses_what_it_cannot_cluster(cluster):
-    points = normal(0, 6, 3).clamp(-2, 2)
-    points[3:] = points[:3]
-    labels, _ = cluster(points, 3)
-    assert sorted(labels.bincount().tolist()) == [2, 2, 2]
-    for k in (0, 4):
-        with pytest.raises(ValueError, match=rf"k={k}.*is 3 \(of 6\)"):
-            cluster(points, k)
-    with pytest.raises(ValueError, match=r"shape \(6,\)"):
-        cluster(points[:, 0], 2)
-    points[2, 1] = math.nan
-    with pytest.raises(ValueError, match=r"\[2\] holds values that are not finite"):
-        cluster(points, 2)
-
-
-def test_kmeans_refuses_an_embedding_without_direction():
-    with pytest.raises(ValueError, match=r"\[1\] has length zero"):
-        kmeans(torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]), 2)
-
-
-# ------------------------------------------------------------- k-means in the ball
-
-
-@over_seeds
-@over_curvatures
-def test_gyromidpoints_are_geoopts(seed, curvature):
-    points = ball_points(seed, 12, curvature)
-    labels = torch.arange(12) % 3
-    ours = gyromidpoints(points, labels, 3, curvature)
-    ball = geoopt.PoincareBall(c=torch.tensor(curvature, dtype=torch.float64))
-    for label, midpoint in enumerate(ours):
-        theirs = ball.weighted_midpoint(points[labels == label], reducedim=[0])
-        torch.testing.assert_close(midpoint, theirs, rtol=1e-7, atol=1e-9)
-
-
-@over_seeds
-@over_curvatures
-def test_gyromidpoints_move_with_the_ball(seed, curvature):
-    points = ball_points(seed, 6, curvature)
-    shift = ball_points(seed + 100, 1, curvature)
-    one = torch.zeros(6, dtype=torch.int64)
-    moved = gyromidpoints(mobius_add(shift, points, curvature), one, 1, curvature)
-    torch.testing.assert_close(
-        moved,
-        mobius_add(shift, gyromidpoints(points, one, 1, curvature), curvature),
-        rtol=1e-7,
-        atol=1e-9,
-    )
-
-
-@over_curvatures
-def test_gyromidpoint_of_two_points_halves_their_distance(curvature):
-    x, y = ball_points(0, 2, curvature)
-    m = gyromidpoints(torch.stack([x, y]), torch.tensor([0, 0]), 1, curvature)[0]
-    distance = PoincareBall(curvature).distance
-    half = distance(x, y) / 2
-    torch.testing.assert_close(distance(x, m), half, rtol=1e-6, atol=0)
-    torch.testing.assert_close(distance(y, m), half, rtol=1e-6, atol=0)
-
-
-@over_curvatures
-def test_gyromidpoint_has_the_least_inertia(curvature):
-    points = ball_points(1, 9, curvature)
-    m = gyromidpoints(points, torch.zeros(9, dtype=torch.int64), 1, curvature)[0]
-    m.requires_grad_()
-    angles = math.sqrt(curvature) / 2 * PoincareBall(curvature).distance(points, m)
-    inertia = angles.sinh().square().sum() / curvature
-    (gradient,) = torch.autograd.grad(inertia, m)
-    scale = (points - m).norm(dim=1).sum()  # what the terms' gradients are like
-    assert gradient.norm() < 1e-6 * scale
-
-
-def test_gyromidpoints_of_one_point_are_that_point_even_near_the_rim():
-    for reach in (0, 1e-8, 1, 4, 8):
-        v = reach * torch.nn.functional.normalize(normal(0, 1, 8))
-        points = expmap0(v, 1.0).repeat(50, 1)
-        m = gyromidpoints(points, torch.zeros(50, dtype=torch.int64), 2, 1.0)
-        assert PoincareBall(1.0).distance(points[0], m[0]) < 1e-8
-        assert not m[1].any()  # an empty cluster
-
-
-def test_gyromidpoints_on_the_rim_are_finite():
-    points = torch.nn.functional.normalize(normal(0, 50, 8))
-    for norm in (1 - 1e-7, 1 - 1e-12, 1.0):
-        m = gyromidpoints(points * norm, torch.zeros(50, dtype=torch.int64), 1, 1.0)
-        assert m.isfinite().all() and m.norm() < 1
-        assert pairwise(1.0)(points * norm, m).isfinite().all()
-
-
-def naive_inertia(points, labels, curvature):
-    """The cost of a partition, cluster by cluster, by the formulas as printed."""
-    total, c = 0.0, curvature
-    for label in set(labels):
-        own = points[[x == label for x in labels]]
-        conformal = 2 / (1 - c * own.square().sum(1))
-        v = (conformal[:, None] * own).sum(0) / (conformal - 1).sum()
-        length = math.sqrt(c) * v.norm()
-        midpoint = torch.tanh(torch.atanh(length) / 2) * v / length
-        angles = math.sqrt(c) / 2 * PoincareBall(c).distance(own, midpoint)
-        total += (angles.sinh().square() / c).sum().item()
-    return total
-
-
-@pytest.mark.parametrize("curvature", [0.1, 3.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_ball_kmeans_finds_the_best_of_all_partitions(seed, curvature):
-    points = ball_points(seed, 7, curvature)
-    partitions = [(0, *rest) for rest in itertools.product((0, 1), repeat=6)][1:]
-    best = min(partitions, key=lambda labels: naive_inertia(points, labels, curvature))
-    labels, centers = ball_kmeans(points, 2, curvature, n_init=100)
-    assert adjusted_rand_score(best, labels) == 1
-    torch.testing.assert_close(centers, gyromidpoints(points, labels, 2, curvature))
-
-
-@pytest.mark.parametrize("curvature", [0.1, 1.0, 4.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ball_kmeans_ends_at_a_fixed_point(curvature, dtype):
-    points = ball_points(0, 300, curvature).to(dtype)
-    labels, centers = ball_kmeans(points, 7, curvature, n_init=2)
-    assert labels.dtype == torch.int64 and centers.dtype == torch.float64
-    assert labels.bincount().all()
-    points = points.double()
-    assert torch.equal(pairwise(curvature)(points, centers).argmin(1), labels)
-    torch.testing.assert_close(centers, gyromidpoints(points, labels, 7, curvature))
-
-
-def test_ball_kmeans_is_euclidean_where_the_ball_is_flat():
-    points, truth = blobs(0, k=4, each=10)
-    flat, centers = ball_kmeans(points, 4, 1e-8)
-    assert adjusted_rand_score(truth, flat) == 1
-    for label in range(4):
-        torch.testing.assert_close(
-            centers[label], points[flat == label].mean(0), rtol=1e-5, atol=1e-6
-        )
-
-
-def test_ball_kmeans_is_a_function_of_the_seed():
-    points = ball_points(0, 150, 1.0)
-
-    def run(seed, n_init=1):
-        return ball_kmeans(points, 9, 1.0, seed=seed, n_init=n_init)
-
-    assert torch.equal(run(1)[0], run(1)[0])
-    assert not torch.equal(run(1)[0], run(2)[0])
-    several = [naive_inertia(points, run(5, n_init)[0].tolist(), 1.0) for n_init in (1, 8)]
-    assert several[1] < several[0]
-
-
-def test_ball_kmeans_clusters_the_clipped_ball_at_curvature_1():
-    ball, (points, truth) = ClippedUnitBall(3.0), blobs(0, k=3, each=5)
-    points = ball.project(points)
-    labels, centers = ball_kmeans(points, 3, curvature=1.0)
-    assert adjusted_rand_score(truth, labels) == 1
-    assert torch.equal(ball.pairwise_distance(points, centers).argmin(1), labels)
-
-
-def test_ball_kmeans_refuses_points_outside():
-    points = torch.tensor([[0.1, 0.2], [0.6, 0.8], [2.0, 0.0]])
-    with pytest.raises(ValueError, match=r"points\[1\] lies outside .*-1; .*ball.project"):
-        ball_kmeans(points, 2, 1.0)
-    with pytest.raises(ValueError, match="curvature=-1: must be positive"):
-        ball_kmeans(points, 2, -1.0)
-    labels, _ = ball_kmeans(points, 3, 0.2)
-    assert sorted(labels.tolist()) == [0, 1, 2]
-
-
-def test_ball_kmeans_takes_a_learnable_ball():
-    ball = PoincareBall(2.0, learnable=True)
-    points = ball.project(10 * blobs(0, k=3, each=5)[0])
-    labels, centers = ball_kmeans(points, 3, ball.curvature)
-    assert not centers.requires_grad
-    assert adjusted_rand_score(blobs(0, k=3, each=5)[1], labels) == 1
-
-
-def test_an_empty_cluster_gets_the_costliest_point_that_can_be_spared():
-    labels = torch.tensor([0, 0, 0, 2, 2, 4])
-    cost = torch.tensor([1.0, 3.0, 2.0, 5.0, 4.0, 9.0])
-    mended = clustering._without_empty(labels, cost, 5)
-    # 9.0 is alone in its cluster, and so is the 4.0 that 5.0 leaves behind.
-    assert mended.tolist() == [0, 3, 0, 1, 2, 4]
-    assert labels.tolist() == [0, 0, 0, 2, 2, 4]
-
-
-@over_seeds
-def test_ball_kmeans_starts_far_apart(seed):
-    points, truth = blobs(seed, k=8, each=6, spread=1e-3)
-    labels, _ = ball_kmeans(0.5 * points, 8, 1.0, seed=seed, n_init=1, max_iter=1)
-    assert adjusted_rand_score(truth, labels) == 1
-
-
-def test_ball_kmeans_recovers_from_a_start_in_one_point(monkeypatch):
-    def in_one_point(points, k, costs, random):
-        return points[:1].repeat(k, 1)
-
-    monkeypatch.setattr(clustering, "_spread_start", in_one_point)
-    points, truth = blobs(0, k=4, each=6)
-    points = 0.5 * points
-    labels, centers = ball_kmeans(points, 4, 1.0)
-    assert labels.bincount(minlength=4).all()
-    assert torch.equal(pairwise(1.0)(points, centers).argmin(1), labels)
-
-
-# ------------------------------------------------------------ measures of quality
-
-
-def clustering_of(seed, n=24, k=4, dimension=3):
-    """Distances (no metric: entries are scaled at random), labels, medoids."""
-    rng = np.random.default_rng(seed)
-    points = rng.normal(size=(n, dimension))
-    labels = np.concatenate([np.arange(k), rng.integers(0, k, n - k)])
-    points += 3 * rng.normal(size=(k, dimension))[labels]
-    noise = rng.uniform(0.8, 1.2, (n, n))
-    distances = np.linalg.norm(points[:, None] - points, axis=-1) * (noise + noise.T)
-    chosen = [rng.choice(np.flatnonzero(labels == label)) for label in range(k)]
-    return distances, labels, np.array(chosen)
-
-
-def naive_relative_margin(to_centers, labels, centers):
-    ratios = []
-    for point, row in enumerate(to_centers):
-        if point not in centers:
-            others = [d for label, d in enumerate(row) if label != labels[point]]
-            ratios.append(row[labels[point]] / min(others))
-    return sum(ratios) / len(ratios)
-
-
-def naive_additive_margin(distances, labels, to_centers):
-    margins = [
-        min(d for label, d in enumerate(row) if label != own) - row[own]
-        for row, own in zip(to_centers, labels)
-    ]
-    pairs = [
-        distances[x, y]
-        for x, y in itertools.combinations(range(len(labels)), 2)
-        if labels[x] == labels[y]
-    ]
-    return (sum(margins) / len(margins)) / (sum(pairs) / len(pairs))
-
-
-def naive_weakest_link(distances, labels):
-    """By the paper's definition: over all paths within the cluster, the least longest
-    step, as Floyd & Warshall find it."""
-    n = len(labels)
-    same = labels[:, None] == labels
-    link = np.where(same, distances, np.inf)
-    for via in range(n):
-        for x, y in itertools.product(range(n), repeat=2):
-            link[x, y] = min(link[x, y], max(link[x, via], link[via, y]))
-    pairs = list(itertools.product(range(n), repeat=2))
-    longest = max(link[pair] for pair in pairs if same[pair])
-    return longest / min(distances[pair] for pair in pairs if not same[pair])
-
-
-@over_seeds
-@pytest.mark.parametrize("rows", [2, 1024])
-def test_measures_are_those_of_naive_loops(seed, rows, monkeypatch):
-    monkeypatch.setattr(clustering, "_ROWS", rows)
-    distances, labels, chosen = clustering_of(seed)
-    to_centers = distances[:, chosen]
-    expected = {
-        "relative_margin": naive_relative_margin(to_centers, labels, chosen),
-        "additive_margin": naive_additive_margin(distances, labels, to_centers),
-        "weakest_link": naive_weakest_link(distances, labels),
-    }
-    measured = {
-        "relative_margin": relative_margin(to_centers, labels, chosen),
-        "additive_margin": additive_margin(distances, labels, to_centers),
-        "weakest_link": weakest_link(distances, labels),
-    }
-    assert measured == pytest.approx(expected, rel=1e-12)
-    # Centers that are no points: none is left out of the relative margin.
-    expected["relative_margin"] = naive_relative_margin(to_centers, labels, [])
-    assert cluster_quality(distances, labels, to_centers) == pytest.approx(expected)
-
-
-@over_seeds
-def test_medoids_are_the_default_centers(seed):
-    distances, labels, _ = clustering_of(seed)
-    found = medoids(distances, labels)
-    for label, medoid in enumerate(found):
-        members = np.flatnonzero(labels == label)
-        sums = {m: sum(distances[m, x] for x in members) for m in members}
-        assert medoid in members and sums[medoid] == pytest.approx(min(sums.values()))
-    quality = cluster_quality(distances, labels)
-    assert quality["relative_margin"] == relative_margin(distances[:, found], labels, found)
-
-
-def measures(distances, labels, chosen):
-    """All three with medoids held fixed, each with higher as better."""
-    to_centers = distances[:, chosen]
-    return np.array([
-        -relative_margin(to_centers, labels, chosen),
-        additive_margin(distances, labels, to_centers),
-        -weakest_link(distances, labels),
-    ])  # fmt: skip
-
-
-@over_seeds
-@pytest.mark.parametrize("scale", [1e-6, 0.3, 1e5])
-def test_axiom_scale_invariance(seed, scale):
-    distances, labels, chosen = clustering_of(seed)
-    np.testing.assert_allclose(
-        measures(scale * distances, labels, chosen), measures(distances, labels, chosen)
-    )
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_axiom_consistency(seed):
-    distances, labels, chosen = clustering_of(seed)
-    rng = np.random.default_rng(seed)
-    before = measures(distances, labels, chosen)
-    for strength in (0.01, 0.5, 1.0):
-        # Every distance within a cluster shrinks by its own factor, others grow.
-        factor = 1 - strength * rng.random(distances.shape)
-        factor = np.minimum(factor, factor.T)
-        within = labels[:, None] == labels
-        changed = np.where(within, distances * factor, distances / np.maximum(factor, 1e-3))
-        after = measures(changed, labels, chosen)
-        claimed = [True, before[1] >= 0, True]
-        assert (after >= before - 1e-12)[claimed].all(), (before, after)
-
-
-def test_consistency_is_not_claimed_of_a_negative_additive_margin():
-    # Point 1 is in the cluster of medoid 0 but beside medoid 2: d_2 - d_1 < 0.
-    # Shrinking 0 to 3, which no margin looks at much, makes the quotient worse.
-    labels, chosen = np.array([0, 0, 1, 0]), np.array([0, 2])
-    distances = np.array([[0, 9, 1, 1], [9, 0, 1, 9], [1, 1, 0, 1], [1, 9, 1, 0]], float)
-    before = additive_margin(distances, labels, distances[:, chosen])
-    distances[1, 3] = distances[3, 1] = 1.0
-    assert additive_margin(distances, labels, distances[:, chosen]) < before < 0
-
-
-@over_seeds
-def test_axiom_isomorphism_invariance(seed):
-    distances, labels, chosen = clustering_of(seed)
-    rng = np.random.default_rng(seed)
-    points, names = rng.permutation(len(labels)), rng.permutation(4)
-    moved = np.argsort(points)[chosen]  # where each medoid went
-    np.testing.assert_allclose(
-        measures(
-            distances[np.ix_(points, points)],
-            names[labels[points]],
-            moved[np.argsort(names)],
-        ),
-        measures(distances, labels, chosen),
-    )
-
-
-@over_seeds
-def test_with_mean_centers_scale_and_numbering_change_nothing(seed):
-    points, truth = blobs(seed, k=3, each=6, spread=0.4)
-
-    def quality(points, labels):
-        _, centers = speaker_means(points, [str(x) for x in labels.tolist()])
-        return cluster_quality(
-            distance_matrix(points, torch.cdist), labels, torch.cdist(points, centers)
-        )
-
-    expected = quality(points, truth)
-    assert quality(7 * points, truth) == pytest.approx(expected)
-    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
-    renamed = torch.tensor([1, 2, 0])[truth]
-    assert quality(points[order], renamed[order]) == pytest.approx(expected)
-
-
-def line(*positions):
-    points = torch.tensor(positions, dtype=torch.float64).unsqueeze(1)
-    return torch.cdist(points, points).numpy()
-
-
-def test_singletons_are_their_own_centers_and_have_no_links():
-    distances, labels = line(0, 1, 10), [0, 0, 1]
-    to_centers = np.array([[0.5, 10], [0.5, 9], [9.5, 0]])
-    assert relative_margin(to_centers, labels) == pytest.approx((0.05 + 0.5 / 9) / 2)
-    assert additive_margin(distances, labels, to_centers) == pytest.approx(27.5 / 3)
-    assert weakest_link(distances, labels) == pytest.approx(1 / 9)
-
-
-@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
-def test_trivial_clusterings_have_no_quality(labels):
-    quality = cluster_quality(line(0, 1, 3), labels)
-    assert all(math.isnan(value) for value in quality.values())
-
-
-def test_coincident_centers_and_points():
-    # Two clusters, all points in one place: no better than chance.
-    everywhere = {"relative_margin": 1.0, "additive_margin": 0.0, "weakest_link": 1.0}
-    assert cluster_quality(line(0, 0, 0, 0), [0, 0, 1, 1]) == everywhere
-    # Two places, a cluster each: as good as can be.
-    apart = {"relative_margin": 0.0, "additive_margin": math.inf, "weakest_link": 0.0}
-    assert cluster_quality(line(0, 0, 5, 5), [0, 0, 1, 1]) == apart
-    # Two centers in one place: both ratios of the others are 1.
-    mixed, labels = line(0, 2, 0, 3), [0, 0, 1, 1]
-    chosen = [0, 2]
-    assert relative_margin(mixed[:, chosen], labels, chosen) == 1
-    assert additive_margin(mixed, labels, mixed[:, chosen]) == 0
-    assert weakest_link(mixed, labels) == math.inf
-    # A point on another center than its own.
-    assert relative_margin(line(0, 5, 5)[:, [0, 2]], [0, 0, 1], [0, 2]) == math.inf
-
-
-def test_measures_take_tensors_lists_and_float32():
-    distances, labels, chosen = clustering_of(0)
-    expected = cluster_quality(distances, labels)
-    tensors = torch.tensor(distances).float(), torch.tensor(labels)
-    assert cluster_quality(*tensors) == pytest.approx(expected, rel=1e-5)
-    assert cluster_quality(distances.tolist(), labels.tolist()) == expected
-    assert isinstance(expected["weakest_link"], float)
-
-
-def changed(distances, entries):
-    distances = distances.copy()
-    for place, value in entries.items():
-        distances[place] = value
-    return distances
-
-
-SOUND, LABELS = line(0, 1, 5, 7), [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize("distances, labels, message", [
-    (SOUND[:3], LABELS, r"\[N, N\], got shape \(3, 4\)"),
-    (SOUND[:0, :0], LABELS, r"\[N, N\], got shape \(0, 0\)"),
-    (SOUND, [0, 0, 1], r"labels must be 4 whole numbers .* \(3,\)"),
-    (SOUND, [0, 0, 1, -1], "labels must be 4"),
-    (SOUND, [0.0, 0.0, 1.0, 1.0], "labels must be 4 .* float64"),
-    (SOUND, [0, 0, 2, 2], "no point has label 1, but some have 2"),
-    (changed(SOUND, {(2, 2): 0.1}), LABELS, r"distances\[2, 2\] is 0.1, not 0"),
-    (changed(SOUND, {(1, 3): 4.0}), LABELS, r"distances\[1, 3\] is 4, .* round 6"),
-    (changed(SOUND, {(1, 3): -1, (3, 1): -1}), LABELS, r"distances\[1, 3\] is -1"),
-    (changed(SOUND, {(2, 3): math.nan}), LABELS, r"distances\[2, 3\] is nan"),
-    (changed(SOUND, {(0, 1): math.inf}), LABELS, r"distances\[0, 1\] is inf"),
-])  # fmt: skip
-def test_what_is_no_clustering_is_refused(distances, labels, message):
-    with pytest.raises(ValueError, match=message):
-        cluster_quality(distances, labels)
-
-
-def test_centers_that_are_not_the_clusters_are_refused():
-    with pytest.raises(ValueError, match=r"to_centers must be \[4, k\], got .*\(3, 2\)"):
-        cluster_quality(SOUND, LABELS, SOUND[:3, :2])
-    with pytest.raises(ValueError, match="label 1, but to_centers has 1 centers"):
-        cluster_quality(SOUND, LABELS, SOUND[:, :1])
-    with pytest.raises(ValueError, match=r"to_centers\[0, 1\] is -1"):
-        relative_margin([[0, -1], [1, 1], [1, 1], [1, 1]], LABELS)
-    for wrong in ([0, 1], [2, 0], [0]):
-        with pytest.raises(ValueError, match="each cluster's medoid"):
-            relative_margin(SOUND[:, [0, 2]], LABELS, wrong)
+        clusters = cluster_speakers(names, factor * means, 8, ball)
+        assert clusters.labels(names).tolist() == labels != other
+
+
+def test_clusters_are_judged_by_sizes_and_every_measure():
+    names, means, of = grouped_means(0)
+    labels = np.where(of.numpy() == 3, 2, of.numpy())  # 10, 10 and 20 speakers
+    distances = speaker_distances(means)
+    found = judge(make_clusters(names, labels), names, distances)
+    assert list(found) == ["k", "smallest", "median", "largest", *MEASURES]
+    assert [found[key] for key in ("k", "smallest", "median", "largest")] == [3, 10, 10, 20]
+    for name, value in cluster_quality(distances, labels).items():
+        assert found[name] == value
+    silhouette = silhouette_score(distances, labels, metric="precomputed")
+    assert found["silhouette"] == pytest.approx(silhouette)

@@ -14,17 +14,11 @@ import time
 
 import torch
 
-from hamsb.nnet.balls import PoincareBall
+from hamsb import PoincareBall, SpeakerBatchSampler
+from hamsb.analysis.cluster_quality import cluster_quality, distance_matrix, medoids
+from hamsb.analysis.kmeans import ball_kmeans, kmeans
 from hamsb.dataio.clusters import make_clusters
-from hamsb.analysis.clustering import (
-    ball_kmeans,
-    cluster_quality,
-    cosine_distance,
-    distance_matrix,
-    kmeans,
-    medoids,
-)
-from hamsb.dataio.sampling import SpeakerBatchSampler
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 
 
 def speaker_embeddings(speakers, dimension):
@@ -61,21 +55,23 @@ def main():
     print("| what | seconds | of the processor | peak memory so far, GiB |")
     print("| --- | ---: | ---: | ---: |")
     labels, centers = measure("k-means, 10 starts", kmeans, embeddings, k)
-    cosine = measure("cosine distances", distance_matrix, embeddings, cosine_distance)
-    to_centers = cosine_distance(embeddings, centers.float())
+    similarity = CosineSimilarity()
+    points, centers = similarity.project(embeddings), similarity.project(centers)
+    cosine = measure("cosine distances", distance_matrix, points, similarity.distances)
+    to_centers = similarity.distances(points, centers.float())
     measure("three measures, mean centers", cluster_quality, cosine, labels, to_centers)
     measure("medoids", medoids, cosine, labels)
     skewed = (torch.arange(options.speakers) == 0).long()
     measure("three measures, one large cluster", cluster_quality, cosine, skewed)
     del cosine
 
-    ball = PoincareBall(curvature=1.0)
-    points = ball.project(embeddings)
+    in_ball = HyperbolicSimilarity(PoincareBall(curvature=1.0))
+    points = in_ball.project(embeddings)
     ball_labels, _ = measure(
-        "k-means in the ball, 10 starts", ball_kmeans, points, k, ball.curvature
+        "k-means in the ball, 10 starts", ball_kmeans, points, k, 1.0
     )
     hyperbolic = measure(
-        "hyperbolic distances", distance_matrix, points, ball.pairwise_distance
+        "hyperbolic distances", distance_matrix, points, in_ball.distances
     )
     measure("three measures in the ball", cluster_quality, hyperbolic, ball_labels)
     del hyperbolic
@@ -83,7 +79,7 @@ def main():
     names = [f"id{i:05d}" for i in range(options.speakers)]
     drawn = torch.randint(options.speakers, (options.utterances,)).tolist()
     speakers = [names[i] for i in drawn]
-    clusters = make_clusters(names, labels, cosine_distance(centers, centers))
+    clusters = make_clusters(names, labels, similarity.distances(centers, centers))
     for size in (650, 128, 32):
         for ratio in (0.0, 0.5, 1.0):
             sampler = SpeakerBatchSampler(

@@ -28,6 +28,7 @@ from hamsb.dataio.clusters import Clusters, make_clusters
 from hamsb.nnet.balls import Ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Similarity
 from hamsb.utils.checks import check_whole
+from hamsb.verification.embeddings import speaker_means
 
 # Measures of quality, and where their better end is.
 MEASURES = {
@@ -162,50 +163,6 @@ def _check_finite(embeddings: Tensor, crops: Sequence[tuple[str, Utterance]]) ->
                 f"{crop.wav}: the embedding of speaker {speaker} is not finite; look at "
                 "the audio file and at the model's parameters."
             )
-
-
-def speaker_means(
-    embeddings: Tensor, speakers: Sequence[str]
-) -> tuple[tuple[str, ...], Tensor]:
-    """The mean embedding of each speaker.
-
-    Arguments
-    ---------
-    embeddings : torch.Tensor
-        [U, D], one an utterance.
-    speakers : sequence of str
-        U names: whose utterance each is.
-
-    Returns
-    -------
-    names : tuple of str
-        The S speakers, sorted.
-    means : torch.Tensor
-        [S, D], float32 or wider, on the embeddings' device; not normalized.
-
-    Raises
-    ------
-    ValueError
-        No utterances, or unequal numbers of them.
-
-    Example
-    -------
-    >>> embeddings = torch.tensor([[1.0, 0.0], [5.0, 5.0], [3.0, 2.0]])
-    >>> speaker_means(embeddings, ["id2", "id1", "id2"])
-    (('id1', 'id2'), tensor([[5., 5.],
-            [2., 1.]]))
-    """
-    if len(embeddings) != len(speakers) or not len(speakers):
-        raise ValueError(
-            f"{len(embeddings)} embeddings and {len(speakers)} names: need a name each, "
-            "and at least one."
-        )
-    names, own = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    rows = torch.as_tensor(own, device=embeddings.device)
-    values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    sums = values.new_zeros(len(names), values.shape[1]).index_add_(0, rows, values)
-    means = sums / rows.bincount().unsqueeze(1)
-    return tuple(names.tolist()), means
 
 
 # ------------------------------------------------------------------------- clusters

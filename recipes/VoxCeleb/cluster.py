@@ -31,7 +31,7 @@ from hamsb.analysis.clustering import (
 from hamsb.analysis.plots import plot_cluster_quality
 from hamsb.dataio.annotations import read_utterances
 from hamsb.dataio.clusters import write_clusters
-from hamsb.inference.speaker import load_encoder
+from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.nnet.balls import Ball
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
@@ -80,8 +80,7 @@ def find_ball(ball, encoder):
             f"ball={ball}: null for cosine, model for the ball that the model was "
             "trained with, or one of hamsb's, '!new:hamsb.ClippedUnitBall [3.0]'."
         )
-    classifier = encoder.mods["classifier"] if "classifier" in encoder.mods else None
-    found = getattr(classifier, "ball", None)
+    found = trained_ball(encoder)
     if found is None:
         raise ValueError(
             "ball=model: needs a model with a hyperbolic classifier, which this is not; "

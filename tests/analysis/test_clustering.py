@@ -17,7 +17,6 @@ from hamsb.analysis.clustering import (
     embed_speakers,
     judge,
     speaker_distances,
-    speaker_means,
 )
 from hamsb.analysis.kmeans import ball_kmeans, kmeans
 from hamsb.dataio.annotations import Utterance, read_utterances
@@ -189,22 +188,6 @@ def test_wrong_audio_is_named(tmp_path):
             embed(tmp_path / name)
     with pytest.raises(ValueError, match="good.wav: the embedding of speaker id1 is not"):
         embed(tmp_path / "good.wav", lambda wavs: rms(wavs) * float("nan"))
-
-
-def test_speaker_means_are_those_of_a_loop():
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    speakers = ["b", "a", "b", "c", "a", "b", "b"]
-    names, means = speaker_means(embeddings, speakers)
-    assert names == ("a", "b", "c")
-    for name, mean in zip(names, means, strict=True):
-        own = [e for e, s in zip(embeddings, speakers, strict=True) if s == name]
-        torch.testing.assert_close(mean, sum(own) / len(own))
-    assert speaker_means(embeddings.half(), speakers)[1].dtype == torch.float32
-    with pytest.raises(ValueError, match="7 embeddings and 6 names"):
-        speaker_means(embeddings, speakers[:6])
-    with pytest.raises(ValueError, match="at least one"):
-        speaker_means(embeddings[:0], [])
 
 
 # ------------------------------------------------------------------------ clusters

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Where embeddings and centers end up in the ball, and whether that means anything.
+
+    python recipes/VoxCeleb/studies/radii.py hparams/studies/radii.yaml \
+        --model=<export folder>
+
+A random part of the trial lists' utterances is embedded whole, as crops and with noise.
+The length of an embedding before the ball's projection and its hyperbolic distance from
+the origin after it are summarized and related, by Spearman's rank correlation, to the
+duration, the noise and how easily the utterance is confused with those of others; the
+centers' distances from the origin to those from each other. A model without a ball, as
+one of a Euclidean head, has lengths only. What comes out, in ``output_folder``:
+
+``report.md``, ``metrics.json``
+    for people and for programs.
+``radii.png``
+    the norms against duration and noise.
+``disk.png``
+    whole utterances and centers in the Poincare disk, where there is a ball.
+"""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+from hamsb.analysis.lengths import choose, embed_conditions, measure
+from hamsb.analysis.plots import plot_boxes, plot_disk
+from hamsb.analysis.radii import (
+    boxes,
+    by_condition,
+    condition_table,
+    relate_centers,
+    relate_embeddings,
+    relation_table,
+    summaries,
+    summary_table,
+)
+from hamsb.augment.simulation import NOISES
+from hamsb.dataio.annotations import read_speakers
+from hamsb.inference.speaker import load_encoder, trained_ball
+from hamsb.utils.checks import check_choice, check_whole
+from hamsb.utils.command_line import main_or_exit, parse_arguments
+from hamsb.utils.conditions import conditions, versions
+from hamsb.utils.files import replacing_files
+from hamsb.utils.hparams import Key, load_hparams
+from hamsb.verification.trials import read_lists, speaker_of
+
+import torch
+
+KEYS = [
+    Key("model", "folder", "the export of a training run"),
+    Key("test_data_folder", "folder or list", "holds wav/<speaker>/..."),
+    Key("verification_file", "file or list", "trial lists, whose utterances are taken"),
+    Key("train_annotation", "file", "a run's save/train.csv, to be counted, or null"),
+    Key("output_folder", "folder", "report and plots"),
+    Key("seed", "number", "of utterances, crops, noise and bootstrap"),
+    Key("utterances", "number", "so many at random; null: all"),
+    Key("crop_seconds", "list of seconds", "each utterance is cut to each, too"),
+    Key("snrs", "list of dB", "signal-to-noise ratios: each with noise, too"),
+    Key("noise", "name", f"one of {', '.join(NOISES)}"),
+    Key("nearest", "number", "of the cosines that make an utterance's confusability"),
+    Key("bootstrap_draws", "number", "for the intervals; 0: none"),
+]
+
+# ----------------------------------------------------------------- what is asked for
+
+
+def check(hparams):
+    """ValueError where a key's value is none of those that the yaml names."""
+    for key, least in {"nearest": 1, "bootstrap_draws": 0, "seed": 0}.items():
+        check_whole(key, hparams[key], least)
+    if hparams["utterances"] is not None:
+        check_whole("utterances", hparams["utterances"], 2)
+    for key, least in (("crop_seconds", 0.0), ("snrs", -math.inf)):
+        values = hparams[key]
+        if not isinstance(values, list):
+            raise ValueError(f"{key}={values}: must be a list of numbers, or [].")
+        for value in values:
+            good = type(value) in (int, float) and least < value < math.inf
+            if not good or values.count(value) > 1:
+                raise ValueError(
+                    f"{key}={values}: {value} must be a number, given once"
+                    f"{' and positive' * (key == 'crop_seconds')}."
+                )
+    check_choice("noise", hparams["noise"], NOISES)
+
+
+def class_names(encoder, classes, counts, path):
+    """The speaker of each center, or None; ValueError where none is in the counts."""
+    labels = getattr(encoder.hparams, "label_encoder", None)
+    known = {} if labels is None else labels.ind2lab
+    names = [known.get(i) for i in range(classes)]
+    if counts and not counts.keys() & set(names):
+        raise ValueError(
+            f"train_annotation={path}: none of its {len(counts)} speakers is a class of "
+            "the model; give the save/train.csv of the run that trained it."
+        )
+    return names
+
+
+# --------------------------------------------------------------------- the report
+
+REPORT = """# Radii of {model}
+
+{summaries}
+{explanation}
+
+Embeddings, Spearman's rank correlation:
+
+{embeddings}
+None: one of the two is the same for all, or there are fewer than three pairs.
+
+{centers}Duration, random crops:
+
+{durations}
+Noise, {noise}, over the whole utterance:
+
+{noises}
+![Lengths](radii.png)
+
+Boxes: quartiles and median; whiskers: 5 and 95 % of the utterances.
+
+{disk}{conditions}
+"""
+WITH_BALL = (
+    "Norm: an embedding's length before the ball's projection; about the mean: with the "
+    "mean of the whole clean utterances' embeddings subtracted. Radius: the hyperbolic "
+    "distance from the origin after the projection. It grows with the norm as far as the "
+    "ball's limit lets it; where a clip limits every embedding, all radii are equal."
+)
+WITHOUT_BALL = (
+    "Norm: an embedding's length; about the mean: with the mean of the whole clean "
+    "utterances' embeddings subtracted. The model has no ball, and so no radii."
+)
+CENTERS = """Centers, Spearman's rank correlation:
+
+{}
+The further out two centers are, the further are they from each other at the same angle;
+the cosine tells of the angle alone.
+
+"""
+DISK = """Whole utterances, clean, and the centers of the training speakers:
+
+![Poincare disk](disk.png)
+
+"""
+
+
+def write_report(hparams, results, footer):
+    """The text of report.md."""
+    with_ball, lines = "centers" in results, results["conditions"]
+    return REPORT.format(
+        model=hparams["model"],
+        summaries=summary_table(results["summaries"]),
+        explanation=WITH_BALL if with_ball else WITHOUT_BALL,
+        embeddings=relation_table(results["embeddings"]),
+        centers=CENTERS.format(relation_table(results["centers"])) if with_ball else "",
+        durations=condition_table(lines, "crop"),
+        noise=hparams["noise"],
+        noises=condition_table(lines, "noise"),
+        disk=DISK * with_ball,
+        conditions=footer,
+    )
+
+
+def write_radii(folder, text, numbers, measured, ball, centers):
+    """All files of the output folder, which appear when all of them are complete."""
+    numbers = json.dumps(numbers, indent=2, default=str, allow_nan=False)
+    with replacing_files(folder) as made:
+        plot_boxes(boxes(measured), "length of the embedding", made / "radii.png")
+        if ball is not None:
+            plot_disk(
+                measured[0].lengths.points.numpy(),
+                measured[0].speakers,
+                made / "disk.png",
+                torch.as_tensor(ball.metric_curvature).item(),
+                centers.points.numpy(),
+            )
+        else:
+            (folder / "disk.png").unlink(missing_ok=True)  # of another model
+        (made / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
+        (made / "report.md").write_text(text, encoding="utf-8")
+
+
+# --------------------------------------------------------------------------- main
+
+
+def main(arguments):
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
+    hparams = load_hparams(hparams_file, overrides)
+    check(hparams)
+    encoder = load_encoder(Path(str(hparams["model"])), run_opts)
+    annotation, centers, names = hparams["train_annotation"], None, []
+    counts = Counter([] if annotation is None else read_speakers(annotation))
+    ball = trained_ball(encoder)
+    if ball is not None:
+        ball = ball.double()
+        vectors = encoder.mods["classifier"].euclidean_centers().detach().cpu().double()
+        centers = measure(ball, vectors)
+        names = class_names(encoder, len(vectors), counts, annotation)
+    lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
+    for trials in lists:
+        _ = trials.speakers  # every path begins with one
+    files = choose(files, hparams["utterances"], hparams["seed"])
+    measured = embed_conditions(
+        encoder.encode_batch,
+        ball,
+        files,
+        lists,
+        encoder.hparams.audio_normalizer.sample_rate,
+        hparams["crop_seconds"],
+        hparams["snrs"],
+        hparams["noise"],
+        hparams["seed"],
+        not run_opts.noprogressbar,
+    )
+    draws, seed = hparams["bootstrap_draws"], hparams["seed"]
+    results = {
+        "summaries": summaries(measured[0].lengths, centers),
+        "embeddings": relate_embeddings(measured, hparams["nearest"], draws, seed),
+        "conditions": by_condition(measured),
+    }
+    if ball is not None:
+        results["centers"] = relate_centers(ball, centers, names, counts, draws, seed)
+    speakers = {speaker_of(name) for name in files}
+    facts = [
+        f"Utterances: {len(files)} of {len(speakers)} speakers, at random, seed {seed}; "
+        "each embedded alone, without padding"
+    ]
+    if draws:
+        facts.append(f"Intervals: 95 %, bootstrap over speakers, {draws} draws")
+    software, folder = versions(encoder.device), Path(str(hparams["output_folder"]))
+    footer = conditions("radii.py", arguments, facts, software)
+    text = write_report(hparams, results, footer)
+    about = {"settings": hparams, "versions": software, "utterances": len(files)}
+    write_radii(folder, text, {**about, **results}, measured, ball, centers)
+    print(
+        f"{summary_table(results['summaries'])}\n{relation_table(results['embeddings'])}"
+        f"Report and plots: {folder}"
+    )
+
+
+if __name__ == "__main__":
+    main_or_exit(main)

@@ -27,9 +27,9 @@ def repository():
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
-    """The embedded corpus with 8 training and 4 test speakers."""
+    """The synthetic corpus with 8 training and 4 test speakers."""
     pytest.importorskip("espeakng_loader", reason="the extra [mini] is not installed")
-    from mini_corpus import make_mini_corpus
+    from mini.mini_corpus import make_mini_corpus
 
     return make_mini_corpus(
         tmp_path_factory.mktemp("corpus") / "tiny",

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from distortions import make_distortions
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -35,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
+from hamsb.augment.simulation import make_distortions
 from hamsb.training.export import export_model
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.hparams import load_hparams, plain_keys, resolve
@@ -479,7 +479,7 @@ def run(brain_class, options, plain, output_folder):
     """Prepare, train, choose, average, verify, export."""
     arguments, hparams_file, run_opts, overrides = options
     if "mini_corpus" in plain:
-        from mini_corpus import make_mini_corpus
+        from mini.mini_corpus import make_mini_corpus
 
         run_on_main(make_mini_corpus, kwargs=plain["mini_corpus"])
     if "distortions" in plain:

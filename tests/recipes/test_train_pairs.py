@@ -27,7 +27,7 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
     """A function that trains, without baselines, and returns the output folder and
     the ids of each batch."""
     monkeypatch.chdir(repository)
-    monkeypatch.setattr("mini_corpus.make_mini_corpus", lambda **options: None)
+    monkeypatch.setattr("mini.mini_corpus.make_mini_corpus", lambda **options: None)
     step = train.SpeakerBrain.fit_batch
 
     def run(yaml=SUPCON, stop_at=None, **changes):

@@ -7,7 +7,6 @@ import random
 import re
 from types import SimpleNamespace
 
-import distortions
 import experiment
 import pytest
 import torch
@@ -55,7 +54,7 @@ def run(repository, tiny_options, tiny_folders, tmp_path, monkeypatch):
 ])
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more):
     if "mini" in yaml:  # its corpus is there
-        monkeypatch.setattr("mini_corpus.make_mini_corpus", lambda **options: None)
+        monkeypatch.setattr("mini.mini_corpus.make_mini_corpus", lambda **options: None)
     out = run(yaml, number_of_epochs=2, baselines=True, **more)
     screen, report = capsys.readouterr().out, (out / "report.md").read_text()
     for text in (screen, report):
@@ -213,40 +212,6 @@ def test_two_processes_share_queue_loss_and_encoder(run, tmp_path):
     for name in one:
         if "running" not in name and "num_batches" not in name:  # of each one's share
             assert torch.equal(one[name], other[name]), name
-
-
-def test_one_folder_of_distortions_serves_many_runs(tmp_path, monkeypatch):
-    folder = distortions.make_distortions(tmp_path / "d", noises=1, responses=2)
-    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.wav"))
-    assert names == [
-        *(f"noise/{kind}/00000.wav" for kind in ("brown", "hum", "pink", "white")),
-        "rir/00000.wav", "rir/00001.wav",
-    ]
-    before = {name: (folder / name).read_bytes() for name in names}
-    (folder / "mark").touch()
-    distortions.make_distortions(folder, noises=1, responses=2)
-    assert (folder / "mark").exists()  # nothing was made anew
-    distortions.make_distortions(folder, noises=2, responses=2)
-    assert not (folder / "mark").exists() and (folder / "noise/hum/00001.wav").exists()
-    assert before == {name: (folder / name).read_bytes() for name in names}
-    distortions.make_distortions(folder, seed=1, noises=1, responses=2)
-    assert all(before[name] != (folder / name).read_bytes() for name in names)
-    assert len({(folder / name).read_bytes() for name in names}) == len(names)
-    race, write = tmp_path / "race", distortions._write
-
-    def outrun(path, samples):
-        monkeypatch.setattr(distortions, "_write", write)
-        (distortions.make_distortions(race, noises=1, responses=1) / "mark").touch()
-        write(path, samples)
-
-    monkeypatch.setattr(distortions, "_write", outrun)
-    distortions.make_distortions(race, noises=1, responses=1)
-    assert (race / "mark").exists() and len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(ValueError, match="responses=0"):
-        distortions.make_distortions(folder, responses=0)
-    (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="other exists and holds no"):
-        distortions.make_distortions(tmp_path / "other")
 
 
 # ------------------------------------------------------------------ the parts

@@ -1,18 +1,19 @@
 """A synthetic speaker verification corpus in VoxCeleb layout, made in seconds.
 
 The recipes run on it when no VoxCeleb is at hand. eSpeak NG (Python package
-``espeakng-loader``, extra ``[mini]``) speaks random English sentences; numpy
-adds the room, the noise and the channel of a session. Nothing is downloaded.
+``espeakng-loader``, extra ``[mini]``) speaks random English sentences;
+``hamsb.augment.simulation`` adds the room, the noise and the channel of a
+session. Nothing is downloaded.
 
 What a speaker is
     A set of eSpeak voice parameters drawn once per speaker and written as an
     eSpeak *voice variant* of the corpus' own: the fundamental frequency and
-    its span, the centre frequencies, strengths and bandwidths of the formants
+    its span, the center frequencies, strengths and bandwidths of the formants
     (a common vocal tract factor times one deviation a formant), the strength
     of voicing and of consonants, and breath noise. The variants that ship with
-    eSpeak are not used: of those, many differ only in an echo or an equaliser,
+    eSpeak are not used: of those, many differ only in an echo or an equalizer,
     which is a channel and not a voice (``echo`` and ``tone`` are not used
-    here), or in the synthesiser (klatt, robosoft), or whisper. Every speaker,
+    here), or in the synthesizer (klatt, robosoft), or whisper. Every speaker,
     training or test, therefore has a voice that no other speaker has; training
     and test speakers are different draws from the same population.
 
@@ -27,7 +28,7 @@ The hierarchy
 What a session is
     Fundamental frequency and rate about the speaker's, a noise and its
     signal-to-noise ratio, a room (reverberation time, direct-to-reverberant
-    ratio, impulse response), a channel (a random equaliser and two cut-off
+    ratio, impulse response), a channel (a random equalizer and two cut-off
     frequencies) and a level, all drawn per session and independent of the
     speaker. So a channel says nothing about who speaks, and the pitch little.
 
@@ -38,17 +39,17 @@ Determinism
     pitch period), is loaded afresh for each speaker. So neither the number of
     workers nor the number of other speakers changes an utterance. The bytes
     are equal on one machine with one set of library versions; elsewhere a
-    sample may be rounded to its neighbour.
+    sample may be rounded to its neighbor.
 
 How hard it is
     Default options, EER of the test list, cosine: mean log-mel vector 43.0 %;
-    an ECAPA-TDNN with 128 channels on mean-normalised log-mel features,
+    an ECAPA-TDNN with 128 channels on mean-normalized log-mel features,
     untrained 29.2, 30.2, 29.9 % and after 200 steps with AM-softmax 6.4, 7.2,
     7.6 % (its seeds 1, 2, 3; 64 crops of 2 s a step, Adam, one cycle up to
     0.002). The fundamental of the session alone, read from the metadata:
     41.0 %; its noise, channel, level or rate: 48 to 52 %.
 
-Run it as ``python mini_corpus.py FOLDER [--seed N]``; there is an option for
+Run it as ``python recipes/VoxCeleb/mini/mini_corpus.py FOLDER [--seed N]``; there is an option for
 each argument of :func:`make_mini_corpus`.
 
 Facts about voice variants and parameters: eSpeak NG, ``docs/voices.md`` and
@@ -72,17 +73,14 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
-from scipy.signal import fftconvolve, resample_poly
+from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from hamsb.augment.simulation import SAMPLE_RATE, draw_session, record, room_response
 from hamsb.utils.files import replacing_folder
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
 FORMAT_VERSION = 2
-
-#: Sample rate of the corpus, Hz.
-SAMPLE_RATE = 16000
 
 #: Name of the file that is written last and marks a complete corpus.
 MARKER = "mini_corpus.json"
@@ -107,14 +105,9 @@ ACCENTS = (
     "en-GB-x-gbcwmd",
 )
 
-NOISES = ("white", "pink", "brown", "hum")
-
 # Offsets that keep the random generators of the two parts apart.
 _PARTS = {"train": 0, "test": 1, "trials": 2}
 _FIRST_ID = {"train": 10001, "test": 20001}
-
-# Control frequencies of a channel's equaliser, Hz.
-_EQ_HZ = np.geomspace(80.0, 7500.0, 9)
 
 _WORDS = {
     "det": "the a my your our his her their this that every another".split(),
@@ -204,7 +197,7 @@ class Speaker:
 
     ``f0_hz`` is the lower end of the intonation, ``span`` its upper end
     relative to it; ``formants``, ``strengths`` and ``widths`` are factors of
-    eSpeak's formants 1 to 8 (centre frequency, height, bandwidth);
+    eSpeak's formants 1 to 8 (center frequency, height, bandwidth);
     ``voicing`` and ``consonants`` are percentages, ``breath`` is the noise
     excitation of formants 1 to 8 (0: none).
     """
@@ -223,28 +216,6 @@ class Speaker:
     voicing: int
     consonants: int
     breath: int
-
-
-@dataclass(frozen=True)
-class Session:
-    """What one recording day adds to a voice, drawn independent of it.
-
-    ``pitch`` is a factor of the speaker's fundamental, ``rate_wpm`` words a
-    minute, ``channel_db`` the equaliser's gains in dB at 80 to 7500 Hz.
-    """
-
-    name: str
-    index: int
-    pitch: float
-    rate_wpm: int
-    noise: str
-    snr_db: float
-    rt60_s: float
-    drr_db: float
-    low_cut_hz: float
-    high_cut_hz: float
-    channel_db: tuple
-    level_dbfs: float
 
 
 def _rng(seed, part, *key):
@@ -289,25 +260,9 @@ def draw_speaker(seed, part, index):
     )
 
 
-def draw_session(seed, part, speaker, session):
-    """Draw session ``session`` of speaker number ``speaker`` of a part."""
-    rng = _rng(seed, part, speaker, session)
-    return Session(
-        name=f"s{session + 1:03d}",
-        index=session,
-        pitch=round(2.0 ** rng.uniform(-0.3, 0.3), 4),
-        rate_wpm=int(rng.integers(140, 211)),
-        noise=str(rng.choice(NOISES)),
-        snr_db=round(float(rng.uniform(8.0, 30.0)), 2),
-        rt60_s=round(float(rng.uniform(0.1, 0.6)), 3),
-        drr_db=round(float(rng.uniform(0.0, 15.0)), 2),
-        low_cut_hz=round(float(np.exp(rng.uniform(*np.log([50, 300])))), 1),
-        high_cut_hz=round(float(rng.uniform(3500.0, 8000.0)), 1),
-        channel_db=tuple(
-            round(float(g), 2) for g in 5.0 * rng.standard_normal(_EQ_HZ.size)
-        ),
-        level_dbfs=round(float(rng.uniform(-36.0, -20.0)), 2),
-    )
+def session_of(seed, part, speaker, number):
+    """Session ``number`` of speaker number ``speaker`` of a part."""
+    return draw_session(_rng(seed, part, speaker, number))
 
 
 def draw_text(rng, words):
@@ -338,9 +293,9 @@ def variant_text(speaker, pitch=1.0):
         f"formant 0 {100 * speaker.tract:.0f} 100 100",
     ]
     rows = zip(speaker.formants, speaker.strengths, speaker.widths)
-    for number, (centre, strength, width) in enumerate(rows, start=1):
+    for number, (center, strength, width) in enumerate(rows, start=1):
         lines.append(
-            f"formant {number} {100 * speaker.tract * centre:.0f}"
+            f"formant {number} {100 * speaker.tract * center:.0f}"
             f" {100 * strength:.0f} {100 * width:.0f}"
         )
     if speaker.breath:
@@ -389,7 +344,7 @@ class Espeak:
     """libespeak-ng by ctypes, loaded afresh: ``with Espeak(folder) as voice``.
 
     Its state is global to the process, survives ``espeak_Terminate`` and
-    colours what is said next; only unloading the library clears it. So open
+    colors what is said next; only unloading the library clears it. So open
     one at a time, and close it.
 
     Arguments
@@ -487,85 +442,12 @@ class Espeak:
         return np.concatenate(self._chunks) / 32768.0
 
 
-# --------------------------------------------------------------------------
-# Signal: room, noise, channel
-# --------------------------------------------------------------------------
-
-
 def trim_silence(wave, threshold=0.01):
     """Cut [T] before the first and after the last sample whose magnitude
     exceeds ``threshold`` times the largest."""
     magnitude = np.abs(wave)
     loud = np.flatnonzero(magnitude > threshold * np.max(magnitude))
     return wave[loud[0] : loud[-1] + 1]
-
-
-def room_response(rng, rt60_s, drr_db):
-    """A room's impulse response [T]: a direct sound of 1 and a noise tail.
-
-    The tail begins 3 ms later, decays by 60 dB in ``rt60_s`` seconds and has
-    an energy ``drr_db`` dB below the direct sound's.
-    """
-    time = np.arange(int(rt60_s * SAMPLE_RATE)) / SAMPLE_RATE
-    tail = rng.standard_normal(time.size) * 10.0 ** (-3.0 * time / rt60_s)
-    tail[: int(0.003 * SAMPLE_RATE)] = 0.0
-    tail *= math.sqrt(10.0 ** (-drr_db / 10.0) / np.sum(tail**2))
-    tail[0] = 1.0
-    return tail
-
-
-def draw_noise(rng, kind, samples):
-    """Noise [samples] of unit power; ``kind`` is one of :data:`NOISES`.
-
-    White, pink and brown fall by 0, 3 and 6 dB an octave; hum is a mains hum
-    with harmonics over pink noise.
-    """
-    slope = {"white": 0.0, "pink": 0.5, "brown": 1.0, "hum": 0.5}[kind]
-    white = rng.standard_normal(next_fast_len(samples, real=True))
-    hertz = rfftfreq(white.size, 1.0 / SAMPLE_RATE)
-    spectrum = rfft(white) * np.maximum(hertz, 40.0) ** -slope
-    noise = irfft(spectrum, white.size)[:samples]
-    noise /= np.sqrt(np.mean(noise**2))
-    if kind == "hum":
-        order = np.arange(1, 13)[:, None]
-        cycle = np.arange(SAMPLE_RATE // 50) / (SAMPLE_RATE // 50)
-        phase = rng.uniform(0.0, 2.0 * np.pi, order.shape)
-        waves = 2.0 / order * np.sin(2.0 * np.pi * order * cycle + phase)
-        noise += np.resize(waves.sum(0), samples)
-        noise /= np.sqrt(np.mean(noise**2))
-    return noise
-
-
-def channel_gain(session, hertz):
-    """Magnitude response of a session's channel at ``hertz`` [F].
-
-    The equaliser is linear in dB over log frequency; both cut-offs fall by
-    24 dB an octave. No phase is added.
-    """
-    hertz = np.maximum(hertz, 1.0)
-    gain_db = np.interp(np.log(hertz), np.log(_EQ_HZ), session.channel_db)
-    low = 1.0 / np.sqrt(1.0 + (session.low_cut_hz / hertz) ** 8)
-    high = 1.0 / np.sqrt(1.0 + (hertz / session.high_cut_hz) ** 8)
-    return 10.0 ** (gain_db / 20.0) * low * high
-
-
-def record(speech, session, room, rng):
-    """What the session's microphone hears of clean ``speech`` [T].
-
-    Room, then noise, then channel, then level; peaks are held below full
-    scale. Returns float64 [T'] with a little more than the speech at both
-    ends.
-    """
-    ends = (rng.uniform(0.05, 0.2, 2) * SAMPLE_RATE).astype(int)
-    wave = fftconvolve(np.pad(speech, ends), room)[: speech.size + ends.sum()]
-    power = np.mean(speech**2) * 10.0 ** (-session.snr_db / 10.0)
-    wave += math.sqrt(power) * draw_noise(rng, session.noise, wave.size)
-    size = next_fast_len(wave.size + SAMPLE_RATE // 20, real=True)
-    hertz = rfftfreq(size, 1.0 / SAMPLE_RATE)
-    spectrum = rfft(wave, size) * channel_gain(session, hertz)
-    wave = irfft(spectrum, size)[: wave.size]
-    wave *= 10.0 ** (session.level_dbfs / 20.0) / np.sqrt(np.mean(wave**2))
-    return wave * min(1.0, 0.95 / np.max(np.abs(wave)))
 
 
 # --------------------------------------------------------------------------
@@ -580,16 +462,16 @@ def _make_speaker(task):
     rows = []
     with Espeak(data_folder) as espeak:
         for number in range(options.sessions):
-            session = draw_session(options.seed, part, index, number)
-            target = Path(folder, part, "wav", speaker.name, session.name)
+            target = Path(folder, part, "wav", speaker.name, f"s{number + 1:03d}")
             target.mkdir(parents=True)
-            rows += _make_session(espeak, options, speaker, session, target)
+            rows += _make_session(espeak, options, speaker, number, target)
     return rows
 
 
-def _make_session(espeak, options, speaker, session, target):
+def _make_session(espeak, options, speaker, number, target):
     """Write the utterances of a session into the folder ``target``."""
-    key = options.seed, speaker.part, speaker.index, session.index
+    key = options.seed, speaker.part, speaker.index, number
+    session = session_of(*key)
     room = room_response(_rng(*key, 0), session.rt60_s, session.drr_db)
     words = round(options.duration * session.rate_wpm / 60.0)
     variant = variant_text(speaker, session.pitch)
@@ -611,24 +493,25 @@ def _make_session(espeak, options, speaker, session, target):
         name = f"{utterance:05d}.wav"
         soundfile.write(target / name, wave, SAMPLE_RATE, subtype="PCM_16")
         duration_s = wave.size / SAMPLE_RATE
-        rows.append(_metadata_row(speaker, session, name, text, duration_s))
+        path = Path(speaker.name, target.name, name)
+        rows.append(_metadata_row(speaker, session, path, text, duration_s))
     return rows
 
 
-def _metadata_row(speaker, session, name, text, duration_s):
+def _metadata_row(speaker, session, path, text, duration_s):
     """One line of metadata.csv as a dictionary."""
     voice, day = asdict(speaker), asdict(session)
     row = {
         "part": voice.pop("part"),
-        "path": f"{speaker.name}/{session.name}/{name}",
+        "path": path.as_posix(),
         "speaker": voice.pop("name"),
         "family": voice.pop("family"),
         "accent": voice.pop("accent"),
-        "session": day.pop("name"),
+        "session": path.parts[1],
         "duration_s": duration_s,
         "text": text,
     }
-    del voice["index"], day["index"]
+    del voice["index"]
     for key, value in {**voice, **day}.items():
         joined = isinstance(value, tuple)
         row[key] = " ".join(map(str, value)) if joined else value
@@ -750,7 +633,7 @@ def make_mini_corpus(
     trials=6000,
     workers=None,
 ):
-    """Synthesise the mini corpus, or find it where it was made before.
+    """Synthesize the mini corpus, or find it where it was made before.
 
     It is spoken by spawned processes, so a script that calls this needs the
     usual ``if __name__ == "__main__":``.

@@ -14,7 +14,6 @@ system has no locks nothing is removed.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -26,6 +25,8 @@ from speechbrain.utils import checkpoints
 from speechbrain.utils.checkpoints import Checkpoint, ckpt_recency
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
+
+from hamsb.utils.files import lock
 
 logger = get_logger(__name__)
 
@@ -242,22 +243,21 @@ class Checkpointer(checkpoints.Checkpointer):
         What dead processes left is removed before, what the block itself leaves
         where it raises is removed after.
         """
-        with open(self.checkpoints_dir / LOCK, "a+", encoding="utf-8") as lock:
-            self._remove_left_over(lock)
+        with open(self.checkpoints_dir / LOCK, "a+", encoding="utf-8") as file:
+            self._remove_left_over(file)
             try:
                 yield
             except BaseException:
-                self._remove_left_over(lock)
+                self._remove_left_over(file)
                 raise
 
-    def _remove_left_over(self, lock):
+    def _remove_left_over(self, file):
         """Remove hidden folders if nobody else is saving; hold a shared lock."""
-        with suppress(OSError):  # somebody is, or there are no locks here
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for folder in self.checkpoints_dir.glob(PARTIAL.format("*")):
-                shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_SH)
+        with suppress(OSError):  # there are no locks here
+            if lock(file):
+                for folder in self.checkpoints_dir.glob(PARTIAL.format("*")):
+                    shutil.rmtree(folder, ignore_errors=True)
+            lock(file, shared=True)
 
 
 def _require_readable(meta):

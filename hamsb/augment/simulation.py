@@ -151,7 +151,7 @@ def make_distortions(
 ) -> Path:
     """Write a folder of noises and responses, or find it where it was made before.
 
-    It is laid out as ``hamsb.augment.time_domain.prepare_audio_csv`` reads it::
+    It is laid out as ``hamsb.augment.corpora.prepare_audio_csv`` reads it::
 
         noise/<white, pink, brown, hum>/<number>.wav    10 s each
         rir/<number>.wav                                a room and the channel behind it

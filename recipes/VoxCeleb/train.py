@@ -3,8 +3,8 @@
 
     python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
 
-What a run does and leaves is told in experiment.py. Here is what labels are for:
-classes, heads, their losses, and speeds that make further classes; or, with
+What a run does and leaves is told in ``hamsb.training.run``. Here is what labels are
+for: classes, heads, their losses, and speeds that make further classes; or, with
 ``torch.nn.Identity`` for a classifier, losses that compare the embeddings of a batch.
 A yaml's ``batch_sampler`` makes the batches, and with ``cluster_refresh`` is given new
 clusters of the training speakers in the course of the training.
@@ -12,9 +12,8 @@ clusters of the training speakers in the course of the training.
 
 from pathlib import Path
 
-import experiment
 import torch
-from experiment import EmbeddingBrain, millions, unwrapped
+from mini.mini_corpus import make_mini_corpus
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
     add_dynamic_item,
@@ -22,12 +21,26 @@ from speechbrain.dataio.dataset import (
 )
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
-from speechbrain.utils.distributed import run_on_main
+from voxceleb_prepare import prepare_voxceleb
 
-from hamsb.analysis.clustering import cluster_speakers, embed_speakers
 from hamsb.dataio.audio import random_crop
-from hamsb.dataio.clusters import read_clusters, write_clusters
+from hamsb.training import run
+from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.cluster_refresh import ClusterRefresh
+from hamsb.training.report import describe, millions
 from hamsb.utils.command_line import main_or_exit
+from hamsb.utils.hparams import Key
+
+KEYS = [
+    *run.KEYS,
+    Key("classifier", "object", "the head: embeddings -> similarities with the speakers"),
+    Key("branches", "mapping", "losses of heads among the modules, and weights", optional=True),
+    Key("speed_perturb", "object", "speeds that make further speakers", optional=True),
+    Key("separate_views", "boolean", "clean and augmented batch in turn", optional=True),
+    Key("batch_sampler", "object", "makes the batches, anew each epoch", optional=True),
+    Key("cluster_refresh", "mapping", "new clusters for the batch sampler", optional=True),
+    Key("pretrained_model", "folder", "an export with the same speakers", optional=True),
+]
 
 # ---------------------------------------------------------------------- the data
 
@@ -35,8 +48,9 @@ from hamsb.utils.command_line import main_or_exit
 def dataio_prep(hparams):
     """The training dataset (random crops and speaker indices) and its labels."""
     crop = int(hparams["sentence_len"] * hparams["sample_rate"])
-    if "speed_perturb" in hparams:
-        crop = hparams["speed_perturb"].read_length(crop)
+    speed_perturb = hparams.get("speed_perturb")
+    if speed_perturb is not None:
+        crop = speed_perturb.read_length(crop)
 
     @takes("wav", "start", "stop")
     @provides("sig")
@@ -59,8 +73,8 @@ def dataio_prep(hparams):
         from_didatasets=[train],
         output_key="spk_id",
     )
-    if "speed_perturb" in hparams:
-        label_speeds(labels, hparams["speed_perturb"])
+    if speed_perturb is not None:
+        label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))
     set_output_keys([train], ["id", "sig", "spk_id_encoded"])
     return train, labels
@@ -98,26 +112,6 @@ def load_pretrained(folder, hparams, labels):
         )
     for name in learned(hparams):
         hparams[name].load_state_dict(torch.load(folder / f"{name}.ckpt"))
-
-
-def check_refresh(hparams):
-    """ValueError where ``cluster_refresh`` lacks something or has too much."""
-    given = hparams["cluster_refresh"]
-    needed = {"every", "hard_ratio", "k", "utterances", "seconds"}
-    wrong = needed - given.keys() or given.keys() - needed - {"batch_size", "ball"}
-    if wrong:
-        raise ValueError(
-            f"cluster_refresh: {', '.join(sorted(wrong))}; its keys are "
-            f"{', '.join(sorted(needed))}, and batch_size and ball may be given."
-        )
-    if "batch_sampler" not in hparams:
-        raise ValueError("cluster_refresh needs a batch_sampler, to be given the clusters.")
-    if type(given["every"]) is not int or given["every"] < 1:
-        raise ValueError(f"cluster_refresh: every={given['every']}: epochs, at least 1.")
-    if not 0 <= given["hard_ratio"] <= 1:
-        raise ValueError(
-            f"cluster_refresh: hard_ratio={given['hard_ratio']}: must lie in [0, 1]."
-        )
 
 
 def learned(modules):
@@ -158,15 +152,13 @@ class SpeakerBrain(EmbeddingBrain):
         if "compute_cost" in self.modules:  # learns something, maybe in several processes
             cost = self.modules.compute_cost
         default = {"classifier": {"cost": cost, "weight": 1.0}}
-        return getattr(self.hparams, "branches", default)
+        return getattr(self.hparams, "branches", None) or default
 
     @staticmethod
     def training_data(hparams):
         data, labels = dataio_prep(hparams)
-        if "pretrained_model" in hparams:
+        if hparams.get("pretrained_model") is not None:
             load_pretrained(hparams["pretrained_model"], hparams, labels)
-        if "cluster_refresh" in hparams:
-            check_refresh(hparams)
         return data, labels if "classifier" in learned(hparams) else None
 
     @staticmethod
@@ -179,80 +171,32 @@ class SpeakerBrain(EmbeddingBrain):
             "in the head": millions(hparams["classifier"]),
         }
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.cluster_refresh = None
+        if getattr(self.hparams, "cluster_refresh", None) is not None:
+            self.cluster_refresh = ClusterRefresh(
+                self.hparams.cluster_refresh,
+                getattr(self.hparams, "batch_sampler", None),
+                self.hparams.save_folder,
+                self.hparams.train_annotation,
+                self.hparams.sample_rate,
+                self.hparams.seed,
+            )
+
     def on_fit_start(self):
         super().on_fit_start()
-        if self.checkpointer.find_checkpoint() is None:  # another run's clusters
-            run_on_main(self.remove_clusters)
-
-    def remove_clusters(self):
-        for path in self.cluster_file(0).parent.glob(self.cluster_file("*").name):
-            path.unlink()
+        if self.cluster_refresh and self.checkpointer.find_checkpoint() is None:
+            self.cluster_refresh.remove_files()
 
     def on_stage_start(self, stage, epoch=None):
         """The batch sampler draws for the epoch, from new clusters when they are due."""
         super().on_stage_start(stage, epoch)
-        if hasattr(self.hparams, "batch_sampler"):
+        if getattr(self.hparams, "batch_sampler", None) is not None:
             self.hparams.batch_sampler.set_epoch(epoch)
-        if hasattr(self.hparams, "cluster_refresh"):
-            self.refresh_clusters(epoch, **self.hparams.cluster_refresh)
-
-    def refresh_clusters(self, epoch, every, hard_ratio, **options):
-        """Give the sampler clusters of the training speakers, made anew after every so
-        many epochs; those of a run that was interrupted are in its files.
-
-        Arguments
-        ---------
-        epoch : int
-            The one that begins.
-        every : int
-            Epochs from one time to the next; there are no clusters before the first.
-        hard_ratio : float
-            The sampler's, from then on.
-        options :
-            Of :meth:`cluster_now`.
-        """
-        passed = (epoch - 1) // every * every
-        if passed == 0:
-            return
-        path = self.cluster_file(passed)
-        run_on_main(self.cluster_now, kwargs={"path": path, **options})
-        sampler = self.hparams.batch_sampler
-        sampler.set_clusters(read_clusters(path))
-        sampler.hard_ratio = hard_ratio
-
-    def cluster_file(self, passed):
-        """Where the clusters made after so many epochs are."""
-        return Path(self.hparams.save_folder) / f"clusters_{passed}.csv"
-
-    def cluster_now(self, path, k, utterances, seconds, batch_size=1, ball=None):
-        """Cluster the training speakers by their present embeddings.
-
-        Arguments
-        ---------
-        path : Path
-            The file to write; one that is there is kept.
-        k : int
-            The number of clusters.
-        utterances, seconds : int, float
-            Crops of each speaker at most, and their length.
-        batch_size : int
-            Crops embedded at a time.
-        ball : hamsb.nnet.balls.Ball, optional
-            Cluster in it instead of by cosine.
-        """
-        if path.is_file():
-            return
-        names, means = embed_speakers(
-            self.encode,
-            self.hparams.train_annotation,
-            self.hparams.sample_rate,
-            utterances=utterances,
-            seconds=seconds,
-            batch_size=batch_size,
-            seed=self.hparams.seed,
-            progress=not self.noprogressbar,
-        )
-        write_clusters(cluster_speakers(names, means, k, ball, self.hparams.seed), path)
+        if self.cluster_refresh:
+            progress = not self.noprogressbar
+            self.cluster_refresh.before_epoch(epoch, self.encode, progress)
 
     def compute_forward(self, batch, stage):
         """The predictions of every view of the batch: a list of (predictions of
@@ -267,9 +211,9 @@ class SpeakerBrain(EmbeddingBrain):
         wavs, lengths = batch.sig
         targets, _ = batch.spk_id_encoded
         self.utterances = batch.id
-        if hasattr(self.hparams, "speed_perturb"):
+        if getattr(self.hparams, "speed_perturb", None) is not None:
             wavs, targets = self.hparams.speed_perturb(wavs, targets)
-        if hasattr(self.hparams, "wav_augment"):
+        if getattr(self.hparams, "wav_augment", None) is not None:
             wavs, lengths = self.hparams.wav_augment(wavs, lengths)
             targets = self.hparams.wav_augment.replicate_labels(targets)
         separate = getattr(self.hparams, "separate_views", False)
@@ -280,7 +224,7 @@ class SpeakerBrain(EmbeddingBrain):
     def forward_view(self, wavs, targets, lengths):
         features = self.modules.compute_features(wavs)
         features = self.modules.mean_var_norm(features, lengths)
-        if hasattr(self.hparams, "fea_augment"):
+        if getattr(self.hparams, "fea_augment", None) is not None:
             features, lengths = self.hparams.fea_augment(features, lengths)
             targets = self.hparams.fea_augment.replicate_labels(targets)
         embeddings = self.modules.embedding_model(features)
@@ -305,17 +249,11 @@ class SpeakerBrain(EmbeddingBrain):
             self.watch(limited=limited.float().mean())
 
 
-def describe(classifier):
-    """A head in a few words."""
-    ball = getattr(classifier, "ball", None)
-    return f"{type(classifier).__name__}" + (f", {ball}" if ball is not None else "")
-
-
 # ------------------------------------------------------------------------- main
 
 
 def main(arguments):
-    experiment.main(arguments, SpeakerBrain)
+    run.main(arguments, SpeakerBrain, prepare_voxceleb, make_mini_corpus, KEYS)
 
 
 if __name__ == "__main__":

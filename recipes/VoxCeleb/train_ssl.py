@@ -13,24 +13,32 @@ Training reads no speaker label. Development trials have labels, and tell the EE
 after each epoch and the decision threshold; which weights are exported they tell
 only with ``average_by: best``.
 
-What a run does and leaves is told in experiment.py. ``train_log.txt`` has, beyond
-loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an epoch: a
+What a run does and leaves is told in ``hamsb.training.run``. ``train_log.txt`` has,
+beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an epoch: a
 "uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
 """
 
-import experiment
 import torch
-from experiment import EmbeddingBrain
+from mini.mini_corpus import make_mini_corpus
 from speechbrain.dataio.dataset import (
     DynamicItemDataset,
     add_dynamic_item,
     set_output_keys,
 )
 from speechbrain.utils.data_pipeline import provides, takes
+from voxceleb_prepare import prepare_voxceleb
 
 from hamsb.dataio.audio import random_crop
 from hamsb.nnet.contrastive import MoCo, diagnostics
+from hamsb.training import run
+from hamsb.training.brain import EmbeddingBrain
 from hamsb.utils.command_line import main_or_exit
+from hamsb.utils.hparams import Key
+
+KEYS = [
+    *run.KEYS,
+    Key("momentum_encoder", "object", "MoCo's, among the modules", optional=True),
+]
 
 
 def dataio_prep(hparams):
@@ -94,11 +102,11 @@ class ContrastiveBrain(EmbeddingBrain):
 
     def view(self, wavs, lengths):
         """Crops [N, T] -> features [N, L, F], distorted by draws of their own."""
-        if hasattr(self.hparams, "wav_augment"):
+        if getattr(self.hparams, "wav_augment", None) is not None:
             wavs, lengths = self.hparams.wav_augment(wavs, lengths)
         features = self.modules.compute_features(wavs)
         features = self.modules.mean_var_norm(features, lengths)
-        if hasattr(self.hparams, "fea_augment"):
+        if getattr(self.hparams, "fea_augment", None) is not None:
             features, _ = self.hparams.fea_augment(features, lengths)
         return features
 
@@ -118,7 +126,7 @@ class ContrastiveBrain(EmbeddingBrain):
 
 
 def main(arguments):
-    experiment.main(arguments, ContrastiveBrain)
+    run.main(arguments, ContrastiveBrain, prepare_voxceleb, make_mini_corpus, KEYS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Noise, reverberation and speed: csv files, levels, labels, random numbers."""
-
-import csv
-import os
+"""Noise, reverberation and speed: levels, labels, random numbers."""
 
 import numpy as np
 import pytest
@@ -13,8 +10,9 @@ from speechbrain.augment import time_domain
 from speechbrain.augment.augmenter import Augmenter
 
 from hamsb.augment import time_domain as augment
+from hamsb.augment.corpora import prepare_audio_csv
+from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
 from hamsb.dataio import audio
-from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb, prepare_audio_csv
 
 RATE = 16000
 # A tone a kind, in Hz: a noise tells its kind by its frequency.
@@ -42,22 +40,12 @@ def musan(tmp_path):
 
 @pytest.fixture
 def prepare(musan, tmp_path):
-    """A function: `prepare_audio_csv` of the noises, changed by keywords."""
+    """A function: list the noises; returns the csv file."""
 
-    def prepare(**changes):
-        given = {"folder": musan, "csv_file": tmp_path / "save" / "noise.csv"}
-        return prepare_audio_csv(**{**given, "key": "data_folder_noise", **changes})
+    def prepare():
+        return prepare_audio_csv(musan, tmp_path / "save" / "noise.csv", key="noises")
 
     return prepare
-
-
-def rows(csv_file):
-    with open(csv_file, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def ids(csv_file):
-    return [row["ID"] for row in rows(csv_file)]
 
 
 def batch(utterances=4, samples=8000, seed=0):
@@ -69,123 +57,7 @@ def power(waveforms):
     return waveforms.square().mean(-1)
 
 
-# ------------------------------------------------------------------ csv files
-
-
-def test_rows_and_what_is_left_out(tmp_path, caplog):
-    folder = tmp_path / "noises"
-    write(folder / "noise" / "b.wav", tone(100, 0.5))
-    write(folder / "noise" / "a, b.FLAC", tone(100, 0.25), format="FLAC")
-    write(folder / "top.wav", tone(100, 0.125))
-    write(folder / "x" / "rate.wav", tone(100, rate=8000), 8000)
-    write(folder / "x" / "two.wav", np.zeros((100, 2)))
-    write(folder / "x" / "none.wav", np.zeros(0))
-    write(folder / "x" / "$HOME.wav", tone(100))
-    (folder / "x" / "text.wav").write_text("not audio")
-    (folder / "x" / os.fsdecode(b"latin\xe9.wav")).write_bytes(b"")
-    (folder / "x" / "read.me").write_text("not audio")
-    with caplog.at_level("WARNING"):
-        made = prepare_audio_csv(folder, tmp_path / "n.csv", key="data_folder_noise")
-    assert made.read_text().splitlines() == [
-        "ID,duration,wav,wav_format,wav_opts",
-        f'"noise/a, b.FLAC",0.25,"{folder}/noise/a, b.FLAC",flac,',
-        f"noise/b.wav,0.5,{folder}/noise/b.wav,wav,",
-        f"top.wav,0.125,{folder}/top.wav,wav,",
-    ]
-    for name, reason in {
-        "rate": "not at 16000 Hz",
-        "two": "several channels",
-        "none": "without samples",
-        "$HOME": "with $",
-        "text": "unreadable",
-        r"latin\udce9": "not UTF-8",
-    }.items():
-        lines = [line for line in caplog.messages if f"/x/{name}.wav" in line]
-        assert len(lines) == 1 and lines[0].startswith("1 files left out")
-        assert reason in lines[0]
-
-
-def test_kinds(prepare):
-    both = ("a/1.wav", "b/2.wav")
-    assert ids(prepare()) == [f"{kind}/{file}" for kind in TONES for file in both]
-    some = prepare(kinds=["speech", "noise"])
-    assert ids(some) == [f"{kind}/{f}" for kind in ("noise", "speech") for f in both]
-
-
-def test_reused_while_nothing_changed(prepare, musan, monkeypatch):
-    made = prepare()
-    before = made.stat().st_mtime_ns
-    with monkeypatch.context() as context:
-        context.setattr(soundfile, "info", None)  # opening a file fails
-        assert prepare() == made
-        assert made.stat().st_mtime_ns == before
-        write(musan / "noise" / "new.wav", tone(100))
-        with pytest.raises(TypeError):
-            prepare()
-    assert "noise/new.wav" in ids(prepare())
-
-
-@pytest.mark.parametrize("change", ["added", "removed", "replaced", "csv", "moved"])
-def test_made_anew_when_something_changed(prepare, musan, tmp_path, change):
-    changes, made = {}, prepare()
-    if change == "added":
-        write(musan / "noise" / "new.wav", tone(100))
-    elif change == "removed":
-        (musan / "noise" / "a" / "1.wav").unlink()
-    elif change == "replaced":  # by one of the same length
-        write(musan / "noise" / "a" / "1.wav", np.zeros((RATE // 2, 2)))
-        os.utime(musan / "noise" / "a" / "1.wav", ns=(0, 0))
-    elif change == "csv":
-        made.write_text(made.read_text()[:-50])
-    else:
-        changes["folder"] = musan.rename(tmp_path / "elsewhere")
-    again = rows(prepare(**changes))
-    assert len(again) == {"added": 7, "removed": 5, "replaced": 5}.get(change, 6)
-    assert all(os.path.isfile(row["wav"]) for row in again)
-
-
-def test_the_csv_file_appears_whole_or_not_at_all(prepare, musan, monkeypatch):
-    made = prepare()
-    before = made.read_bytes()
-    write(musan / "noise" / "new.wav", tone(100))
-
-    class Full:
-        def __init__(self, stream, **_):
-            self.stream = stream
-
-        def writerows(self, _):
-            self.stream.write("ID,dur")
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as context:
-        context.setattr(csv, "writer", Full)
-        with pytest.raises(OSError, match="No space"):
-            prepare()
-    assert made.read_bytes() == before
-    left = sorted(path.name for path in made.parent.iterdir())
-    assert left == ["noise.csv", "noise.csv.json"]
-    assert len(rows(prepare())) == 7
-
-
-@pytest.mark.parametrize("folder", [None, "", "missing"])
-def test_a_missing_folder(prepare, tmp_path, folder):
-    folder = folder and tmp_path / folder
-    message = f"data_folder_rir: {folder} is not a folder"
-    with pytest.raises(FileNotFoundError, match=message):
-        prepare(folder=folder, key="data_folder_rir")
-    assert not (tmp_path / "save").exists()
-
-
-def test_a_folder_without_audio(prepare, tmp_path):
-    (tmp_path / "empty").mkdir()
-    for changes, message in (
-        ({"folder": tmp_path / "empty"}, "empty holds no wav or flac file"),
-        ({"kinds": ["noise", "hum"]}, "musan/hum is missing"),
-        ({"sample_rate": 8000}, "none of the 6 audio files"),
-    ):
-        with pytest.raises(FileNotFoundError, match=f"data_folder_noise: .*{message}"):
-            prepare(**changes)
-    assert not (tmp_path / "save").exists()
+# ------------------------------------------------------------------ noise
 
 
 def test_from_yaml_with_speechbrains_classes_and_with_ours(musan, tmp_path):
@@ -194,11 +66,11 @@ def test_from_yaml_with_speechbrains_classes_and_with_ours(musan, tmp_path):
     hparams = load_hyperpyyaml(f"""
 noise_annotation: {tmp_path}/save/noise.csv
 rir_annotation: {tmp_path}/save/rir.csv
-prepare_noise_data: !name:hamsb.augment.time_domain.prepare_audio_csv
+prepare_noise_data: !name:hamsb.augment.corpora.prepare_audio_csv
     folder: {musan}
     csv_file: !ref <noise_annotation>
     key: data_folder_noise
-prepare_rir_data: !name:hamsb.augment.time_domain.prepare_audio_csv
+prepare_rir_data: !name:hamsb.augment.corpora.prepare_audio_csv
     folder: {tmp_path}/rirs
     csv_file: !ref <rir_annotation>
     key: data_folder_rir
@@ -223,9 +95,6 @@ ours:
         output, lengths = chain(batch(), torch.ones(4))
         assert output.shape == (4, 8000) and lengths.tolist() == [1] * 4
         assert not torch.allclose(output, batch(), atol=1e-3), name
-
-
-# ------------------------------------------------------------------ noise
 
 
 def test_each_kind_has_its_range_of_snr(prepare):
@@ -276,29 +145,27 @@ def test_crops_come_from_the_whole_of_a_long_file(tmp_path, monkeypatch):
     assert places.min() < 5000 and places.max() > 24000
 
 
-@pytest.mark.parametrize("silent", ["speech", "noise"])
-def test_silence_stays_finite(tmp_path, silent):
-    write(tmp_path / "n" / "n.wav", tone(100) * (silent != "noise"))
-    wavs = batch() * (silent != "speech")
-    made = prepare_audio_csv(tmp_path / "n", tmp_path / "n.csv", key="k")
-    assert torch.equal(AddNoise(made, [0, 15])(wavs, torch.ones(4)), wavs)
+def test_silence_stays_finite(tmp_path):
+    for silent in ("speech", "noise"):
+        write(tmp_path / silent / "n.wav", tone(100) * (silent != "noise"))
+        wavs = batch() * (silent != "speech")
+        made = prepare_audio_csv(tmp_path / silent, tmp_path / f"{silent}.csv", key="k")
+        assert torch.equal(AddNoise(made, [0, 15])(wavs, torch.ones(4)), wavs), silent
 
 
-@pytest.mark.parametrize("name", ["noise", "reverb"])
-def test_the_same_after_a_restart_from_the_same_seed(prepare, name):
+def test_the_same_after_a_restart_from_the_same_seed(prepare):
     """A first call and a later one draw alike: no state but the generator's."""
-    make = {
-        "noise": lambda: AddNoise(prepare(), SNR),
-        "reverb": lambda: AddReverb(prepare()),
-    }[name]
-    arguments = (batch(), torch.ones(4)) if name == "noise" else (batch(),)
-    continued = make()
-    continued(*arguments)
-    torch.manual_seed(7)
-    expected = continued(*arguments)
-    torch.manual_seed(7)
-    assert torch.equal(make()(*arguments), expected)
-    assert not torch.equal(make()(*arguments), expected)
+    for make, arguments in (
+        (lambda: AddNoise(prepare(), SNR), (batch(), torch.ones(4))),
+        (lambda: AddReverb(prepare()), (batch(),)),
+    ):
+        continued = make()
+        continued(*arguments)
+        torch.manual_seed(7)
+        expected = continued(*arguments)
+        torch.manual_seed(7)
+        assert torch.equal(make()(*arguments), expected)
+        assert not torch.equal(make()(*arguments), expected)
 
 
 def test_wrong_snr(prepare):
@@ -375,15 +242,15 @@ def test_speed_raises_the_pitch():
     assert output[:, -100:].abs().amax(1).min() > 0.4  # nothing is padded
 
 
-@pytest.mark.parametrize("speeds", [[100], [100, 90], [100, 90, 110], [100, 133]])
-def test_lengths_agree(speeds):
-    speed_perturb = SpeedPerturb(speeds, out_neurons=len(speeds))
+def test_lengths_agree():
     label = torch.zeros(1, 1, dtype=torch.int64)
-    for length in (1, 2, 99, 100, 101, 997, 32000):
-        read = speed_perturb.read_length(length)
-        assert length <= read < length * max(speeds) / 100 + 1
-        output, _ = speed_perturb(torch.zeros(1, read), label)
-        assert output.shape == (1, length)
+    for speeds in ([100], [100, 90], [100, 90, 110], [100, 133]):
+        speed_perturb = SpeedPerturb(speeds, out_neurons=len(speeds))
+        for length in (1, 2, 99, 100, 101, 997, 32000):
+            read = speed_perturb.read_length(length)
+            assert length <= read < length * max(speeds) / 100 + 1
+            output, _ = speed_perturb(torch.zeros(1, read), label)
+            assert output.shape == (1, length)
 
 
 def test_one_speed_changes_nothing():

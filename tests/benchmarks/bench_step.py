@@ -10,7 +10,6 @@ process as train.py does on a CPU.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -25,9 +24,8 @@ from speechbrain.processing.features import InputNormalization
 from torch.profiler import profile, record_function
 
 import hamsb
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes" / "VoxCeleb"))
-from experiment import keep_memory, random_crop
+from hamsb.dataio.audio import random_crop
+from hamsb.training.run import keep_memory
 
 RATE, SECONDS, DIMENSION = 16000, 2.0, 192
 PARTS = [

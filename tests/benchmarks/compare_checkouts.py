@@ -69,9 +69,11 @@ VERIFY = [
 ]
 ALL_NORMS = "[none, z-norm, t-norm, s-norm, as-norm]"
 PARTS = ("*.ckpt", "*.txt", "*.csv", "*.json", "*.wav")
-SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json"}  # times, paths, digests
+# Times, paths, digests, and what the base did not write.
+SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json", "epochs.json"}
 SKIPPED_KEYS = {
     "experiment", "versions", "arguments", "settings", "seconds", "minutes", "software", "run",
+    "training", "development",
 }  # fmt: skip
 
 

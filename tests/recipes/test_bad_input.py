@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-import experiment
 import pytest
 import soundfile
 import torch
 import train
 from hamsb.utils.command_line import main_or_exit
+from hamsb.utils.files import only_run
 from runs import contents, fork, quick, status_of  # noqa: F401
 from speechbrain.lobes.features import Fbank
 
@@ -65,7 +65,7 @@ def refused(options, finished, monkeypatch, capsys):
 
     def refused(message, *more, yaml=HAM, begun=False, **changes):
         log = finished / "train_log.txt"
-        changed = ["hyperparams.yaml", log.name] if begun else []
+        changed = ["hyperparams.yaml", log.name, "epochs.json"] if begun else []
         before, lines = contents(finished, changed), log.read_text()
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["train.py", yaml, *options(**changes), *more])
@@ -285,7 +285,7 @@ def test_two_runs_on_one_folder(refused, finished, tmp_path):
     read, write = os.pipe()
 
     def other():
-        with experiment.only_run(finished):
+        with only_run(finished):
             child = fork(lambda: time.sleep(60), tmp_path / "screen")
             os.write(write, str(child).encode())
             time.sleep(60)
@@ -298,5 +298,5 @@ def test_two_runs_on_one_folder(refused, finished, tmp_path):
         os.kill(process, signal.SIGKILL)
         status_of(process)
     os.kill(child, 0)  # is still there
-    with experiment.only_run(finished):
+    with only_run(finished):
         os.kill(child, signal.SIGKILL)

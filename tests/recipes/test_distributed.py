@@ -6,18 +6,16 @@ import os
 import sys
 from datetime import timedelta
 from functools import partial
-from types import SimpleNamespace
 
 from hamsb.dataio.audio import random_crop
 from hamsb.utils import command_line
-import experiment
 import pytest
 import speechbrain
 import torch
 import train
-import watched_train
 from hamsb.utils.command_line import main_or_exit
 from runs import contents, launch, quick  # noqa: F401
+from stand_ins import watched
 
 GLOO = ["--device=cpu", "--distributed_backend=gloo"]
 
@@ -39,7 +37,7 @@ def tiny_yaml(repository, folder):
     put(
         "embedding_model: !new:",
         "# Head and loss",
-        "embedding_model: !new:watched_train.Embedding\n"
+        "embedding_model: !new:stand_ins.Embedding\n"
         "    input_size: !ref <n_mels>\n    lin_neurons: !ref <lin_neurons>\n\n",
     )
     put(
@@ -63,7 +61,7 @@ def test_two_processes_train_as_one_and_report_once(
     tiny = str(tiny_yaml(repository, tmp_path))
     ecapa = str(repository / "hparams" / "small_ham.yaml")
     brain_class, steps = train.SpeakerBrain, []
-    Watched = watched_train.watched(brain_class, steps)
+    Watched = watched(brain_class, steps)
 
     def options(name, **changes):
         """The crops are whole files; the rates change the weights."""
@@ -118,15 +116,6 @@ def test_two_processes_train_as_one_and_report_once(
     for name, last in steps[-1][2].items():  # the steps matter
         moved = (last - steps[0][2][name]).abs().max().item()
         assert moved > 1e-3 * last.abs().max().item(), name
-
-
-@pytest.mark.parametrize("processes, steps", [(1, 6), (2, 3)])
-def test_steps_per_epoch_are_those_of_one_process(processes, steps, monkeypatch):
-    monkeypatch.setattr(experiment, "is_initialized", lambda: True)
-    monkeypatch.setattr(experiment, "get_world_size", lambda: processes)
-    preparation = SimpleNamespace(speakers=6, utterances=27)
-    plain = {"batch_size": 4, "steps_per_epoch": 0}
-    assert experiment.count_overrides("", plain, preparation) == f"steps_per_epoch: {steps}"
 
 
 # ------------------------------------------------------------------- messages

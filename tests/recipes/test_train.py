@@ -1,19 +1,15 @@
 """The whole path on a tiny corpus: train, choose, average, verify, export, load."""
 
-import functools
 import importlib
-import random
+import json
+import re
 import sys
-from types import SimpleNamespace
 
-import experiment
-import numpy as np
 import pytest
 import soundfile
 import torch
 import train
 import verify
-import watched_train
 from runs import fork, quick, status_of  # noqa: F401
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
@@ -22,6 +18,7 @@ from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
+from stand_ins import Embedding, Framed
 
 import hamsb
 from hamsb.augment.time_domain import SpeedPerturb
@@ -60,6 +57,20 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
     log = (out / "train_log.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2", "epoch: 3"]
     assert all("valid EER" in line and "limited" in line for line in log)
+    epochs = json.loads((out / "epochs.json").read_text())
+    assert [each["epoch"] for each in epochs] == [1, 2, 3]
+    for each, line in zip(epochs, log):
+        for name, value in (("train loss", each["loss"]), ("valid EER", 100 * each["EER"])):
+            (logged,) = re.findall(rf"{name}: ([\d.e+-]+)", line)
+            assert float(logged) == pytest.approx(value, rel=0.01, abs=0.005)
+        assert 0 <= each["limited"] <= 1
+    metrics = json.loads((out / "metrics.json").read_text())
+    training = metrics["training"]
+    assert (training["speakers"], training["utterances"]) == (6, 24)
+    assert training["epochs"] == 3 and 0 < training["hours"] < 1
+    assert training["minutes"] > 0
+    developed = re.search(r"Development EER: (.*) %", report)[1]
+    assert f"{100 * metrics['development']['eer']:.2f}" == developed
     assert len((out / "scores_veri_test.txt").read_text().splitlines()) == len(labels)
 
     # The export holds the mean of the last two epochs' weights.
@@ -168,6 +179,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
         lines = (out / "train_log.txt").read_text().splitlines()
         assert lines == [*expected, expected[1]]  # epoch 2 was not saved at first
         assert same(weights(out), weights(whole))
+        ours, theirs = (json.loads((f / "epochs.json").read_text()) for f in (out, whole))
+        assert ours == theirs and len(ours) == 2
 
 
 def test_checkpoints_within_an_epoch_are_not_averaged(run):
@@ -186,7 +199,9 @@ def test_best_averages_the_epochs_of_lowest_development_eer(run):
 
 def test_without_development_speakers_the_last_epochs_are_taken(run, capsys):
     out = run(dev_speakers=0, number_of_epochs=2)
-    assert "EER" not in (out / "train_log.txt").read_text()
+    for name in ("train_log.txt", "epochs.json"):
+        assert "EER" not in (out / name).read_text()
+    assert json.loads((out / "metrics.json").read_text())["development"] is None
     assert "Development" not in (out / "report.md").read_text()
     with pytest.raises(ValueError, match="average_by='best'"):
         run(dev_speakers=0, number_of_epochs=2, average_by="best")
@@ -256,18 +271,15 @@ def test_fine_tuning_starts_from_the_finished_model(
 def test_the_margin_grows_and_goes_on_after_an_interruption(
     repository, tiny_options, tmp_path, monkeypatch
 ):
-    """In small_ham.yaml with a schedule in it."""
+    """In small_ham.yaml with a schedule in it, which the yaml's checkpointer names or
+    does not, as where it is an option."""
     text = (repository / HAM).read_text()
     schedule = (
         "margin_schedule: !new:hamsb.LinearMargin\n"
         "    margin: 0.2\n    warmup_steps: 10\n"
     )
-    text = text.replace("checkpointer:", schedule + "\ncheckpointer:") + (
-        "        margin_schedule: !ref <margin_schedule>\n"
-    )
-    yaml = tmp_path / "scheduled.yaml"
-    yaml.write_text(text)
-    margins, fit_batch = [], train.SpeakerBrain.fit_batch
+    text = text.replace("checkpointer:", schedule + "\ncheckpointer:")
+    fit_batch = train.SpeakerBrain.fit_batch
 
     def watched(self, batch):
         loss = fit_batch(self, batch)
@@ -275,20 +287,19 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
         return loss
 
     monkeypatch.setattr(train.SpeakerBrain, "fit_batch", watched)
-    train.main([str(yaml), *tiny_options(number_of_epochs=1)])
-    train.main([str(yaml), *tiny_options(number_of_epochs=2)])
-    steps = range(1, 13)
-    assert margins == pytest.approx([min(0.02 * step, 0.2) for step in steps])
+    for name, end in (
+        ("named", "        margin_schedule: !ref <margin_schedule>\n"), ("not_named", ""),
+    ):  # fmt: skip
+        yaml, margins = tmp_path / f"{name}.yaml", []
+        yaml.write_text(text + end)
+        for epochs in (1, 2):
+            given = tiny_options(number_of_epochs=epochs, output_folder=tmp_path / name)
+            train.main([str(yaml), *given])
+        steps = range(1, 13)
+        assert margins == pytest.approx([min(0.02 * step, 0.2) for step in steps])
 
 
 # ------------------------------------------------------------------ the parts
-
-
-class Framed(torch.nn.Module):
-    """Stands for the features, without any loss: [B, T] -> [B, T / 10, 10]."""
-
-    def forward(self, wavs):
-        return wavs.reshape(len(wavs), -1, 10)
 
 
 class Distorted(torch.nn.Module):
@@ -307,7 +318,7 @@ def brain():
         modules = {
             "compute_features": Framed(),
             "mean_var_norm": InputNormalization(norm_type="sentence", std_norm=False),
-            "embedding_model": watched_train.Embedding(10, 6),
+            "embedding_model": Embedding(10, 6),
             "classifier": hamsb.HyperbolicClassifier(6, 5, hamsb.PoincareBall(1.0)),
             "euclidean_classifier": Classifier(6, out_neurons=5),
         }
@@ -327,40 +338,6 @@ def drawn(samples, size=40):
         }
         for number in range(size)
     ])
-
-
-def test_an_epoch_draws_from_seed_and_epoch(brain):
-    def draws(seed, epoch):
-        brain(seed=seed).on_stage_start(Stage.TRAIN, epoch)
-        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
-
-    first = draws(1, 1)
-    for other in (draws(1, 2), draws(2, 1)):
-        assert all(one != two for one, two in zip(first, other))
-    assert draws(1, 1) == first
-
-
-def test_the_module_inside_torch_compile_is_found():
-    """It is what is averaged, and exported under its own names."""
-    module = torch.nn.Linear(2, 2)
-    assert experiment.unwrapped(torch.compile(module)) is module
-    assert experiment.unwrapped(module) is module
-
-
-def test_modules_may_be_spared_weight_decay(brain):
-    def groups(**hparams):
-        made = brain(**hparams)
-        made.opt_class = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=0.5)
-        made.init_optimizers()
-        return made, made.optimizer.param_groups
-
-    spared, (decayed, free) = groups(no_weight_decay=["classifier"])
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
-    head = {id(parameter) for parameter in spared.modules.classifier.parameters()}
-    assert {id(parameter) for parameter in free["params"]} == head
-    both = [id(p) for group in (decayed, free) for p in group["params"]]
-    assert sorted(both) == sorted(id(p) for p in spared.modules.parameters())
-    assert len(groups()[1]) == 1
 
 
 def test_branches_are_added_by_their_weights(brain):
@@ -390,8 +367,12 @@ def test_branches_are_added_by_their_weights(brain):
     assert loss.item() == pytest.approx(parts[0].item())
 
 
-@pytest.mark.parametrize("separate", [True, False])
-def test_the_clean_and_the_augmented_view(brain, separate):
+def test_the_clean_and_the_augmented_view(brain):
+    for separate in (True, False):
+        check_views(brain, separate)
+
+
+def check_views(brain, separate):
     """One after the other, or in one batch; at one speed for both."""
     augment = Augmenter(concat_original=True, augmentations=[Distorted()])
     speeds = SpeedPerturb([100, 50], out_neurons=10)
@@ -415,27 +396,3 @@ def test_the_clean_and_the_augmented_view(brain, separate):
     # At one speed and without augmentation: the batch as it is.
     ((_, targets, _),) = brain().compute_forward(batch, Stage.TRAIN)
     assert torch.equal(targets, batch.spk_id_encoded.data)
-
-
-def test_plain_keys_build_nothing():
-    text = (
-        "a: 1\nb: [1, 2.5e-3]\nc: {d: x}\n"
-        "made: !new:no.such.thing\nnested: {e: !name:no.such.thing {}}\n"
-        "listed: [!apply:no.such.thing [1]]\nalias: &x 3\nused: *x\n"
-    )
-    assert experiment.plain_keys(text) == {
-        "a": 1, "b": [1, 0.0025], "c": {"d": "x"}, "alias": 3, "used": 3,
-    }
-
-
-def test_counts_replace_only_keys_that_the_yaml_has():
-    preparation = SimpleNamespace(speakers=7, utterances=100)
-    plain = {"batch_size": 8, "out_n_neurons": 1}
-    assert experiment.count_overrides("", plain, preparation) == "out_n_neurons: 7"
-    plain["steps_per_epoch"] = 0
-    assert experiment.count_overrides("seed: 3", plain, preparation) == (
-        "seed: 3\nout_n_neurons: 7\nsteps_per_epoch: 12"
-    )
-    assert experiment.count_overrides("steps_per_epoch: 5", plain, preparation) == (
-        "steps_per_epoch: 5\nout_n_neurons: 7"
-    )

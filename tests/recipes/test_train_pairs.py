@@ -27,7 +27,7 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
     """A function that trains, without baselines, and returns the output folder and
     the ids of each batch."""
     monkeypatch.chdir(repository)
-    monkeypatch.setattr("mini.mini_corpus.make_mini_corpus", lambda **options: None)
+    monkeypatch.setattr(train, "make_mini_corpus", lambda **options: None)
     step = train.SpeakerBrain.fit_batch
 
     def run(yaml=SUPCON, stop_at=None, **changes):
@@ -123,23 +123,6 @@ def test_clusters_are_refreshed_and_outlive_an_interruption(run, speaker_of, tmp
     for name in files:
         ours, theirs = (folder / "save" / name for folder in (out, whole))
         assert ours.read_bytes() == theirs.read_bytes()
-
-
-@pytest.mark.parametrize("change, message", [
-    ({"every": 0}, "every=0"),
-    ({"hard_ratio": 1.5}, "hard_ratio=1.5"),
-    ({"clusters": 5}, "cluster_refresh: clusters; its keys are every"),
-    ({"k": None}, "cluster_refresh: k; its keys"),
-    (None, "needs a batch_sampler"),
-])
-def test_a_senseless_refresh_is_refused(change, message):
-    given = {"every": 1, "hard_ratio": 1.0, "k": 2, "utterances": 2, "seconds": 0.5}
-    given = {k: v for k, v in (given | (change or {})).items() if v is not None}
-    hparams = {"cluster_refresh": given, "batch_sampler": None}
-    if change is None:
-        del hparams["batch_sampler"]
-    with pytest.raises(ValueError, match=message):
-        train.check_refresh(hparams)
 
 
 @pytest.mark.skipif(

@@ -7,18 +7,16 @@ import random
 import re
 from types import SimpleNamespace
 
-import experiment
 import pytest
 import torch
 import train_ssl
-import watched_train
 from runs import launch, quick, same, weights  # noqa: F401
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
 from speechbrain.processing.features import InputNormalization
-from test_train import Framed
+from stand_ins import Embedding, Framed
 
 import hamsb
 from hamsb.nnet.contrastive import MoCo, NTXent, diagnostics
@@ -54,7 +52,7 @@ def run(repository, tiny_options, tiny_folders, tmp_path, monkeypatch):
 ])
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more):
     if "mini" in yaml:  # its corpus is there
-        monkeypatch.setattr("mini.mini_corpus.make_mini_corpus", lambda **options: None)
+        monkeypatch.setattr(train_ssl, "make_mini_corpus", lambda **options: None)
     out = run(yaml, number_of_epochs=2, baselines=True, **more)
     screen, report = capsys.readouterr().out, (out / "report.md").read_text()
     for text in (screen, report):
@@ -100,22 +98,22 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more)
 def test_no_label_reaches_the_training(run, tmp_path, monkeypatch, yaml, more):
     """The same run with and without the speakers in the csv file shuffled."""
     honest = run(yaml, output_folder=tmp_path / "honest", **more)
-    prepare = experiment.prepare
+    prepare = train_ssl.prepare_voxceleb
 
-    def shuffling(plain):
-        preparation = prepare(plain)
-        with open(plain["train_annotation"], newline="") as file:
+    def shuffling(**options):
+        preparation = prepare(**options)
+        with open(preparation.train_csv, newline="") as file:
             rows = list(csv.DictReader(file))
         speakers = [row["spk_id"] for row in rows]
         random.Random(0).shuffle(speakers)
         assert speakers != [row["spk_id"] for row in rows]
-        with open(plain["train_annotation"], "w", newline="") as file:
+        with open(preparation.train_csv, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows({**r, "spk_id": s} for r, s in zip(rows, speakers))
         return preparation
 
-    monkeypatch.setattr(experiment, "prepare", shuffling)
+    monkeypatch.setattr(train_ssl, "prepare_voxceleb", shuffling)
     shuffled = run(yaml, output_folder=tmp_path / "shuffled", **more)
     assert same(weights(honest), weights(shuffled))
     logs = [(folder / "train_log.txt").read_text() for folder in (honest, shuffled)]
@@ -233,7 +231,7 @@ def brain():
 
     def brain(cost, **hparams):
         torch.manual_seed(0)
-        encoder = watched_train.Embedding(10, 6)
+        encoder = Embedding(10, 6)
         modules = {
             "compute_features": Framed(),
             "mean_var_norm": InputNormalization(norm_type="sentence", std_norm=False),

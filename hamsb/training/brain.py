@@ -1,0 +1,274 @@
+"""The Brain of every training script: epochs, development speakers, checkpoints."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from speechbrain.nnet.schedulers import update_learning_rate
+from speechbrain.utils.checkpoints import Checkpoint, average_checkpoints
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.seed import seed_everything
+from torch.nn.parallel import DistributedDataParallel
+
+from hamsb.training.report import millions, one_line
+from hamsb.utils.files import replacing
+from hamsb.verification.embeddings import embed_utterances
+from hamsb.verification.metrics import eer
+from hamsb.verification.scoring import score_trials
+
+EPOCHS = "epochs.json"
+
+
+class EmbeddingBrain(sb.Brain):
+    """Training of an ``embedding_model``, with the EER of held-out development
+    speakers at the end of every epoch.
+
+    A subclass holds ``training_data``, ``compute_forward`` and
+    ``compute_objectives``, which SpeechBrain's Brain explains, and what differs in
+    the report and the model card. An optional key of the yaml that is null is as
+    good as missing.
+
+    Each epoch leaves a line in ``train_log.txt``, an entry in ``epochs.json`` and a
+    checkpoint. The entries of ``epochs.json`` are mappings: ``epoch``, ``loss`` and
+    other means over the epoch, and ``EER``, a fraction, where there are development
+    speakers.
+
+    Arguments
+    ---------
+    development : tuple of (Trials, dict of str to Path), optional
+        The development trials and their files.
+
+    Attributes
+    ----------
+    script : str
+        The file's name.
+    averaged : sequence of str
+        The modules whose weights are averaged and exported.
+    card : dict of str to str
+        The model card's ``classify``, lines of Python, and ``needs``, sentences.
+    utterances : list of str
+        The ids of the present batch, for messages; ``compute_forward`` sets it.
+    """
+
+    script = ""
+    averaged = ("embedding_model",)
+    card = {
+        "classify": "",
+        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
+        "alone.",
+    }
+
+    def __init__(self, *args, development=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.development = development
+        self.seconds = 0.0  # of training, those before an interruption included
+        self.watched = defaultdict(list)
+        self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
+
+    @staticmethod
+    def training_data(hparams: dict) -> tuple:
+        """What a script trains on; called before the Brain is made.
+
+        Returns
+        -------
+        DynamicItemDataset
+        CategoricalEncoder or None
+            Speaker <-> class, where the model has classes.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def facts(hparams: dict) -> dict[str, str]:
+        """The first columns of the run's table: header -> cell."""
+        return {
+            "loss": one_line(hparams["compute_cost"]),
+            "parameters": millions(hparams["embedding_model"]),
+        }
+
+    # steps
+
+    def watch(self, **values: torch.Tensor) -> None:
+        """Note values of this step, 0-dimensional tensors; the log has their means
+        over the epoch."""
+        for name, value in values.items():
+            self.watched[name].append(value.detach().float())
+
+    def check_loss_isfinite(self, loss):
+        """As Brain's, but the error names the utterances of the batch."""
+        try:
+            super().check_loss_isfinite(loss)
+        except ValueError as error:
+            raise ValueError(
+                f"the loss is {loss.item()} in step {self.step}; nothing is saved "
+                f"after it. The batch: {', '.join(self.utterances)}"
+            ) from error
+
+    def on_fit_batch_start(self, batch, should_step):
+        if self.margin_schedule is not None:
+            self.margin_schedule.apply(self.hparams.compute_cost)
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        annealing = self.hparams.lr_annealing
+        if should_step and hasattr(annealing, "on_batch_end"):
+            annealing.on_batch_end(self.optimizer)
+        if should_step and self.margin_schedule is not None:
+            self.margin_schedule.step(self.hparams.compute_cost)
+
+    # the course of training
+
+    def init_optimizers(self):
+        """As Brain's, but the parameters of the modules that the yaml names in
+        ``no_weight_decay`` have none."""
+        names = getattr(self.hparams, "no_weight_decay", None) or []
+        free = {id(p) for name in names for p in self.modules[name].parameters()}
+        make = self.opt_class
+        if free:
+            self.opt_class = lambda parameters: make(decay_groups(parameters, free))
+        super().init_optimizers()
+        self.opt_class = make
+
+    def _wrap_distributed(self):
+        """As Brain's; on a CPU without synchronized batch normalization, which
+        torch has for accelerators alone: each process normalises its share."""
+        if not (self.distributed_launch and self.device_type == "cpu"):
+            return super()._wrap_distributed()
+        for name, module in self.modules.items():
+            if any(parameter.requires_grad for parameter in module.parameters()):
+                self.modules[name] = DistributedDataParallel(
+                    module, find_unused_parameters=self.find_unused_parameters
+                )
+
+    def on_fit_start(self):
+        by = self.hparams.average_by
+        if by != "last" and (by != "best" or self.development is None):
+            raise ValueError(
+                f"average_by={by!r}: 'last', or 'best' with development speakers."
+            )
+        if self.margin_schedule is not None:  # it may come from an option
+            kept = self.checkpointer.recoverables.values()
+            if not any(self.margin_schedule is other for other in kept):
+                self.checkpointer.add_recoverable("margin_schedule", self.margin_schedule)
+        super().on_fit_start()
+        latest = self.checkpointer.find_checkpoint()
+        if latest is not None:
+            self.seconds = latest.meta.get("seconds", 0.0)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Every epoch draws from (seed, epoch), so that a run that was
+        interrupted draws what an uninterrupted one would have drawn."""
+        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch,))
+        seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
+        self.watched.clear()
+        self.started = time.time()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Only training has a stage: development is embedded, not classified."""
+        train_stats = {"loss": stage_loss}
+        for name, values in self.watched.items():
+            train_stats[name] = torch.stack(values).mean().item()
+        meta = {"epoch": epoch}
+        valid_stats = None
+        if self.development is not None:
+            meta["EER"] = run_on_main(self.development_eer)
+            valid_stats = {"EER": 100 * meta["EER"]}
+        old_rate, new_rate = self.hparams.lr_annealing(epoch)
+        update_learning_rate(self.optimizer, new_rate)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "lr": old_rate}, train_stats, valid_stats
+        )
+        if if_main_process():  # before the checkpoint: an epoch repeated is replaced
+            self.write_epoch({"epoch": epoch, **train_stats, **meta})
+        self.seconds += time.time() - self.started
+        # Brain saves its step and running loss, and clears them only later.
+        self.step, self.avg_train_loss = 0, 0.0
+        self.checkpointer.save_and_keep_only(
+            meta={**meta, "seconds": self.seconds},
+            num_to_keep=self.hparams.avg_checkpoints,
+            min_keys=["EER"] if self.development is not None else [],
+            ckpt_predicate=is_of_whole_epoch,
+        )
+
+    def write_epoch(self, entry: dict) -> None:
+        """Add an entry to ``epochs.json``, in the place of those from its epoch on."""
+        path = Path(self.hparams.output_folder) / EPOCHS
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        entries = [each for each in earlier if each["epoch"] < entry["epoch"]]
+        lines = ",\n".join(map(json.dumps, [*entries, entry]))
+        with replacing(path) as partial:
+            partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+    # the model that comes out
+
+    def encode(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Audio [1, T] -> embedding [1, 1, D], computed as EncoderClassifier does."""
+        self.modules.eval()
+        wavs = wavs.to(self.device)
+        lengths = torch.ones(len(wavs), device=self.device)
+        with torch.no_grad(), self.evaluation_ctx:
+            features = self.modules.compute_features(wavs)
+            features = self.modules.mean_var_norm(features, lengths)
+            return unwrapped(self.modules.embedding_model)(features, lengths)
+
+    def mean_features(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Audio [1, T] -> the mean over time of its features [1, n_mels]: a
+        verification system without any training, to compare with."""
+        with torch.no_grad():
+            return self.modules.compute_features(wavs.to(self.device)).mean(1)
+
+    def development_scores(self):
+        """Cosines of the development trials, [N]."""
+        trials, files = self.development
+        embeddings = embed_utterances(
+            files, self.encode, self.hparams.sample_rate, progress=not self.noprogressbar
+        )
+        return score_trials(embeddings, trials)
+
+    def development_eer(self) -> float:
+        """EER of the development trials, a fraction."""
+        return eer(self.development_scores(), self.development[0].labels)[0]
+
+    def choose_and_average(self) -> list[int]:
+        """Load the mean of the chosen checkpoints' weights; returns their epochs.
+
+        ``average_by`` "last" takes the last ``avg_checkpoints`` epochs, "best"
+        those with the lowest development EER.
+        """
+        chosen = self.checkpointer.find_checkpoints(
+            min_key={"last": None, "best": "EER"}[self.hparams.average_by],
+            ckpt_predicate=is_of_whole_epoch,
+            max_num_checkpoints=self.hparams.avg_checkpoints,
+        )
+        if not chosen:
+            raise FileNotFoundError(
+                f"{self.checkpointer.checkpoints_dir}: no checkpoint; train first."
+            )
+        for name in self.averaged:
+            weights = average_checkpoints(chosen, name)
+            unwrapped(self.modules[name]).load_state_dict(weights)
+        return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
+
+
+def decay_groups(parameters: Iterable, free: set[int]) -> list[dict]:
+    """An optimizer's groups: those with its weight decay, and those, by id, without."""
+    parameters = list(parameters)
+    return [
+        {"params": [p for p in parameters if id(p) not in free]},
+        {"params": [p for p in parameters if id(p) in free], "weight_decay": 0.0},
+    ]
+
+
+def is_of_whole_epoch(checkpoint: Checkpoint) -> bool:
+    """Not one that ``ckpt_interval_minutes`` saved in the middle of an epoch."""
+    return "epoch" in checkpoint.meta
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module inside DistributedDataParallel and torch.compile, or itself."""
+    if isinstance(module, DistributedDataParallel):
+        module = module.module
+    return getattr(module, "_orig_mod", module)

@@ -1,0 +1,139 @@
+"""New clusters of the training speakers, in the course of a training."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+from torch import Tensor
+
+from hamsb.analysis.clustering import cluster_speakers, embed_speakers
+from hamsb.dataio.clusters import read_clusters, write_clusters
+from hamsb.dataio.sampling import SpeakerBatchSampler
+
+_NEEDED = {"every", "hard_ratio", "k", "utterances", "seconds"}
+_OPTIONAL = {"batch_size", "ball"}
+
+
+class ClusterRefresh:
+    """Gives a batch sampler clusters of the training speakers, made anew after every so
+    many epochs from the present embeddings.
+
+    They are in ``<folder>/clusters_<epochs passed>.csv``, so that a run that was
+    interrupted goes on with its own.
+
+    Arguments
+    ---------
+    options : mapping
+        The yaml's group ``cluster_refresh``:
+
+        every : int
+            Epochs from one time to the next; there are no clusters before the first.
+        hard_ratio : float
+            The sampler's, from then on.
+        k : int
+            The number of clusters.
+        utterances, seconds : int, float
+            Crops of each speaker at most, and their length.
+        batch_size : int, optional
+            Crops embedded at a time; 1 by default.
+        ball : hamsb.nnet.balls.Ball, optional
+            Cluster in it instead of by cosine.
+    sampler : SpeakerBatchSampler
+    folder : str or Path
+        The run's ``save_folder``.
+    annotation : str or Path
+        The csv file of the training utterances.
+    sample_rate : int
+        Hz.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        The options lack something, have too much, or are out of range; no sampler.
+    """
+
+    def __init__(
+        self,
+        options: Mapping,
+        sampler: SpeakerBatchSampler | None,
+        folder: str | Path,
+        annotation: str | Path,
+        sample_rate: int,
+        seed: int,
+    ):
+        wrong = _NEEDED - options.keys() or options.keys() - _NEEDED - _OPTIONAL
+        if wrong:
+            raise ValueError(
+                f"cluster_refresh: {', '.join(sorted(wrong))}; its keys are "
+                f"{', '.join(sorted(_NEEDED))}, and batch_size and ball may be given."
+            )
+        if sampler is None:
+            raise ValueError(
+                "cluster_refresh needs a batch_sampler, to be given the clusters."
+            )
+        every, hard_ratio = options["every"], options["hard_ratio"]
+        if type(every) is not int or every < 1:
+            raise ValueError(f"cluster_refresh: every={every}: epochs, at least 1.")
+        if not 0 <= hard_ratio <= 1:
+            raise ValueError(
+                f"cluster_refresh: hard_ratio={hard_ratio}: must lie in [0, 1]."
+            )
+        self.options = dict(options)
+        self.sampler = sampler
+        self.folder = Path(folder)
+        self.annotation = annotation
+        self.sample_rate = sample_rate
+        self.seed = seed
+
+    def file(self, passed: int) -> Path:
+        """Where the clusters made after so many epochs are."""
+        return self.folder / f"clusters_{passed}.csv"
+
+    def remove_files(self) -> None:
+        """Forget clusters of an earlier run in the same folder."""
+        run_on_main(self._remove_files)
+
+    def _remove_files(self):
+        for path in self.folder.glob("clusters_*.csv"):
+            path.unlink()
+
+    def before_epoch(
+        self, epoch: int, encode: Callable[[Tensor], Tensor], progress: bool = True
+    ) -> None:
+        """Give the sampler the clusters that are due when an epoch begins.
+
+        Arguments
+        ---------
+        epoch : int
+            The one that begins; the first is 1.
+        encode : callable
+            Audio [B, T] -> embeddings [B, 1, D], without gradients.
+        progress : bool
+            Show a progress bar.
+        """
+        passed = (epoch - 1) // self.options["every"] * self.options["every"]
+        if passed == 0:
+            return
+        path = self.file(passed)
+        run_on_main(self._make, (path, encode, progress))
+        self.sampler.set_clusters(read_clusters(path))
+        self.sampler.hard_ratio = self.options["hard_ratio"]
+
+    def _make(self, path, encode, progress):
+        """Cluster the training speakers, unless the file is there."""
+        if path.is_file():
+            return
+        names, means = embed_speakers(
+            encode,
+            self.annotation,
+            self.sample_rate,
+            utterances=self.options["utterances"],
+            seconds=self.options["seconds"],
+            batch_size=self.options.get("batch_size", 1),
+            seed=self.seed,
+            progress=progress,
+        )
+        ball = self.options.get("ball")
+        clusters = cluster_speakers(names, means, self.options["k"], ball, self.seed)
+        write_clusters(clusters, path)

@@ -1,0 +1,299 @@
+"""A run from a yaml to an exported model.
+
+    prepare -> train -> choose -> average -> verify -> export
+
+A script holds a subclass of :class:`hamsb.training.brain.EmbeddingBrain`, which tells
+the training data, the forward pass and the loss, and gives it to :func:`main`, with
+the preparation of its data. Everything of a run is in its ``output_folder``:
+``train_log.txt`` (a line an epoch) and ``epochs.json`` (the same for programs), what
+verify.py writes too (``report.md``, ``metrics.json``, ``scores_<list>.txt``,
+``det.png``, ``scores.png``) and ``export/``, the folder that
+``EncoderClassifier.from_hparams`` loads.
+
+The yaml is loaded in two steps, because hyperpyyaml builds every object as it loads:
+first the plain keys, on which the data are prepared; then the objects, with what was
+counted in the data in the place of the yaml's keys (`count_overrides`).
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import speechbrain as sb
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from torch.distributed import get_world_size, is_initialized
+
+from hamsb.augment.simulation import make_distortions
+from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.export import export_model
+from hamsb.training.report import (
+    REPORT,
+    model_card,
+    run_conditions,
+    run_table,
+    training_facts,
+)
+from hamsb.utils.command_line import parse_arguments
+from hamsb.utils.conditions import versions
+from hamsb.utils.files import only_run, replacing
+from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
+from hamsb.verification.decision import make_decision
+from hamsb.verification.results import System, write_verification
+from hamsb.verification.scoring import score_lists
+from hamsb.verification.trials import find_utterances, read_lists, read_trials
+
+#: What every training script reads.
+KEYS = [
+    Key("seed", "number", "of everything that is drawn"),
+    Key("output_folder", "folder", "everything of the run"),
+    Key("save_folder", "folder", "checkpoints and the csv files of the preparation"),
+    Key("data_folder", "folder or list", "training data: wav/<speaker>/<session>/..."),
+    Key("test_data_folder", "folder or list", "the trials' files; data_folder", optional=True),
+    Key("verification_file", "file or list", "trials: label enrol test"),
+    Key("train_annotation", "file", "csv of the training utterances, from the preparation"),
+    Key("dev_speakers", "number", "held out of training; their trials choose the model"),
+    Key("dev_trials", "number", "of each kind, at most"),
+    Key("min_duration", "seconds", "shorter utterances are left out"),
+    Key("baselines", "boolean", "also verify the untrained network and mean log-mels"),
+    Key("batch_size", "number", "utterances of a batch"),
+    Key("sentence_len", "seconds", "of a random crop"),
+    Key("dataloader_options", "mapping", "batch_size or batch_sampler, num_workers, ..."),
+    Key("lr_annealing", "object", "the learning rate, by epoch or by batch"),
+    Key("opt_class", "object", "the optimizer, of parameters"),
+    Key("avg_checkpoints", "number", "epochs whose weights are averaged"),
+    Key("average_by", "last or best", "the last epochs, or the best by development EER"),
+    Key("sample_rate", "Hz", "of all audio"),
+    Key("embedding_model", "object", "features -> embedding; averaged and exported"),
+    Key("compute_cost", "object", "the loss"),
+    Key("modules", "mapping", "what is moved to the device and trained"),
+    Key("epoch_counter", "object", "counts the epochs, to its limit"),
+    Key("train_logger", "object", "writes a line an epoch"),
+    Key("checkpointer", "object", "saves and recovers what training changes"),
+    Key("mini_corpus", "mapping", "a synthetic corpus, made on the first run", optional=True),
+    Key("distortions", "mapping", "simulated noises and rooms, made then", optional=True),
+    Key("prepare_noise_data", "function", "lists noises before training", optional=True),
+    Key("prepare_rir_data", "function", "lists room responses before it", optional=True),
+    Key("wav_augment", "object", "augmentation of the audio", optional=True),
+    Key("fea_augment", "object", "augmentation of the features", optional=True),
+    Key("steps_per_epoch", "number", "replaced by the number of batches", optional=True),
+    Key("processes", "number", "replaced by the number of processes", optional=True),
+    Key("out_n_neurons", "number", "replaced by the number of speakers", optional=True),
+    Key("speeds", "list of percent", "of speed_perturb, more speakers", optional=True),
+    Key("margin_schedule", "object", "changes the loss's margin by the step", optional=True),
+    Key("no_weight_decay", "list", "modules whose parameters have none", optional=True),
+]
+
+# Those that a preparation is called with.
+PREPARED = (
+    "data_folder",
+    "save_folder",
+    "verification_file",
+    "dev_speakers",
+    "dev_trials",
+    "min_duration",
+    "sample_rate",
+)
+
+
+def count_overrides(overrides: str, plain: Mapping, preparation) -> str:
+    """The overrides, with what was counted added.
+
+    ``out_n_neurons`` becomes the number of training speakers, times the number
+    of ``speeds``, unless the command line gives a larger one; a smaller one is a
+    ValueError.
+    ``steps_per_epoch`` becomes the number of whole batches of one process, and
+    ``processes`` the number of these.
+    """
+    given = plain_keys(overrides) if overrides else {}
+    speeds = plain.get("speeds") or [100]
+    speakers = preparation.speakers * len(speeds)
+    if given.get("out_n_neurons", speakers) < speakers:
+        raise ValueError(
+            f"out_n_neurons={given['out_n_neurons']}, but the training data have "
+            f"{speakers} speakers; leave it out to have it counted."
+        )
+    processes = get_world_size() if is_initialized() else 1
+    steps = preparation.utterances // (plain["batch_size"] * processes)
+    if steps == 0:
+        raise ValueError(
+            f"batch_size={plain['batch_size']} in {processes} process(es), but the "
+            f"training data have only {preparation.utterances} utterances."
+        )
+    counted = {
+        "out_n_neurons": speakers,
+        "steps_per_epoch": steps,
+        "processes": processes,
+    }
+    added = [
+        f"{name}: {count}"
+        for name, count in counted.items()
+        if name in plain and name not in given
+    ]
+    return "\n".join([overrides, *added] if overrides else added)
+
+
+def keep_memory() -> None:
+    """Have the C library (glibc; others are left alone) keep freed memory for the
+    next step instead of giving it back to the system, which would have to clear
+    every page of it anew: that is a third of a step's time on a CPU."""
+    if os.name != "posix":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            mallopt(parameter, 2**31 - 1)
+
+
+def main(
+    arguments: Sequence[str],
+    brain_class: type[EmbeddingBrain],
+    prepare: Callable,
+    make_corpus: Callable | None = None,
+    keys: Sequence[Key] = KEYS,
+) -> None:
+    """A whole run, as the command line asks for it.
+
+    Arguments
+    ---------
+    arguments : sequence of str
+        Those that follow the script's name.
+    brain_class : type
+        A subclass of :class:`EmbeddingBrain`.
+    prepare : callable
+        Writes the yaml's ``train_annotation``. It is called by the main process, with
+        the keys of PREPARED, and returns an object with the numbers ``speakers``,
+        ``utterances`` and ``hours`` of the training data, and ``dev_trials``, the
+        development trials' file or None.
+    make_corpus : callable, optional
+        Makes the synthetic corpus that a yaml's group ``mini_corpus`` describes, whose
+        keys it is called with.
+    keys : sequence of Key
+        What the script reads, KEYS among it.
+    """
+    keep_memory()
+    hparams_file, run_opts, overrides = parse_arguments(arguments, keys)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    plain = plain_keys(resolve(hparams_file, overrides))
+    output_folder = Path(str(plain["output_folder"]))
+    with only_run(output_folder) if if_main_process() else nullcontext():
+        sb.create_experiment_directory(output_folder)
+        if plain.get("mini_corpus") and make_corpus is not None:
+            run_on_main(make_corpus, kwargs=plain["mini_corpus"])
+        if plain.get("distortions"):
+            run_on_main(make_distortions, kwargs=plain["distortions"])
+        # First: lists that are wrong leave an earlier preparation as it is.
+        folders = plain.get("test_data_folder") or plain["data_folder"]
+        tests = read_lists(plain["verification_file"], folders)
+        data = {name: plain[name] for name in PREPARED}
+        preparation = run_on_main(prepare, kwargs=data)
+        overrides = count_overrides(overrides, plain, preparation)
+        options = arguments, hparams_file, run_opts, overrides
+        run(brain_class, options, preparation, tests)
+
+
+def run(brain_class, options, preparation, tests):
+    """Train, choose, average, verify, export, on prepared data.
+
+    Arguments
+    ---------
+    brain_class : type
+    options : tuple
+        The script's arguments, the yaml, run options, overrides.
+    preparation : object
+        What was counted, see `main`.
+    tests : tuple
+        The trial lists and their files, of ``read_lists``.
+    """
+    arguments, hparams_file, run_opts, overrides = options
+    lists, utterances = tests
+    resolved = resolve(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides)
+    output_folder = Path(hparams["output_folder"])
+    for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):
+        if list_files is not None:
+            run_on_main(list_files)
+    train_data, labels = brain_class.training_data(hparams)
+    development = None
+    if preparation.dev_trials is not None:
+        trials = read_trials(preparation.dev_trials)
+        development = trials, find_utterances(trials, hparams["data_folder"])
+    brain = brain_class(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+        development=development,
+    )
+
+    def score(encode):
+        return score_lists(
+            encode,
+            lists,
+            utterances,
+            hparams["sample_rate"],
+            progress=not brain.noprogressbar,
+        )
+
+    untrained = {}
+    if hparams["baselines"] and if_main_process():
+        untrained["untrained network"] = score(brain.encode)
+        untrained["mean log-mel vector"] = score(brain.mean_features)
+
+    if if_main_process():  # that of an earlier run stays until this one trains
+        with replacing(output_folder / "hyperparams.yaml") as partial:
+            partial.write_text(resolved, encoding="utf-8")
+    brain.fit(
+        brain.hparams.epoch_counter,
+        train_data,
+        train_loader_kwargs=hparams["dataloader_options"],
+    )
+    if not if_main_process():
+        return
+
+    # The model that comes out.
+    epochs = brain.choose_and_average()
+    decision = None
+    if development:
+        decision = make_decision(development[0], brain.development_scores())
+    systems = [
+        System("trained", score(brain.encode)),
+        *(System(name, scores) for name, scores in untrained.items()),
+    ]
+    experiment = Path(hparams_file).stem
+    training = training_facts(brain, preparation)
+    table = run_table(brain.facts(hparams), training, epochs)
+    conditions = run_conditions(brain, arguments, training, decision)
+
+    def report(results):
+        return f"{table}\n{results}\n{conditions}\n"
+
+    results = write_verification(
+        output_folder,
+        lists,
+        systems,
+        lambda results, _: REPORT.format(experiment=experiment, report=report(results)),
+        about={
+            "experiment": experiment,
+            "arguments": arguments,
+            "training": training,
+            "development": decision,
+            "epochs": epochs,
+            "versions": versions(brain.device),
+        },
+        progress=not brain.noprogressbar,
+    )
+    export = export_model(
+        output_folder / "export",
+        resolved,
+        {name: unwrapped(brain.modules[name]) for name in brain.averaged},
+        labels,
+        model_card(brain, experiment, report(results)),
+        decision,
+    )
+    print(
+        f"\n{table}\n{results}\n"
+        f"Report: {output_folder / 'report.md'}\nModel: {export}"
+    )

@@ -1,0 +1,73 @@
+"""New clusters in the course of training; whole runs are in tests/recipes."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hamsb.dataio.clusters import read_clusters
+from hamsb.dataio.sampling import SpeakerBatchSampler
+from hamsb.training.cluster_refresh import ClusterRefresh
+
+GIVEN = {"every": 1, "hard_ratio": 1.0, "k": 2, "utterances": 2, "seconds": 0.5}
+
+
+@pytest.fixture
+def sampler():
+    speakers = [f"id{index // 2}" for index in range(8)]
+    return SpeakerBatchSampler(speakers, 2, 3, seed=0)
+
+
+@pytest.fixture
+def annotation(tmp_path):
+    """A csv file of four speakers: two loud ones, two with an offset."""
+    lines, random = ["ID,duration,wav,start,stop,spk_id"], np.random.default_rng(0)
+    for index in range(8):
+        wav = tmp_path / f"{index}.wav"
+        samples = 0.01 * random.standard_normal(16000) + (0.5 if index < 4 else -0.5)
+        soundfile.write(wav, samples, 16000)
+        lines.append(f"{index},1.0,{wav},0,16000,id{index // 2}")
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_clusters_come_when_they_are_due_and_stay_in_their_files(
+    sampler, annotation, tmp_path
+):
+    calls = []
+
+    def encode(wavs):
+        calls.append(len(wavs))
+        return torch.stack([wavs.mean(1), torch.ones(len(wavs))], 1).unsqueeze(1)
+
+    given = {**GIVEN, "every": 2, "batch_size": 3}
+    refresh = ClusterRefresh(given, sampler, tmp_path, annotation, 16000, seed=1)
+    for epoch, files in ((1, []), (2, []), (3, ["clusters_2.csv"]), (4, ["clusters_2.csv"])):
+        refresh.before_epoch(epoch, encode, progress=False)
+        assert sorted(path.name for path in tmp_path.glob("clusters*")) == files
+        assert sampler.num_hard == (2 if files else 0)
+    assert sum(calls) == 8 and max(calls) == 3  # once
+    found = read_clusters(tmp_path / "clusters_2.csv").of_speaker
+    assert found["id0"] == found["id1"] != found["id2"] == found["id3"]
+    assert sampler.clusters.of_speaker == found
+    (tmp_path / "other.csv").touch()
+    refresh.remove_files()
+    assert not list(tmp_path.glob("clusters*")) and (tmp_path / "other.csv").exists()
+    refresh.before_epoch(5, encode, progress=False)
+    assert refresh.file(4).name == "clusters_4.csv" and refresh.file(4).is_file()
+
+
+def test_senseless_options_are_refused(sampler):
+    for change, message in (
+        ({"every": 0}, "every=0"),
+        ({"every": 1.5}, "every=1.5"),
+        ({"hard_ratio": 1.5}, "hard_ratio=1.5"),
+        ({"clusters": 5}, "cluster_refresh: clusters; its keys are every"),
+        ({"k": None}, "cluster_refresh: k; its keys"),
+    ):
+        given = {k: v for k, v in (GIVEN | change).items() if v is not None}
+        with pytest.raises(ValueError, match=message):
+            ClusterRefresh(given, sampler, "save", "train.csv", 16000, 1)
+    with pytest.raises(ValueError, match="needs a batch_sampler"):
+        ClusterRefresh(GIVEN, None, "save", "train.csv", 16000, 1)

@@ -1,0 +1,60 @@
+"""A run's parts; whole runs are in tests/recipes."""
+
+import ctypes
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from hamsb.training import run
+
+
+def test_plain_keys_build_nothing():
+    text = (
+        "a: 1\nb: [1, 2.5e-3]\nc: {d: x}\n"
+        "made: !new:no.such.thing\nnested: {e: !name:no.such.thing {}}\n"
+        "listed: [!apply:no.such.thing [1]]\nalias: &x 3\nused: *x\n"
+    )
+    assert run.plain_keys(text) == {
+        "a": 1, "b": [1, 0.0025], "c": {"d": "x"}, "alias": 3, "used": 3,
+    }
+
+
+def test_counts_replace_only_keys_that_the_yaml_has():
+    preparation = SimpleNamespace(speakers=7, utterances=100)
+    plain = {"batch_size": 8, "out_n_neurons": 1}
+    assert run.count_overrides("", plain, preparation) == "out_n_neurons: 7"
+    plain["steps_per_epoch"] = 0
+    assert run.count_overrides("seed: 3", plain, preparation) == (
+        "seed: 3\nout_n_neurons: 7\nsteps_per_epoch: 12"
+    )
+    assert run.count_overrides("steps_per_epoch: 5", plain, preparation) == (
+        "steps_per_epoch: 5\nout_n_neurons: 7"
+    )
+
+
+def test_steps_per_epoch_are_those_of_one_process(monkeypatch):
+    monkeypatch.setattr(run, "is_initialized", lambda: True)
+    preparation = SimpleNamespace(speakers=6, utterances=27)
+    plain = {"batch_size": 4, "steps_per_epoch": 0, "speeds": None}
+    for processes, steps in ((1, 6), (2, 3)):
+        monkeypatch.setattr(run, "get_world_size", lambda n=processes: n)
+        counted = run.count_overrides("", plain, preparation)
+        assert counted == f"steps_per_epoch: {steps}"
+    monkeypatch.setattr(run, "get_world_size", lambda: 7)
+    with pytest.raises(ValueError, match="batch_size=4 in 7 process"):
+        run.count_overrides("", plain, preparation)
+
+
+def test_memory_is_kept_where_the_c_library_can(monkeypatch):
+    run.keep_memory()
+
+    def missing(name):
+        raise TypeError("as on Windows")
+
+    with monkeypatch.context() as patch:  # pytest itself asks os.name
+        patch.setattr(os, "name", "nt")
+        patch.setattr(ctypes, "CDLL", missing)
+        run.keep_memory()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())  # as on macOS
+    run.keep_memory()

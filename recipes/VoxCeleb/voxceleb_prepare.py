@@ -83,6 +83,7 @@ import soundfile
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from hamsb.utils.files import digest, replacing
 from hamsb.verification.trials import read_trials
 
 logger = get_logger(__name__)
@@ -276,7 +277,7 @@ def prepare_voxceleb(
         "version": _FORMAT_VERSION,
         "options": options,
         "data": _fingerprint(found),
-        "trial_lists": sorted(_digest(path) for path in lists),
+        "trial_lists": sorted(digest(path) for path in lists),
     }
     earlier = _earlier(save_folder, made_from)
     if earlier is None:
@@ -409,15 +410,6 @@ def _is_utf8(text):
     return True
 
 
-def _digest(path):
-    """SHA-256 of a file's contents, as hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _check_lists(verification_file):
     """The trial lists as absolute paths; each must be a file."""
     lists = _paths(verification_file)
@@ -520,11 +512,11 @@ def _size_and_time(entry):
 
 def _fingerprint(found):
     """SHA-256 over paths, sizes and modification times."""
-    digest = hashlib.sha256()
+    hashed = hashlib.sha256()
     for file in found:
-        digest.update(os.fsencode(file.path))
-        digest.update(f"\0{file.size} {file.mtime}\n".encode())
-    return digest.hexdigest()
+        hashed.update(os.fsencode(file.path))
+        hashed.update(f"\0{file.size} {file.mtime}\n".encode())
+    return hashed.hexdigest()
 
 
 def _check_ids(found):
@@ -784,7 +776,7 @@ def _write(save_folder, rows, made_from, numbers):
         _write_rows(save_folder / f"{name}.tmp", rows[name])
     record = {
         **made_from,
-        "files": {n: _digest(save_folder / f"{n}.tmp") for n in rows},
+        "files": {n: digest(save_folder / f"{n}.tmp") for n in rows},
         "numbers": numbers,
     }
     stale = ["prepare.json", "label_encoder.txt"]
@@ -795,9 +787,8 @@ def _write(save_folder, rows, made_from, numbers):
             (save_folder / name).unlink()
     for name in rows:
         os.replace(save_folder / f"{name}.tmp", save_folder / name)
-    temporary = save_folder / "prepare.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, save_folder / "prepare.json")
+    with replacing(save_folder / "prepare.json") as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_rows(path, rows):
@@ -818,7 +809,7 @@ def _earlier(save_folder, made_from):
         record = json.loads((save_folder / "prepare.json").read_text("utf-8"))
         if any(record[key] != value for key, value in made_from.items()):
             return None
-        if any(_digest(save_folder / n) != d for n, d in record["files"].items()):
+        if any(digest(save_folder / n) != d for n, d in record["files"].items()):
             return None
         return _preparation(
             save_folder, record["numbers"], "dev.csv" in record["files"], True

@@ -86,30 +86,30 @@ def refused(options, finished, monkeypatch, capsys):
 # ----------------------------------------------------------------- wrong options
 
 
-@pytest.mark.parametrize("changes, message", [
-    # A missing data folder, and whole values: SpeechBrain makes "/a/b c.txt" of it.
-    ({"data_folder": "/a/b=c.txt"}, "data_folder /a/b=c.txt is not a folder"),
-    ({"test_data_folder": "/a"}, "no file for .*/a/wav .no such folder"),
-    # too few speakers
-    ({"dev_speakers": 7}, "1 training speakers remain, at least 2 are needed"),
-    ({"dev_speakers": 9}, "dev_speakers is 9, but of the 8 speakers"),
-    ({"out_n_neurons": 5}, "out_n_neurons=5, but the training data have 6 speakers"),
-    ({"batch_size": 400}, "batch_size=400.*only 24 utterances"),
-    # margin, scale, curvature
-    ({"compute_cost": "{margin: -0.1}"}, r"small_ham\.yaml: compute_cost: margin=-0\.1"),
-    ({"compute_cost": "{margin: .inf}"}, "compute_cost: margin=inf"),
-    ({"compute_cost": "{scale: 0}"}, "compute_cost: scale=0"),
-    ({"classifier": "{ball: {curvature: 0.9}}"}, r"classifier\[ball\]: curvature=0\.9"),
-    # the command line itself
-    ({"data_folder": None}, r"leaves data_folder to you \(!PLACEHOLDER\); add --data_f"),
-    ({"numbr_of_epochs": 3}, "numbr_of_epochs: no such key.*mean number_of_epochs"),
-    ({"noprogress": True}, "noprogress: .*not to be abbreviated.*mean --noprogressbar"),
-    ({"precision": "fp16"}, "precision=fp16: there is no fp16 on a CPU"),
-    ({"average_by": "bset"}, "average_by='bset'"),
-])
-def test_wrong_options(refused, changes, message, monkeypatch):
+def test_wrong_options(refused, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    refused(message, begun="average_by" in changes, **changes)
+    for changes, message in (
+        # A missing data folder, and whole values: SpeechBrain makes "/a/b c.txt" of it.
+        ({"data_folder": "/a/b=c.txt"}, "data_folder /a/b=c.txt is not a folder"),
+        ({"test_data_folder": "/a"}, "no file for .*/a/wav .no such folder"),
+        # too few speakers
+        ({"dev_speakers": 7}, "1 training speakers remain, at least 2 are needed"),
+        ({"dev_speakers": 9}, "dev_speakers is 9, but of the 8 speakers"),
+        ({"out_n_neurons": 5}, "out_n_neurons=5, but the training data have 6 speakers"),
+        ({"batch_size": 400}, "batch_size=400.*only 24 utterances"),
+        # margin, scale, curvature
+        ({"compute_cost": "{margin: -0.1}"}, r"small_ham\.yaml: compute_cost: margin=-0\.1"),
+        ({"compute_cost": "{margin: .inf}"}, "compute_cost: margin=inf"),
+        ({"compute_cost": "{scale: 0}"}, "compute_cost: scale=0"),
+        ({"classifier": "{ball: {curvature: 0.9}}"}, r"classifier\[ball\]: curvature=0\.9"),
+        # the command line itself
+        ({"data_folder": None}, r"leaves data_folder to you \(!PLACEHOLDER\); add --data_f"),
+        ({"numbr_of_epochs": 3}, "numbr_of_epochs: no such key.*mean number_of_epochs"),
+        ({"noprogress": True}, "noprogress: .*not to be abbreviated.*mean --noprogressbar"),
+        ({"precision": "fp16"}, "precision=fp16: there is no fp16 on a CPU"),
+        ({"average_by": "bset"}, "average_by='bset'"),
+    ):
+        refused(message, begun="average_by" in changes, **changes)
 
 
 def test_a_repeated_key(refused):
@@ -150,21 +150,21 @@ def test_the_script_itself(finished, options, tmp_path, monkeypatch):
 # ----------------------------------------------------------------- trial lists
 
 
-@pytest.mark.parametrize("lines, message", [
-    ([], "bad.txt: empty file"),
-    ([None, "1 id20001/a.wav"], "bad.txt:2: expected the 3 fields"),
-    ([None, "", None], "bad.txt:2: empty line"),
-    ([None, None, "2 id20001/a.wav id20002/a.wav"], "bad.txt:3: label must be 0 or 1"),
-    ([None, None, "0 id20001/no/1.wav id20002/no/1.wav"], "bad.txt:3: no file for id20"),
-    ([None, None], "bad.txt: all 2 trials have the label 1"),
-    ([None, "0 x.wav y.wav"], "bad.txt:2: no speaker in 'x.wav'|bad.txt:2: no file"),
-])
-def test_bad_trial_lists(refused, tiny_corpus, tmp_path, lines, message):
+def test_bad_trial_lists(refused, tiny_corpus, tmp_path):
     text = (tiny_corpus / "veri_test.txt").read_text().splitlines()
     good = [line for line in text if line.startswith("1 ")]
     bad = tmp_path / "bad.txt"
-    bad.write_text("".join(f"{good[0] if x is None else x}\n" for x in lines))
-    refused(message, verification_file=bad)
+    for lines, message in (
+        ([], "bad.txt: empty file"),
+        ([None, "1 id20001/a.wav"], "bad.txt:2: expected the 3 fields"),
+        ([None, "", None], "bad.txt:2: empty line"),
+        ([None, None, "2 id20001/a.wav id20002/a.wav"], "bad.txt:3: label must be 0 or 1"),
+        ([None, None, "0 id20001/no/1.wav id20002/no/1.wav"], "bad.txt:3: no file for id20"),
+        ([None, None], "bad.txt: all 2 trials have the label 1"),
+        ([None, "0 x.wav y.wav"], "bad.txt:2: no speaker in 'x.wav'|bad.txt:2: no file"),
+    ):
+        bad.write_text("".join(f"{good[0] if x is None else x}\n" for x in lines))
+        refused(message, verification_file=bad)
 
 
 def test_trial_lists_of_one_name_or_missing(refused, tiny_corpus, tmp_path):

@@ -228,9 +228,8 @@ def fifo(path):
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize(
-    "make, suffix, reason",
-    [
+def test_bad_file_is_left_out_and_counted(tmp_path):
+    for number, (make, suffix, reason) in enumerate([
         (empty, "wav", "unreadable"),
         (empty, "flac", "unreadable"),
         (text, "wav", "unreadable"),
@@ -255,17 +254,16 @@ def fifo(path):
         (digital_silence, "flac", "silent"),
         (below_80_db, "wav", "silent"),
         (below_80_db, "flac", "silent"),
-    ],
-)
-def test_bad_file_is_left_out_and_counted(tmp_path, make, suffix, reason):
-    tree(tmp_path)
-    bad = tmp_path / f"wav/id00/s0/bad.{suffix}"
-    make(bad)
-    prepared = prepare(tmp_path)
-    assert prepared.counts == {**dict.fromkeys(REASONS, 0), reason: 1}
-    assert left_out(prepared) == {(str(bad), reason)}
-    assert prepared.utterances == 16
-    assert str(bad) not in prepared.train_csv.read_text()
+    ]):
+        root = tmp_path / str(number)
+        tree(root)
+        bad = root / f"wav/id00/s0/bad.{suffix}"
+        make(bad)
+        prepared = prepare(root)
+        assert prepared.counts == {**dict.fromkeys(REASONS, 0), reason: 1}
+        assert left_out(prepared) == {(str(bad), reason)}
+        assert prepared.utterances == 16
+        assert str(bad) not in prepared.train_csv.read_text()
 
 
 def loud_in_the_middle(path):
@@ -295,43 +293,43 @@ def trailing_chunk(path):
     path.write_bytes(path.read_bytes() + b"LIST\x04\0\0\0abcd")
 
 
-@pytest.mark.parametrize(
-    "make, suffix, frames",
-    [
+def test_file_at_the_border_of_a_rule_is_used(tmp_path):
+    for number, (make, suffix, frames) in enumerate([
         (loud_in_the_middle, "wav", 160000),
         (loud_in_the_middle, "flac", 160000),
         (above_80_db, "wav", 16000),
         (just_long_enough, "flac", 1600),
         (streamed, "wav", 8000),
         (trailing_chunk, "wav", 8000),
-    ],
-)
-def test_file_at_the_border_of_a_rule_is_used(tmp_path, make, suffix, frames):
-    tree(tmp_path)
-    good = tmp_path / f"wav/id00/s0/good.{suffix}"
-    make(good)
-    prepared = prepare(tmp_path)
-    assert prepared.counts == dict.fromkeys(REASONS, 0)
-    (row,) = [row for row in rows(prepared.train_csv) if row["wav"] == str(good)]
-    assert row["stop"] == str(frames)
+    ]):
+        root = tmp_path / str(number)
+        tree(root)
+        good = root / f"wav/id00/s0/good.{suffix}"
+        make(good)
+        prepared = prepare(root)
+        assert prepared.counts == dict.fromkeys(REASONS, 0)
+        (row,) = [row for row in rows(prepared.train_csv) if row["wav"] == str(good)]
+        assert row["stop"] == str(frames)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_stereo_is_used_and_counted(tmp_path, suffix):
-    put(tree(tmp_path), f"id00/s0/two.{suffix}", noise(0.5, channels=2))
-    prepared = prepare(tmp_path)
-    assert prepared.counts == {**dict.fromkeys(REASONS, 0), "stereo": 1}
-    assert prepared.utterances == 17 and not left_out(prepared)
-    (row,) = [row for row in rows(prepared.train_csv) if row["ID"] == "id00/s0/two"]
-    assert row["stop"] == "8000"  # frames, not samples of both channels
+def test_stereo_is_used_and_counted(tmp_path):
+    for number, suffix in enumerate(("wav", "flac")):
+        root = tmp_path / str(number)
+        put(tree(root), f"id00/s0/two.{suffix}", noise(0.5, channels=2))
+        prepared = prepare(root)
+        assert prepared.counts == {**dict.fromkeys(REASONS, 0), "stereo": 1}
+        assert prepared.utterances == 17 and not left_out(prepared)
+        (row,) = [row for row in rows(prepared.train_csv) if row["ID"] == "id00/s0/two"]
+        assert row["stop"] == "8000"  # frames, not samples of both channels
 
 
-@pytest.mark.parametrize("name", ["id00/s0/a b.wav", "id00/s0/$x.wav", "id 9/s0/x.wav"])
-def test_name_that_csv_or_trials_cannot_carry(tmp_path, name):
-    bad = put(tree(tmp_path), name)
-    prepared = prepare(tmp_path)
-    assert left_out(prepared) == {(str(bad), "unusable_name")}
-    assert prepared.counts["unusable_name"] == 1 and prepared.utterances == 16
+def test_name_that_csv_or_trials_cannot_carry(tmp_path):
+    for number, name in enumerate(("id00/s0/a b.wav", "id00/s0/$x.wav", "id 9/s0/x.wav")):
+        root = tmp_path / str(number)
+        bad = put(tree(root), name)
+        prepared = prepare(root)
+        assert left_out(prepared) == {(str(bad), "unusable_name")}
+        assert prepared.counts["unusable_name"] == 1 and prepared.utterances == 16
 
 
 def test_name_that_is_not_utf8(tmp_path):
@@ -344,14 +342,15 @@ def test_name_that_is_not_utf8(tmp_path):
     assert left_out(prepared) == {(f"{good}/\\udcff.wav", "unusable_name")}
 
 
-@pytest.mark.parametrize("name", ["stray.wav", "id00/stray.flac", "id00/s0/deep/x.wav"])
-def test_file_at_another_depth_is_misplaced(tmp_path, name):
-    path = put(tree(tmp_path), name)
-    prepared = prepare(tmp_path)
-    assert prepared.counts["misplaced"] == 1 and prepared.utterances == 16
-    # of a folder that is too deep, the folder is listed
-    named = path.parent if "deep" in name else path
-    assert left_out(prepared) == {(str(named), "misplaced")}
+def test_file_at_another_depth_is_misplaced(tmp_path):
+    for number, name in enumerate(("stray.wav", "id00/stray.flac", "id00/s0/deep/x.wav")):
+        root = tmp_path / str(number)
+        path = put(tree(root), name)
+        prepared = prepare(root)
+        assert prepared.counts["misplaced"] == 1 and prepared.utterances == 16
+        # of a folder that is too deep, the folder is listed
+        named = path.parent if "deep" in name else path
+        assert left_out(prepared) == {(str(named), "misplaced")}
 
 
 def test_other_formats_are_counted_and_other_files_ignored(tmp_path):
@@ -616,20 +615,18 @@ def rebuilds(tmp_path, **options):
     return not prepared.reused
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
+def test_another_option_rebuilds(tmp_path):
+    for number, option in enumerate([
         {"dev_speakers": 0},
         {"dev_speakers": 3},
         {"dev_trials": 2},
         {"min_duration": 0.2},
         {"seed": 1},
-    ],
-)
-def test_another_option_rebuilds(tmp_path, option):
-    prepare(tree(tmp_path, 5), dev_speakers=2)
-    assert not rebuilds(tmp_path)
-    assert rebuilds(tmp_path, **option)
+    ]):
+        root = tmp_path / str(number)
+        prepare(tree(root, 5), dev_speakers=2)
+        assert not rebuilds(root)
+        assert rebuilds(root, **option)
 
 
 def test_another_rate_rebuilds(tmp_path):
@@ -707,9 +704,8 @@ def older_record(root):
     path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_a_change_rebuilds(tmp_path):
+    for number, change in enumerate([
         add,
         remove,
         rename,
@@ -723,15 +719,14 @@ def older_record(root):
         break_record,
         foreign_record,
         older_record,
-    ],
-)
-def test_a_change_rebuilds(tmp_path, change):
-    prepare(tree(tmp_path), dev_speakers=2)
-    good = contents(tmp_path / "save")[0]
-    change(tmp_path)
-    assert rebuilds(tmp_path)
-    if change.__name__.partition("_")[0] in ("edit", "delete", "break", "foreign", "older", "touch"):
-        assert contents(tmp_path / "save")[0] == good
+    ]):
+        root = tmp_path / str(number)
+        prepare(tree(root), dev_speakers=2)
+        good = contents(root / "save")[0]
+        change(root)
+        assert rebuilds(root)
+        if change.__name__.partition("_")[0] in ("edit", "delete", "break", "foreign", "older", "touch"):
+            assert contents(root / "save")[0] == good
 
 
 def test_a_changed_trial_list_rebuilds_a_moved_one_does_not(tmp_path):
@@ -754,27 +749,28 @@ def test_no_development_files_are_left_behind(tmp_path):
     assert {p.name for p in (tmp_path / "save").iterdir()} == {"train.csv", "left_out.csv", "prepare.json"}
 
 
-@pytest.mark.parametrize("stop_at", range(5))
-def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatch, stop_at):
-    tree(tmp_path)
-    prepare(tmp_path, dev_speakers=2)
-    prepare(tmp_path, tmp_path / "wanted", dev_speakers=2, seed=7)
-    calls = []
-    replace = os.replace
+def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatch):
+    for number, stop_at in enumerate(range(5)):
+        root = tmp_path / str(number)
+        tree(root)
+        prepare(root, dev_speakers=2)
+        prepare(root, root / "wanted", dev_speakers=2, seed=7)
+        calls = []
+        replace = os.replace
 
-    def interrupt(source, target):
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        calls.append(target)
-        replace(source, target)
+        def interrupt(source, target):
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            calls.append(target)
+            replace(source, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", interrupt)
-        prepare(tmp_path, dev_speakers=2, seed=7)
-    assert len(calls) == stop_at
-    assert not (tmp_path / "save/prepare.json").exists()
-    assert not prepare(tmp_path, dev_speakers=2, seed=7).reused
-    assert contents(tmp_path / "save") == contents(tmp_path / "wanted")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", interrupt)
+            prepare(root, dev_speakers=2, seed=7)
+        assert len(calls) == stop_at
+        assert not (root / "save/prepare.json").exists()
+        assert not prepare(root, dev_speakers=2, seed=7).reused
+        assert contents(root / "save") == contents(root / "wanted")
 
 
 # ------------------------------------------------------------------ errors
@@ -856,20 +852,18 @@ def test_root_that_speechbrain_cannot_carry(tmp_path):
         prepare(tree(tmp_path / "a$b"))
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
+def test_malformed_trial_list(tmp_path):
+    for number, (text, message) in enumerate([
         ("1 id00/a/0.wav id00/b/0.wav\n1 id00/a/0.wav\n", "list.txt:2: "),
         ("2 id00/a/0.wav id00/b/0.wav\n", "list.txt:1: .*label"),
         ("0 id00/a/0.wav 0.wav\n", "list.txt:1: no speaker in '0.wav'"),
         ("0 wav/id00/a/0.wav wav/id01/a/0.wav\n", "list.txt has paths that begin with wav/"),
-    ],
-)
-def test_malformed_trial_list(tmp_path, text, message):
-    trial_list = tree(tmp_path) / "list.txt"
-    trial_list.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        prepare(tmp_path, verification_file=trial_list)
+    ]):
+        root = tmp_path / str(number)
+        trial_list = tree(root) / "list.txt"
+        trial_list.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            prepare(root, verification_file=trial_list)
 
 
 def test_missing_trial_list(tmp_path):
@@ -877,9 +871,8 @@ def test_missing_trial_list(tmp_path):
         prepare(tree(tmp_path), verification_file=[tmp_path / "gone.txt"])
 
 
-@pytest.mark.parametrize(
-    "option, message",
-    [
+def test_wrong_option(tmp_path):
+    for number, (option, message) in enumerate([
         ({"dev_speakers": -1}, "dev_speakers is -1; it must be an integer >= 0"),
         ({"dev_speakers": 1}, "dev_speakers is 1, but impostor trials need two"),
         ({"dev_speakers": True}, "dev_speakers is True"),
@@ -891,11 +884,10 @@ def test_missing_trial_list(tmp_path):
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"seed": None}, "seed is None"),
         ({"num_workers": 0}, "num_workers is 0"),
-    ],
-)
-def test_wrong_option(tmp_path, option, message):
-    with pytest.raises(ValueError, match=message):
-        prepare(tree(tmp_path), **option)
+    ]):
+        root = tmp_path / str(number)
+        with pytest.raises(ValueError, match=message):
+            prepare(tree(root), **option)
 
 
 def test_no_root(tmp_path):

@@ -1,6 +1,7 @@
 """Margin warm-up: its values, whom it serves, and that a resumed run has them."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -16,14 +17,14 @@ from hamsb.training.schedules import CosineMargin, LinearMargin
 SCHEDULES = [LinearMargin, CosineMargin]
 
 
-@pytest.mark.parametrize("epochs", [7, 40])
-def test_cosine_is_the_papers(epochs):
+def test_cosine_is_the_papers():
     """m(e) = m [1 - (1 + cos(pi e / (E/2))) / 2] for the first half, then m."""
-    m, half = 0.3, epochs / 2
-    schedule = CosineMargin(m, warmup_steps=half)
-    for e in range(epochs):
-        paper = m * (1 - (1 + math.cos(math.pi * e / half)) / 2) if e < half else m
-        assert schedule.at(e) == pytest.approx(paper, abs=1e-15)
+    for epochs in (7, 40):
+        m, half = 0.3, epochs / 2
+        schedule = CosineMargin(m, warmup_steps=half)
+        for e in range(epochs):
+            paper = m * (1 - (1 + math.cos(math.pi * e / half)) / 2) if e < half else m
+            assert schedule.at(e) == pytest.approx(paper, abs=1e-15)
 
 
 def test_linear_by_hand():
@@ -32,55 +33,49 @@ def test_linear_by_hand():
     assert values == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize(
-    "initial, margin", [(0.0, 0.2), (0.1, 0.3), (0.2, 0.05), (0.3, 0.3)]
-)
-def test_it_begins_and_ends_exactly_and_never_turns(kind, initial, margin):
-    schedule = kind(margin, 50, initial_margin=initial, delay_steps=10)
-    values = [schedule.at(step) for step in range(100)]
-    assert set(values[:11]) == {initial} and set(values[60:]) == {margin}
-    rises = {(b > a) - (b < a) for a, b in zip(values[10:60], values[11:61])}
-    assert rises == {(margin > initial) - (margin < initial)}
+def test_it_begins_and_ends_exactly_and_never_turns():
+    for kind, (initial, margin) in product(
+        SCHEDULES, [(0.0, 0.2), (0.1, 0.3), (0.2, 0.05), (0.3, 0.3)]
+    ):
+        schedule = kind(margin, 50, initial_margin=initial, delay_steps=10)
+        values = [schedule.at(step) for step in range(100)]
+        assert set(values[:11]) == {initial} and set(values[60:]) == {margin}
+        rises = {(b > a) - (b < a) for a, b in zip(values[10:60], values[11:61])}
+        assert rises == {(margin > initial) - (margin < initial)}
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-def test_no_warm_up_is_a_jump(kind):
-    schedule = kind(0.2, 0, delay_steps=2)
-    assert [schedule.at(step) for step in range(4)] == [0, 0, 0.2, 0.2]
+def test_no_warm_up_is_a_jump():
+    for kind in SCHEDULES:
+        schedule = kind(0.2, 0, delay_steps=2)
+        assert [schedule.at(step) for step in range(4)] == [0, 0, 0.2, 0.2]
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize(
-    "name", ["AMSoftmax", "AAMSoftmax", "RAMSoftmax", "HAMSoftmax"]
-)
-def test_every_margin_loss_computes_with_the_margin_set(kind, name):
-    cost, schedule = getattr(hamsb, name)(margin=0.2, scale=10.0), kind(0.2, 10)
-    predictions = torch.tensor([[[0.6, 0.5, 0.1]]])
-    targets = torch.tensor([[0]])
-    schedule.apply(cost)
-    for step in range(12):
-        assert cost.margin == schedule.at(step)
-        fresh = getattr(hamsb, name)(margin=schedule.at(step), scale=10.0)
-        assert cost(predictions, targets) == fresh(predictions, targets)
-        schedule.step(cost)
-    assert cost.margin == 0.2
+def test_every_margin_loss_computes_with_the_margin_set():
+    names = ["AMSoftmax", "AAMSoftmax", "RAMSoftmax", "HAMSoftmax"]
+    for kind, name in product(SCHEDULES, names):
+        cost, schedule = getattr(hamsb, name)(margin=0.2, scale=10.0), kind(0.2, 10)
+        predictions = torch.tensor([[[0.6, 0.5, 0.1]]])
+        targets = torch.tensor([[0]])
+        schedule.apply(cost)
+        for step in range(12):
+            assert cost.margin == schedule.at(step)
+            fresh = getattr(hamsb, name)(margin=schedule.at(step), scale=10.0)
+            assert cost(predictions, targets) == fresh(predictions, targets)
+            schedule.step(cost)
+        assert cost.margin == 0.2
 
 
-@pytest.mark.parametrize(
-    "cost",
-    [
+def test_a_loss_without_margin_is_a_value_error():
+    for cost in (
         hamsb.Softmax(),
         hamsb.HSoftmax(),
         LogSoftmaxWrapper(AdditiveAngularMargin()),
         torch.nn.functional.cross_entropy,
-    ],
-)
-def test_a_loss_without_margin_is_a_value_error(cost):
-    for call in (LinearMargin(0.2, 10).apply, CosineMargin(0.2, 10).step):
-        with pytest.raises(ValueError, match="no margin"):
-            call(cost)
-    assert not hasattr(cost, "margin")
+    ):
+        for call in (LinearMargin(0.2, 10).apply, CosineMargin(0.2, 10).step):
+            with pytest.raises(ValueError, match="no margin"):
+                call(cost)
+        assert not hasattr(cost, "margin")
 
 
 def test_a_final_margin_that_the_loss_does_not_take_shows_at_once():
@@ -88,15 +83,14 @@ def test_a_final_margin_that_the_loss_does_not_take_shows_at_once():
         LinearMargin(3.2, 1000).apply(hamsb.AAMSoftmax())
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize(
-    "name", ["margin", "warmup_steps", "initial_margin", "delay_steps"]
-)
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "0.2", None])
-def test_arguments_out_of_range_are_named(kind, name, value):
-    arguments = {"margin": 0.2, "warmup_steps": 10, name: value}
-    with pytest.raises(ValueError, match=f"{name}={value!r}"):
-        kind(**arguments)
+def test_arguments_out_of_range_are_named():
+    names = ["margin", "warmup_steps", "initial_margin", "delay_steps"]
+    for kind, name, value in product(
+        SCHEDULES, names, [-1, math.nan, math.inf, "0.2", None]
+    ):
+        arguments = {"margin": 0.2, "warmup_steps": 10, name: value}
+        with pytest.raises(ValueError, match=f"{name}={value!r}"):
+            kind(**arguments)
 
 
 def test_a_yaml_builds_one_and_the_loss_keeps_its_margin():

@@ -142,7 +142,7 @@ def _is_made_from(made_from, csv_file, record):
 
 def _usable_rows(folder, found, sample_rate):
     """Yield the csv file's rows; warn of what is left out, a line a reason."""
-    left_out = {}
+    left_out: dict[str, list[str]] = {}
     for name, _, _ in found:
         path = os.path.join(folder, name)
         frames, reason = _look(path, sample_rate)

@@ -84,8 +84,8 @@ class AddNoise(torch.nn.Module):
     ):
         super().__init__()
         self.csv_file = csv_file
+        pairs = dict(snr) if isinstance(snr, Mapping) else {"": snr}
         self.by_kind = isinstance(snr, Mapping)
-        pairs = dict(snr) if self.by_kind else {"": snr}
         self.ranges = {kind: _range(pair, kind) for kind, pair in pairs.items()}
         self.files: dict[str, list[str]] | None = None
 

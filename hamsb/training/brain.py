@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,7 @@ class EmbeddingBrain(sb.Brain):
         The ids of the present batch, for messages; ``compute_forward`` sets it.
     """
 
+    opt_class: Callable  # Brain's
     script = ""
     averaged = ("embedding_model",)
     card = {
@@ -109,10 +110,12 @@ class EmbeddingBrain(sb.Brain):
             ) from error
 
     def on_fit_batch_start(self, batch, should_step):
+        """The margin of this step."""
         if self.margin_schedule is not None:
             self.margin_schedule.apply(self.hparams.compute_cost)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """The learning rate and the margin of the next step."""
         annealing = self.hparams.lr_annealing
         if should_step and hasattr(annealing, "on_batch_end"):
             annealing.on_batch_end(self.optimizer)
@@ -126,7 +129,7 @@ class EmbeddingBrain(sb.Brain):
         ``no_weight_decay`` have none."""
         names = getattr(self.hparams, "no_weight_decay", None) or []
         free = {id(p) for name in names for p in self.modules[name].parameters()}
-        make = self.opt_class
+        make: Callable = self.opt_class
         if free:
             self.opt_class = lambda parameters: make(decay_groups(parameters, free))
         super().init_optimizers()
@@ -134,7 +137,7 @@ class EmbeddingBrain(sb.Brain):
 
     def _wrap_distributed(self):
         """As Brain's; on a CPU without synchronized batch normalization, which
-        torch has for accelerators alone: each process normalises its share."""
+        torch has for accelerators alone: each process normalizes its share."""
         if not (self.distributed_launch and self.device_type == "cpu"):
             return super()._wrap_distributed()
         for name, module in self.modules.items():
@@ -144,6 +147,7 @@ class EmbeddingBrain(sb.Brain):
                 )
 
     def on_fit_start(self):
+        """As Brain's, which loads the last checkpoint; of it also the time so far."""
         by = self.hparams.average_by
         if by != "last" and (by != "best" or self.development is None):
             raise ValueError(

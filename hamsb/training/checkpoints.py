@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from uuid import uuid4
 
@@ -69,8 +70,12 @@ class Checkpointer(checkpoints.Checkpointer):
     """
 
     def save_checkpoint(
-        self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
-    ):
+        self,
+        meta: Mapping | None = None,
+        end_of_epoch: bool = True,
+        name: str | None = None,
+        verbosity: int = logging.INFO,
+    ) -> Checkpoint | None:
         """Save the recoverables as a checkpoint.
 
         Arguments
@@ -103,7 +108,7 @@ class Checkpointer(checkpoints.Checkpointer):
         ddp_barrier()  # every process sees it
         return saved
 
-    def load_checkpoint(self, checkpoint):
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the recoverables from a checkpoint.
 
         Arguments
@@ -131,17 +136,17 @@ class Checkpointer(checkpoints.Checkpointer):
 
     def save_and_keep_only(
         self,
-        meta=None,
-        end_of_epoch=True,
-        name=None,
-        num_to_keep=1,
-        keep_recent=True,
-        importance_keys=(),
-        max_keys=(),
-        min_keys=(),
-        ckpt_predicate=None,
-        verbosity=logging.INFO,
-    ):
+        meta: Mapping | None = None,
+        end_of_epoch: bool = True,
+        name: str | None = None,
+        num_to_keep: int = 1,
+        keep_recent: bool = True,
+        importance_keys: Sequence[Callable] = (),
+        max_keys: Sequence[str] = (),
+        min_keys: Sequence[str] = (),
+        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
+        verbosity: int = logging.INFO,
+    ) -> None:
         """Save a checkpoint, then delete the least important ones.
 
         See :meth:`save_checkpoint` and :meth:`delete_checkpoints`;
@@ -163,13 +168,13 @@ class Checkpointer(checkpoints.Checkpointer):
     def delete_checkpoints(
         self,
         *,
-        num_to_keep=1,
-        min_keys=None,
-        max_keys=None,
-        importance_keys=(ckpt_recency,),
-        ckpt_predicate=None,
-        verbosity=logging.INFO,
-    ):
+        num_to_keep: int = 1,
+        min_keys: Sequence[str] | None = None,
+        max_keys: Sequence[str] | None = None,
+        importance_keys: Sequence[Callable] = (ckpt_recency,),
+        ckpt_predicate: Callable[[Checkpoint], bool] | None = None,
+        verbosity: int = logging.INFO,
+    ) -> None:
         """Delete all checkpoints but the first few of each order.
 
         Arguments

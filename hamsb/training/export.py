@@ -22,10 +22,13 @@ Of a model without a classifier both yamls are the encoder's, and classifier and
 label encoder are not there.
 """
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import yaml
+from speechbrain.dataio.encoder import CategoricalEncoder
 
 from hamsb.utils.files import replacing_folder
 from hamsb.verification.decision import write_decision
@@ -50,7 +53,14 @@ class _Dumper(yaml.SafeDumper):
     ANCHOR_TEMPLATE = "shared%03d"
 
 
-def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=None):
+def export_model(
+    folder: str | os.PathLike,
+    hparams_yaml: str,
+    modules: Mapping[str, torch.nn.Module],
+    label_encoder: CategoricalEncoder | None,
+    card: str,
+    decision: dict | None = None,
+) -> Path:
     """Write the folder, whole or not at all; an older one is replaced.
 
     Arguments
@@ -81,10 +91,9 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
     with replacing_folder(folder) as partial:
         for name, module in modules.items():
             torch.save(_on_cpu(module.state_dict()), partial / f"{name}.ckpt")
-        labels = label_encoder is not None
-        if labels:
+        if label_encoder is not None:
             label_encoder.save(partial / "label_encoder.ckpt")
-        whole = inference_yaml(hparams_yaml, tuple(modules), labels)
+        whole = inference_yaml(hparams_yaml, tuple(modules), label_encoder is not None)
         encoder = inference_yaml(hparams_yaml, ("embedding_model",), False)
         _write(partial / "hyperparams.yaml", whole)
         _write(partial / "embedding.yaml", encoder)
@@ -94,14 +103,14 @@ def export_model(folder, hparams_yaml, modules, label_encoder, card, decision=No
     return folder
 
 
-def inference_yaml(hparams_yaml, trained, labels):
-    """The yaml that ``EncoderClassifier.from_hparams`` loads.
+def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> str:
+    r"""The yaml that ``EncoderClassifier.from_hparams`` loads.
 
     Arguments
     ---------
     hparams_yaml : str
         The experiment's resolved yaml.
-    trained : tuple of str
+    trained : sequence of str
         Its modules that have parameters to load.
     labels : bool
         Whether to load the speakers' names too.
@@ -115,22 +124,25 @@ def inference_yaml(hparams_yaml, trained, labels):
     Example
     -------
     >>> text = inference_yaml(
-    ...     "sample_rate: 16000\\n"
-    ...     "compute_features: !new:speechbrain.lobes.features.Fbank\\n"
-    ...     "mean_var_norm: !new:torch.nn.Identity\\n"
-    ...     "lin_neurons: &size 192\\n"
-    ...     "embedding_model: !new:torch.nn.Linear [80, *size]\\n",
+    ...     "sample_rate: 16000\n"
+    ...     "compute_features: !new:speechbrain.lobes.features.Fbank\n"
+    ...     "mean_var_norm: !new:torch.nn.Identity\n"
+    ...     "lin_neurons: &size 192\n"
+    ...     "embedding_model: !new:torch.nn.Linear [80, *size]\n",
     ...     ("embedding_model",), labels=False)
     >>> print(text[:text.index("audio")].rstrip())
     compute_features: !new:speechbrain.lobes.features.Fbank ''
     mean_var_norm: !new:torch.nn.Identity ''
     embedding_model: !new:torch.nn.Linear [80, 192]
     """
-    nodes = {key.value: (key, value) for key, value in yaml.compose(hparams_yaml).value}
+    root = yaml.compose(hparams_yaml)
+    nodes = {key.value: (key, value) for key, value in root.value} if root else {}
     names = (*FEATURES, *trained)
     missing = [name for name in ("sample_rate", *names) if name not in nodes]
     if missing:
-        raise ValueError(f"the experiment's yaml lacks {', '.join(missing)}: cannot export.")
+        raise ValueError(
+            f"the experiment's yaml lacks {', '.join(missing)}: cannot export."
+        )
     kept = yaml.MappingNode("tag:yaml.org,2002:map", [nodes[name] for name in names])
     loadables = (*trained, "label_encoder") if labels else trained
     return (
@@ -144,7 +156,7 @@ def inference_yaml(hparams_yaml, trained, labels):
     )
 
 
-def _references(names, indent):
+def _references(names: Sequence[str], indent: str) -> str:
     return "\n".join(f"{indent}{name}: !ref <{name}>" for name in names)
 
 

@@ -16,6 +16,7 @@ keeps that where nobody steps a schedule.
 
 import math
 from numbers import Real
+from typing import Any
 
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -55,14 +56,20 @@ class LinearMargin:
     0.05
     """
 
-    def __init__(self, margin, warmup_steps, initial_margin=0.0, delay_steps=0):
+    def __init__(
+        self,
+        margin: float,
+        warmup_steps: float,
+        initial_margin: float = 0.0,
+        delay_steps: float = 0,
+    ):
         self.margin = _checked("margin", margin)
         self.warmup_steps = _checked("warmup_steps", warmup_steps)
         self.initial_margin = _checked("initial_margin", initial_margin)
         self.delay_steps = _checked("delay_steps", delay_steps)
         self.steps = 0  # optimizer steps done
 
-    def step(self, cost):
+    def step(self, cost: Any) -> None:
         """Count an optimizer step and set the margin of the next.
 
         Arguments
@@ -73,7 +80,7 @@ class LinearMargin:
         self.steps += 1
         self.apply(cost)
 
-    def apply(self, cost):
+    def apply(self, cost: Any) -> None:
         """Set the present margin, before the first batch and after a checkpoint
         was loaded.
 
@@ -91,7 +98,7 @@ class LinearMargin:
         cost.margin = self.margin  # out of the loss's range: now, not hours later
         cost.margin = self.at(self.steps)
 
-    def at(self, step):
+    def at(self, step: float) -> float:
         """The margin after ``step`` optimizer steps, a float."""
         since = step - self.delay_steps
         if since >= self.warmup_steps:
@@ -101,7 +108,7 @@ class LinearMargin:
         rise = self.rise(since / self.warmup_steps)
         return self.initial_margin + rise * (self.margin - self.initial_margin)
 
-    def rise(self, progress):
+    def rise(self, progress: float) -> float:
         """r(p): from 0 at ``progress`` 0 to 1 at 1. Subclasses put their shape
         here."""
         return progress
@@ -129,11 +136,13 @@ class CosineMargin(LinearMargin):
     [0.0, 0.0, 0.029, 0.1, 0.171, 0.2, 0.2]
     """
 
-    def rise(self, progress):
+    def rise(self, progress: float) -> float:
+        """Half a cosine."""
         return (1 - math.cos(math.pi * progress)) / 2
 
 
-def _checked(name, value):
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+def _checked(name: str, value: Any) -> float:
+    is_number = isinstance(value, Real)
+    if not is_number or not 0 <= value < math.inf:
         raise ValueError(f"{name}={value!r}: a finite number, not negative, is needed.")
     return value

@@ -103,7 +103,7 @@ def test_reused_while_nothing_changed(prepare, musan, monkeypatch):
 
 
 def test_made_anew_when_something_changed(prepare, musan, tmp_path):
-    folder = musan
+    folder, csv_file = musan, tmp_path / "save" / "noise.csv"
 
     def replace():  # by one of the same length
         write(musan / "noise" / "b" / "2.wav", np.zeros((RATE // 2, 2)))
@@ -113,10 +113,10 @@ def test_made_anew_when_something_changed(prepare, musan, tmp_path):
         (lambda: write(musan / "noise" / "new.wav", SECOND), 7),
         ((musan / "noise" / "a" / "1.wav").unlink, 6),
         (replace, 5),
-        (lambda: made.write_text(made.read_text()[:-50]), 5),
+        (lambda: csv_file.write_text(csv_file.read_text()[:-50]), 5),
         (lambda: musan.rename(tmp_path / "elsewhere"), 5),
     ):
-        made = prepare(folder=folder)
+        assert prepare(folder=folder) == csv_file
         change()
         folder = musan if musan.exists() else tmp_path / "elsewhere"
         again = rows(prepare(folder=folder))
@@ -169,7 +169,8 @@ def test_a_folder_without_audio(prepare, tmp_path):
 
 def test_files_are_read_by_kind(prepare, musan):
     assert read_audio_csv(prepare()) == {
-        kind: [str(musan / kind / name) for name in ("a/1.wav", "b/2.wav")] for kind in KINDS
+        kind: [str(musan / kind / name) for name in ("a/1.wav", "b/2.wav")]
+        for kind in KINDS
     }
     flat = prepare(folder=musan / "noise" / "a")
     assert read_audio_csv(flat) == {"": [str(musan / "noise" / "a" / "1.wav")]}

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from speechbrain.lobes.features import Fbank
+
 import train
 from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.files import only_run
 from runs import contents, fork, quick, status_of  # noqa: F401
-from speechbrain.lobes.features import Fbank
 
 HAM = str(Path(train.__file__).parents[2] / "hparams" / "small_ham.yaml")
 

@@ -7,12 +7,13 @@ import sys
 from datetime import timedelta
 from functools import partial
 
-from hamsb.dataio.audio import random_crop
-from hamsb.utils import command_line
 import pytest
 import speechbrain
 import torch
+
 import train
+from hamsb.dataio.audio import random_crop
+from hamsb.utils import command_line
 from hamsb.utils.command_line import main_or_exit
 from runs import contents, launch, quick  # noqa: F401
 from stand_ins import watched

@@ -6,11 +6,7 @@ import re
 import sys
 
 import pytest
-import soundfile
 import torch
-import train
-import verify
-from runs import fork, quick, status_of  # noqa: F401
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
@@ -18,10 +14,13 @@ from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
-from stand_ins import Embedding, Framed
 
 import hamsb
+import train
+import verify
 from hamsb.augment.time_domain import SpeedPerturb
+from runs import fork, quick, status_of  # noqa: F401
+from stand_ins import Embedding, Framed
 
 HAM = "hparams/small_ham.yaml"
 

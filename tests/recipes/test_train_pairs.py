@@ -5,12 +5,12 @@ import os
 
 import pytest
 import torch
-import train
-from runs import launch, quick, same, weights  # noqa: F401
 from speechbrain.inference.speaker import EncoderClassifier
 
-from hamsb.dataio.clusters import make_clusters, read_clusters, write_clusters
+import train
 from hamsb.dataio.annotations import read_speakers
+from hamsb.dataio.clusters import make_clusters, read_clusters, write_clusters
+from runs import launch, quick, same, weights  # noqa: F401
 
 SUPCON, MINI = "hparams/small/supcon.yaml", "hparams/mini/chns.yaml"
 HSCL = {"compute_cost": "!new:hamsb.HSCL {beta: 0.1, temperature: 0.1}"}

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import train_ssl
-from runs import launch, quick, same, weights  # noqa: F401
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.inference.speaker import EncoderClassifier, SpeakerRecognition
 from speechbrain.processing.features import InputNormalization
-from stand_ins import Embedding, Framed
 
 import hamsb
+import train_ssl
 from hamsb.nnet.contrastive import MoCo, NTXent, diagnostics
 from hamsb.nnet.momentum import MomentumEncoder
+from runs import launch, quick, same, weights  # noqa: F401
+from stand_ins import Embedding, Framed
 
 SIMCLR, MOCO = (f"hparams/small/{name}.yaml" for name in ("simclr", "moco"))
 QUEUE = {"queue_size": 10}  # neither a multiple of the batch nor an epoch's 24

@@ -750,20 +750,19 @@ def test_no_development_files_are_left_behind(tmp_path):
 
 
 def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatch):
-    for number, stop_at in enumerate(range(5)):
-        root = tmp_path / str(number)
-        tree(root)
+    replace, calls, stop_at = os.replace, [], 0
+
+    def interrupt(source, target):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(target)
+        replace(source, target)
+
+    for stop_at in range(5):
+        root = tree(tmp_path / str(stop_at))
         prepare(root, dev_speakers=2)
         prepare(root, root / "wanted", dev_speakers=2, seed=7)
-        calls = []
-        replace = os.replace
-
-        def interrupt(source, target):
-            if len(calls) == stop_at:
-                raise KeyboardInterrupt
-            calls.append(target)
-            replace(source, target)
-
+        calls.clear()
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", interrupt)
             prepare(root, dev_speakers=2, seed=7)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from speechbrain import Stage
-from stand_ins import Embedding
 
 from hamsb import LinearMargin
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from stand_ins import Embedding
 
 
 @pytest.fixture

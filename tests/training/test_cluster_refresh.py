@@ -43,7 +43,8 @@ def test_clusters_come_when_they_are_due_and_stay_in_their_files(
 
     given = {**GIVEN, "every": 2, "batch_size": 3}
     refresh = ClusterRefresh(given, sampler, tmp_path, annotation, 16000, seed=1)
-    for epoch, files in ((1, []), (2, []), (3, ["clusters_2.csv"]), (4, ["clusters_2.csv"])):
+    for epoch in (1, 2, 3, 4):
+        files = ["clusters_2.csv"] if epoch > 2 else []
         refresh.before_epoch(epoch, encode, progress=False)
         assert sorted(path.name for path in tmp_path.glob("clusters*")) == files
         assert sampler.num_hard == (2 if files else 0)

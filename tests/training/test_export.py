@@ -9,12 +9,11 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CategoricalEncoder
 
-from hamsb.training import export
-from hamsb.verification.decision import fingerprint, read_decision, write_decision
 from hamsb.training.export import (
     export_model,
     inference_yaml,
 )
+from hamsb.verification.decision import fingerprint, read_decision, write_decision
 
 EXPERIMENT = """
 sample_rate: 8000

@@ -49,8 +49,8 @@ How hard it is
     0.002). The fundamental of the session alone, read from the metadata:
     41.0 %; its noise, channel, level or rate: 48 to 52 %.
 
-Run it as ``python recipes/VoxCeleb/mini/mini_corpus.py FOLDER [--seed N]``; there is an option for
-each argument of :func:`make_mini_corpus`.
+Run it as ``python recipes/VoxCeleb/mini/mini_corpus.py FOLDER [--seed N]``;
+there is an option for each argument of :func:`make_mini_corpus`.
 
 Facts about voice variants and parameters: eSpeak NG, ``docs/voices.md`` and
 ``src/include/espeak-ng/speak_lib.h``.

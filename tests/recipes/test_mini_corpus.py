@@ -15,6 +15,8 @@ import pytest
 import soundfile
 from scipy.stats import spearmanr
 
+from hamsb.augment import simulation
+
 pytest.importorskip("espeakng_loader")
 mini_corpus = pytest.importorskip("mini.mini_corpus")
 
@@ -291,6 +293,22 @@ def test_no_session_draws_its_speakers_random_numbers():
             rank = spearmanr(np.hstack([voice, day])).statistic
             np.fill_diagonal(rank, 0.0)
             assert np.abs(rank).max() < 0.3
+
+
+def test_no_session_is_among_the_distortions(monkeypatch):
+    """Whatever the seeds: they are those of speakers whom no corpus has."""
+    drawn, draw = [], simulation.draw_session
+    monkeypatch.setattr(
+        simulation, "draw_session", lambda rng: drawn.append(draw(rng)) or drawn[-1]
+    )
+    for number in range(3):
+        simulation.draw_response(1, number)
+    assert len(set(drawn)) == 3
+    for speaker in range(3):
+        assert mini_corpus.session_of(1, "train", speaker, 0) not in drawn
+    with pytest.raises(ValueError, match="at most 9999"):
+        mini_corpus.Options(1, 10000, 2, 2, 1, 2.5, 2)
+    assert drawn[0] == mini_corpus.session_of(1, "train", 10000, 0)
 
 
 def test_text_has_the_words_asked_for_and_varies():

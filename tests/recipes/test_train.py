@@ -213,6 +213,7 @@ def test_a_run_with_many_options(run, tiny_corpus, tmp_path):
     out = run(
         verification_file=f"[{tiny_corpus / 'veri_test.txt'}, {tmp_path / 'half.txt'}]",
         data_folder=f"[{tiny_corpus / 'train'}, {tiny_corpus / 'test'}]",
+        test_data_folder="null",  # data_folder holds the trials' files, too
         compute_cost="{margin: 0.35}",
         classifier="{ball: {curvature: 5.0}}",
         precision="bf16",

@@ -9,17 +9,6 @@ import pytest
 from hamsb.training import run
 
 
-def test_plain_keys_build_nothing():
-    text = (
-        "a: 1\nb: [1, 2.5e-3]\nc: {d: x}\n"
-        "made: !new:no.such.thing\nnested: {e: !name:no.such.thing {}}\n"
-        "listed: [!apply:no.such.thing [1]]\nalias: &x 3\nused: *x\n"
-    )
-    assert run.plain_keys(text) == {
-        "a": 1, "b": [1, 0.0025], "c": {"d": "x"}, "alias": 3, "used": 3,
-    }
-
-
 def test_counts_replace_only_keys_that_the_yaml_has():
     preparation = SimpleNamespace(speakers=7, utterances=100)
     plain = {"batch_size": 8, "out_n_neurons": 1}

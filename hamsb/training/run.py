@@ -50,7 +50,7 @@ KEYS = [
     Key("output_folder", "folder", "everything of the run"),
     Key("save_folder", "folder", "checkpoints and the csv files of the preparation"),
     Key("data_folder", "folder or list", "training data: wav/<speaker>/<session>/..."),
-    Key("test_data_folder", "folder or list", "the trials' files; data_folder", optional=True),
+    Key("test_data_folder", "folder or list", "of the trials, if another", optional=True),
     Key("verification_file", "file or list", "trials: label enrol test"),
     Key("train_annotation", "file", "csv of the training utterances, from the preparation"),
     Key("dev_speakers", "number", "held out of training; their trials choose the model"),
@@ -71,7 +71,7 @@ KEYS = [
     Key("epoch_counter", "object", "counts the epochs, to its limit"),
     Key("train_logger", "object", "writes a line an epoch"),
     Key("checkpointer", "object", "saves and recovers what training changes"),
-    Key("mini_corpus", "mapping", "a synthetic corpus, made on the first run", optional=True),
+    Key("mini_corpus", "mapping", "synthetic, made on the first run", optional=True),
     Key("distortions", "mapping", "simulated noises and rooms, made then", optional=True),
     Key("prepare_noise_data", "function", "lists noises before training", optional=True),
     Key("prepare_rir_data", "function", "lists room responses before it", optional=True),
@@ -81,7 +81,7 @@ KEYS = [
     Key("processes", "number", "replaced by the number of processes", optional=True),
     Key("out_n_neurons", "number", "replaced by the number of speakers", optional=True),
     Key("speeds", "list of percent", "of speed_perturb, more speakers", optional=True),
-    Key("margin_schedule", "object", "changes the loss's margin by the step", optional=True),
+    Key("margin_schedule", "object", "sets the loss's margin", optional=True),
     Key("no_weight_decay", "list", "modules whose parameters have none", optional=True),
 ]
 

@@ -68,7 +68,7 @@ _MOVED = {
     "calibration": "verification.calibration",
     "checkpoints": "training.checkpoints",
     "classifiers": "nnet.classifiers",
-    "clustering": "analysis.kmeans, hamsb.analysis.cluster_quality and hamsb.dataio.clusters",
+    "clustering": "analysis.kmeans and hamsb.analysis.cluster_quality",
     "contrastive": "nnet.contrastive",
     "embeddings": "verification.embeddings",
     "evaluation": "verification.evaluation",

@@ -28,6 +28,7 @@ from hamsb.dataio.clusters import Clusters, make_clusters
 from hamsb.nnet.balls import Ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Similarity
 from hamsb.utils.checks import check_whole
+from hamsb.utils.packages import optional
 from hamsb.verification.embeddings import speaker_means
 
 # Measures of quality, and where their better end is.
@@ -268,7 +269,8 @@ def judge(clusters: Clusters, names: Sequence[str], distances: np.ndarray) -> di
         ``k``, ``smallest``, ``median`` and ``largest`` (speakers of a cluster) and the
         measures of MEASURES, with the clusters' medoids for centers.
     """
-    from sklearn.metrics import silhouette_score  # an extra, which training does without
+    with optional("clustering"):
+        from sklearn.metrics import silhouette_score
 
     labels = clusters.labels(names)
     sizes = np.bincount(labels)

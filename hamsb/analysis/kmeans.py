@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hamsb.utils.checks import check_positive
+from hamsb.utils.packages import optional
 
 
 def kmeans(
@@ -52,7 +53,8 @@ def kmeans(
     >>> bool(labels[0] == labels[2]), bool(labels[0] == labels[1])
     (True, False)
     """
-    from sklearn.cluster import KMeans  # an extra, which training does without
+    with optional("clustering"):
+        from sklearn.cluster import KMeans
 
     points = _checked_points(embeddings)
     lengths = torch.linalg.vector_norm(points, dim=1)

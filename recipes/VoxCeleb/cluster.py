@@ -19,6 +19,7 @@ complete:
 """
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 from hamsb.analysis.clustering import (
@@ -37,9 +38,8 @@ from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import replacing_files
 from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.packages import missing
 from hamsb.utils.tables import markdown_table
-
-import sklearn
 
 KEYS = [
     Key("model", "folder", "the export of a training run"),
@@ -152,6 +152,8 @@ def main(arguments):
     hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
     hparams = load_hparams(hparams_file, overrides)
     annotation, folder = hparams["annotation"], Path(str(hparams["output_folder"]))
+    if why := missing("clustering"):
+        raise ValueError(why)
     check_numbers(hparams["k"], annotation)
     encoder = load_encoder(Path(str(hparams["model"])), run_opts)
     ball, seed = find_ball(hparams["ball"], encoder), hparams["seed"]
@@ -171,7 +173,7 @@ def main(arguments):
     ]
     records = [judge(clusters, names, distances) for clusters in clusterings]
     table = quality_table(records)
-    software = {**versions(encoder.device), "scikit-learn": sklearn.__version__}
+    software = {**versions(encoder.device), "scikit-learn": version("scikit-learn")}
     space = "cosine" if ball is None else f"in {ball}, of the projected mean embeddings"
     facts = [
         f"Model: {hparams['model']}",

@@ -174,6 +174,13 @@ def test_wrong_options_are_refused_at_once(run, tmp_path, monkeypatch):
         assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_package_is_named_at_once(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "missing", lambda extra: f"{extra} is not installed")
+    with pytest.raises(ValueError, match="clustering is not installed"):
+        run()
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_files_and_a_missing_ball(run, annotation, corpus, tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.csv: no such csv file"):
         run(annotation=tmp_path / "gone.csv")

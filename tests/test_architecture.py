@@ -1,4 +1,7 @@
-"""Who may know whom, as the house has it."""
+"""Who may know whom.
+
+``python tests/test_architecture.py`` prints the modules and what each imports of hamsb.
+"""
 
 import ast
 import sys
@@ -22,20 +25,47 @@ def imports(path):
 
 
 def room(name):
-    """The room of a module of the library, -1 for the library itself."""
-    parts = name.split(".")
-    return ROOMS.index(parts[1]) if len(parts) > 1 else -1
+    """The place of a module's room in the line."""
+    return ROOMS.index(name.split(".")[1])
+
+
+def graph():
+    """Module of the library or script -> what it imports of hamsb."""
+    found = {}
+    for path in sorted(REPOSITORY.glob("hamsb/*/*.py")) + sorted(
+        REPOSITORY.glob("recipes/**/*.py")
+    ):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        own = {name for name in imports(path) if name.split(".")[0] == "hamsb"}
+        found[".".join(parts)] = sorted(own)
+    return found
 
 
 def test_imports_go_down_the_line():
-    for path in (REPOSITORY / "hamsb").rglob("*.py"):
-        parts = path.relative_to(REPOSITORY).with_suffix("").parts
-        if len(parts) == 2:  # hamsb/__init__.py, whose imports are for type checkers
-            continue
-        own = ROOMS.index(parts[1])
-        for name in imports(path):
-            if name.split(".")[0] == "hamsb":
-                assert room(name) <= own, f"{path} imports {name}"
+    for module, imported in graph().items():
+        for name in imported:
+            if module.startswith("hamsb."):
+                # "hamsb" itself is imported for its version; names come from a room.
+                assert name == "hamsb" or room(name) <= room(module), f"{module}: {name}"
+    for path in (REPOSITORY / "hamsb").glob("*/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.ImportFrom) and node.module == "hamsb"), path
+
+
+def test_losses_know_neither_heads_nor_balls():
+    modules = graph()
+    for name in ("losses", "_closed_forms", "contrastive", "momentum"):
+        known = set(modules[f"hamsb.nnet.{name}"])
+        assert not known & {"hamsb.nnet.classifiers", "hamsb.nnet.balls"}, name
+
+
+def test_no_script_imports_a_script_but_a_preparation():
+    scripts = {path.stem: path for path in (REPOSITORY / "recipes").rglob("*.py")}
+    assert {"train", "verify", "compare", "mini_corpus"} <= scripts.keys()
+    for path in scripts.values():
+        found = {name.split(".")[0] for name in imports(path)}
+        known = found & scripts.keys() - {"voxceleb_prepare", "mini_corpus"}
+        assert known == set(), f"{path} imports {known}"
 
 
 def test_third_parties_where_they_belong():
@@ -50,5 +80,12 @@ def test_third_parties_where_they_belong():
             metrics |= found
         if "matplotlib" in found:
             assert path.name == "plots.py", f"{where} imports matplotlib"
+        if "fcntl" in set(imports(path)):
+            assert where == "utils/files.py", f"{where} imports fcntl"
     assert nnet == {"torch"}
     assert metrics == {"numpy", "scipy"}
+
+
+if __name__ == "__main__":
+    for module, imported in graph().items():
+        print(f"{module}: {', '.join(name.removeprefix('hamsb.') for name in imported)}")

@@ -82,7 +82,7 @@ class Lengths:
         [N], the same after a mean vector was subtracted.
     radius : array or None
         [N], the hyperbolic distance from the origin after it; None without a ball.
-    limited : array or None
+    clipped : array or None
         [N], bool: the projection cuts the vector short.
     points : torch.Tensor or None
         [N, D] in the ball.
@@ -91,7 +91,7 @@ class Lengths:
     norm: np.ndarray
     centered: np.ndarray | None = None
     radius: np.ndarray | None = None
-    limited: np.ndarray | None = None
+    clipped: np.ndarray | None = None
     points: Tensor | None = None
 
 
@@ -106,7 +106,7 @@ def measure(ball: Ball | None, vectors: Tensor, mean: Tensor | None = None) -> L
     >>> from hamsb import PoincareBall
     >>> ball = PoincareBall(1.0, projection="clip")
     >>> found = measure(ball, torch.tensor([[0.3, 0.4], [3.0, 4.0]]).double())
-    >>> found.norm.round(6), found.limited
+    >>> found.norm.round(6), found.clipped
     (array([0.5, 5. ]), array([False,  True]))
     """
     found = Lengths(torch.linalg.vector_norm(vectors, dim=1).numpy())
@@ -116,7 +116,7 @@ def measure(ball: Ball | None, vectors: Tensor, mean: Tensor | None = None) -> L
         found.points = ball.project(vectors)
         origin = torch.zeros_like(found.points)
         found.radius = ball.distance(found.points, origin).numpy().round(_DIGITS)
-        found.limited = ball.limited(vectors).numpy()
+        found.clipped = ball.clipped(vectors).numpy()
     return found
 
 

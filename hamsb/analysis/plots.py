@@ -4,22 +4,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-)
 from numpy.typing import ArrayLike
 
 from hamsb.analysis.planes import in_unit_ball, nearest_in_plane, plane_of_classes
 from hamsb.utils.checks import check_choice, check_positive
+from hamsb.utils.packages import optional
 from hamsb.verification.plots import (
     BLUE,
     COLORS,
@@ -32,6 +22,19 @@ from hamsb.verification.plots import (
     line_styles,
     save_figure,
 )
+
+with optional("plots"):
+    import matplotlib
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        NullLocator,
+    )
 
 _MOST = 8  # systems in a panel, and speakers with a color of their own
 _MARKERS = "osD^vP*X"

@@ -53,25 +53,25 @@ def summaries(embeddings: Lengths, centers: Lengths | None = None) -> list[dict]
     Returns
     -------
     list of dict
-        ``of``, what `summary` returns, and the share ``limited`` by the ball, or None.
+        ``of``, what `summary` returns, and the share ``clipped`` by the ball, or None.
     """
     lines = [
-        ("embeddings: norm", embeddings.norm, embeddings.limited),
+        ("embeddings: norm", embeddings.norm, embeddings.clipped),
         ("embeddings: norm about the mean", embeddings.centered, None),
     ]
     if centers is not None:
         lines += [
-            ("embeddings: radius", embeddings.radius, embeddings.limited),
-            ("centers: norm", centers.norm, centers.limited),
-            ("centers: radius", centers.radius, centers.limited),
+            ("embeddings: radius", embeddings.radius, embeddings.clipped),
+            ("centers: norm", centers.norm, centers.clipped),
+            ("centers: radius", centers.radius, centers.clipped),
         ]
     return [
         {
             "of": name,
             **summary(values),
-            "limited": None if limited is None else float(limited.mean()),
+            "clipped": None if clipped is None else float(clipped.mean()),
         }
-        for name, values, limited in lines
+        for name, values, clipped in lines
         if values is not None
     ]
 
@@ -88,7 +88,7 @@ def by_condition(conditions: Sequence[Condition]) -> list[dict]:
     -------
     list of dict
         ``kind``, ``value``, for each of MEASURES its `summary` with the mean ``share`` of
-        what it is for the same utterance whole and clean, and the share ``limited``.
+        what it is for the same utterance whole and clean, and the share ``clipped``.
     """
     whole, lines = conditions[0], []
     for condition in conditions:
@@ -103,8 +103,8 @@ def by_condition(conditions: Sequence[Condition]) -> list[dict]:
                 before = np.maximum(getattr(whole.lengths, key)[same], 1e-12)
                 share = float(np.mean(values / before))
                 line[key] = {**summary(values), "share": share}
-        if condition.lengths.limited is not None:
-            line["limited"] = float(condition.lengths.limited.mean())
+        if condition.lengths.clipped is not None:
+            line["clipped"] = float(condition.lengths.clipped.mean())
         lines.append(line)
     return lines
 
@@ -320,8 +320,8 @@ def summary_table(lines: Sequence[dict]) -> str:
     rows = []
     for line in lines:
         numbers = (f"{line[key]:.4g}" for key in keys)
-        rows.append([line["of"], line["number"], *numbers, _percent(line["limited"])])
-    return markdown_table(["of", "number", *keys, "limited by the ball %"], rows, left=1)
+        rows.append([line["of"], line["number"], *numbers, _percent(line["clipped"])])
+    return markdown_table(["of", "number", *keys, "clipped by the ball %"], rows, left=1)
 
 
 def relation_table(lines: Sequence[dict]) -> str:
@@ -342,7 +342,7 @@ def condition_table(lines: Sequence[dict], kind: str) -> str:
     lines = [line for line in lines if line["kind"] in (kind, "whole")]
     lines.sort(key=lambda line: math.inf if line["value"] is None else line["value"])
     measures = [key for key in MEASURES if key in lines[0]]
-    with_ball = "limited" in lines[0]
+    with_ball = "clipped" in lines[0]
     header = [CALLED[kind][2], "utterances"]
     for key in measures:
         header += [f"mean {MEASURES[key]}", f"% of {CALLED[kind][1]}"]
@@ -351,8 +351,8 @@ def condition_table(lines: Sequence[dict], kind: str) -> str:
         row = [condition_name(kind, line["value"]), line["norm"]["number"]]
         for key in measures:
             row += [f"{line[key]['mean']:.4g}", _percent(line[key]["share"])]
-        rows.append([*row, _percent(line["limited"])] if with_ball else row)
-    return markdown_table([*header, "limited %"] if with_ball else header, rows, left=1)
+        rows.append([*row, _percent(line["clipped"])] if with_ball else row)
+    return markdown_table([*header, "clipped %"] if with_ball else header, rows, left=1)
 
 
 def boxes(conditions: Sequence[Condition]) -> dict[str, dict[str, dict[str, np.ndarray]]]:

@@ -2,7 +2,7 @@
 
 Two balls stand behind one interface, :class:`Ball`: ``project`` brings a
 Euclidean vector into the ball, ``distance`` and ``pairwise_distance`` measure
-there, ``limited`` tells which vectors the projection cuts short. A head, a
+there, ``clipped`` tells which vectors the projection cuts short. A head, a
 scorer or a plot is given a ball and never asks which one it is.
 
 :class:`ClippedUnitBall` is the form that Fang & He released and published
@@ -212,7 +212,7 @@ class Ball(nn.Module):
     """What every ball offers. Inputs of lower precision are widened: results
     are float32 or wider, on the caller's device.
 
-    A subclass defines ``_project``, ``_limited``, ``metric_curvature`` and ``_floor``
+    A subclass defines ``_project``, ``_clipped``, ``metric_curvature`` and ``_floor``
     (the least that ``1 - c |x|^2`` of a point is taken for)."""
 
     _pair_floor = 0.0  # a floor of the product for two points instead
@@ -261,10 +261,10 @@ class Ball(nn.Module):
         return self._measure(pairwise_squared(x, y), xx, yy, floor).to(dtype)
 
     @_full_precision
-    def limited(self, x: Tensor) -> Tensor:
+    def clipped(self, x: Tensor) -> Tensor:
         """Which of the vectors [..., D] exceed what :meth:`project` keeps as
         it is: bool [...]."""
-        return self._limited(x)
+        return self._clipped(x)
 
     @property
     def metric_curvature(self) -> float | Tensor:
@@ -289,7 +289,7 @@ class Ball(nn.Module):
     def _project(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _limited(self, x: Tensor) -> Tensor:
+    def _clipped(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _floor(self, dtype: torch.dtype) -> float:
@@ -348,7 +348,7 @@ class ClippedUnitBall(Ball):
     def _project(self, x: Tensor) -> Tensor:
         return clip_norm(x, self.radius)
 
-    def _limited(self, x: Tensor) -> Tensor:
+    def _clipped(self, x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(x, dim=-1) > self.radius
 
     def _floor(self, dtype: torch.dtype) -> float:
@@ -399,7 +399,7 @@ class PoincareBall(Ball):
     >>> x, y = ball.project(torch.tensor([[0.5, 0.0], [0.0, 40.0]]))
     >>> ball.distance(torch.zeros(2), y) < 2 * 4.0
     tensor(True)
-    >>> ball.limited(torch.tensor([[0.5, 0.0], [0.0, 40.0]]))
+    >>> ball.clipped(torch.tensor([[0.5, 0.0], [0.0, 40.0]]))
     tensor([False,  True])
     """
 
@@ -485,7 +485,7 @@ class PoincareBall(Ball):
         shorten = soften_norm if self.limit == "soft" else clip_norm
         return expmap0(shorten(self._tangent(x), longest), self.curvature)
 
-    def _limited(self, x: Tensor) -> Tensor:
+    def _clipped(self, x: Tensor) -> Tensor:
         if self.projection == "clip":
             longest = self.max_radius
         else:

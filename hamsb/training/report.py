@@ -11,12 +11,7 @@ from hamsb.utils.tables import markdown_table
 REPORT = """# {experiment}
 
 {report}
-![DET](det.png)
-
-Scores of the trained network:
-
-![Scores](scores.png)
-"""
+{plots}"""
 
 
 CARD = """# Speaker embeddings trained with {loss}

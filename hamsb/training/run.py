@@ -259,8 +259,8 @@ def run(brain_class, options, preparation, tests):
     if development:
         decision = make_decision(development[0], brain.development_scores())
     systems = [
-        System("trained", score(brain.encode)),
-        *(System(name, scores) for name, scores in untrained.items()),
+        System("trained", score(brain.encode), score_name="cosine"),
+        *(System(name, scores, baseline=True) for name, scores in untrained.items()),
     ]
     experiment = Path(hparams_file).stem
     training = training_facts(brain, preparation)
@@ -274,7 +274,9 @@ def run(brain_class, options, preparation, tests):
         output_folder,
         lists,
         systems,
-        lambda results, _: REPORT.format(experiment=experiment, report=report(results)),
+        lambda results, _, plots: REPORT.format(
+            experiment=experiment, report=report(results), plots=plots
+        ),
         about={
             "experiment": experiment,
             "arguments": arguments,
@@ -284,6 +286,7 @@ def run(brain_class, options, preparation, tests):
             "versions": versions(brain.device),
         },
         progress=not brain.noprogressbar,
+        threshold=decision["thresholds"]["eer"] if decision else None,
     )
     export = export_model(
         output_folder / "export",

@@ -62,12 +62,7 @@ def read_yaml(hparams_file: str | os.PathLike) -> CommentedMap:
     """
     path = Path(hparams_file)
     if not path.is_file():
-        near = difflib.get_close_matches(
-            path.name, sorted(other.name for other in path.parent.glob("*.yaml"))
-        )
-        raise FileNotFoundError(
-            f"{path}: no such yaml file" + did_you_mean(path.parent / n for n in near)
-        )
+        raise FileNotFoundError(f"{path}: no such yaml file" + did_you_mean(_like(path)))
     try:
         document = YAML().load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -77,6 +72,19 @@ def read_yaml(hparams_file: str | os.PathLike) -> CommentedMap:
     if not isinstance(document, CommentedMap):
         raise ValueError(f"{path}: holds no keys; it must be lines of 'key: value'.")
     return document
+
+
+def _like(path: Path) -> list[Path]:
+    """Yamls beside a missing one, or in folders there, that are spelled alike; a folder
+    counts as the first part of a name: mini_ssl.yaml is like mini/ssl.yaml."""
+    spelled: dict[str, Path] = {}
+    for other in sorted(path.parent.rglob("*.yaml"), reverse=True):
+        below = other.relative_to(path.parent)
+        spelled |= {other.name: other, "_".join(below.parts): other}
+    if path.name in spelled:
+        return [spelled[path.name]]
+    near = difflib.get_close_matches(path.name, spelled, cutoff=0.7)
+    return list(dict.fromkeys(spelled[name] for name in near))
 
 
 def _describe_yaml_error(path: Path, error: YAMLError) -> str:

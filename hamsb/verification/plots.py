@@ -16,18 +16,21 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.legend import Legend
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from hamsb.utils.files import replacing
+from hamsb.utils.packages import optional
 from hamsb.verification.arrays import checked_trials
 from hamsb.verification.metrics import det_curve
+
+with optional("plots"):
+    import matplotlib
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.legend import Legend
 
 Trials = tuple[ArrayLike, ArrayLike]  # scores and labels, as det_curve takes them
 

@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from hamsb.utils.files import replacing_files
+from hamsb.utils.packages import missing
 from hamsb.utils.tables import markdown_table
 from hamsb.verification.evaluation import (
     P_TARGETS,
@@ -15,19 +17,25 @@ from hamsb.verification.evaluation import (
     evaluate_groups,
     evaluate_trials,
 )
-from hamsb.verification.plots import plot_det, plot_scores
 from hamsb.verification.scoring import write_scores
 from hamsb.verification.systems import System
 from hamsb.verification.trials import Trials
 
+PICTURES = """![DET](det.png)
+
+Scores of {first}:
+
+![Scores](scores.png)
+"""
 MOST_CURVES = 10  # in one plot
+PLOTS = ("det.png", "scores.png")
 
 
 def write_verification(
     folder: str | os.PathLike,
     lists: Sequence[Trials],
     systems: Sequence[System],
-    report: Callable[[str, str], str],
+    report: Callable[[str, str, str], str],
     groups: Mapping[str, Mapping[tuple[str, str], np.ndarray]] | None = None,
     p_targets: Sequence[float] = P_TARGETS,
     draws: int = 1000,
@@ -44,8 +52,8 @@ def write_verification(
     systems : list of System
         The first one's scores are written, plotted and broken down by groups.
     report : callable
-        From the table, and that of the groups or "", both markdown, to the text of
-        report.md.
+        From the table, that of the groups or "", and the plots, all markdown, to the
+        text of report.md.
     groups : dict, optional
         Name of the list -> what `hamsb.verification.groups.trial_groups` returned for it.
     p_targets : sequence of float
@@ -83,23 +91,42 @@ def write_verification(
         if record["system"] == systems[0].name
         for group in record["groups"]
     ]
-    text = report(table, groups_table(grouped) if grouped else "")
+    why = missing("plots")
+    plots = f"No plots: {why}\n" if why else PICTURES.format(first=systems[0].name)
+    text = report(table, groups_table(grouped) if grouped else "", plots)
     known = json.dumps(about or {}, default=str)
     known = json.loads(known, parse_constant=str)  # JSON has no .inf
     numbers = json.dumps({**known, "results": records}, indent=2, allow_nan=False)
     with replacing_files(folder) as partial:
-        distributions = {}
         for trials in lists:
             scores = systems[0].scores[trials.name]
             write_scores(partial / f"scores_{trials.name}.txt", trials, scores)
-            distributions[trials.name] = scores, trials.labels
-        name = systems[0].score_name
-        plot_scores(distributions, partial / "scores.png", threshold, name)
-        curves, baselines = det_curves(lists, systems)
-        plot_det(curves, partial / "det.png", baselines)
+        if not why:
+            draw(partial, lists, systems, threshold)
         (partial / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (partial / "report.md").write_text(text, encoding="utf-8")
+    if why:
+        for plot in PLOTS:  # of an earlier run
+            (Path(folder) / plot).unlink(missing_ok=True)
     return table
+
+
+def draw(
+    folder: Path,
+    lists: Sequence[Trials],
+    systems: Sequence[System],
+    threshold: float | None,
+) -> None:
+    """Draw PLOTS into a folder; needs the extra ``[plots]``."""
+    from hamsb.verification import plots
+
+    first = systems[0]
+    distributions = {
+        trials.name: (first.scores[trials.name], trials.labels) for trials in lists
+    }
+    plots.plot_scores(distributions, folder / "scores.png", threshold, first.score_name)
+    curves, baselines = det_curves(lists, systems)
+    plots.plot_det(curves, folder / "det.png", baselines)
 
 
 def evaluate_systems(

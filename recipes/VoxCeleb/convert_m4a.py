@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from hamsb.utils.files import replacing
+
 import soundfile
 from tqdm import tqdm
-
-from hamsb.utils.files import replacing
 
 SAMPLE_RATE = 16000  # Hz
 CODECS = {"flac": ["-c:a", "flac", "-sample_fmt", "s16"], "wav": ["-c:a", "pcm_s16le"]}

@@ -12,17 +12,6 @@ clusters of the training speakers in the course of the training.
 
 from pathlib import Path
 
-import torch
-from mini.mini_corpus import make_mini_corpus
-from speechbrain.dataio.dataset import (
-    DynamicItemDataset,
-    add_dynamic_item,
-    set_output_keys,
-)
-from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.utils.data_pipeline import provides, takes
-from voxceleb_prepare import prepare_voxceleb
-
 from hamsb.dataio.audio import random_crop
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
@@ -30,6 +19,17 @@ from hamsb.training.cluster_refresh import ClusterRefresh
 from hamsb.training.report import describe, millions
 from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.hparams import Key
+from mini.mini_corpus import make_mini_corpus
+from voxceleb_prepare import prepare_voxceleb
+
+import torch
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    add_dynamic_item,
+    set_output_keys,
+)
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.data_pipeline import provides, takes
 
 KEYS = [
     *run.KEYS,
@@ -228,7 +228,7 @@ class SpeakerBrain(EmbeddingBrain):
             features, lengths = self.hparams.fea_augment(features, lengths)
             targets = self.hparams.fea_augment.replicate_labels(targets)
         embeddings = self.modules.embedding_model(features)
-        self.count_limited(embeddings)
+        self.count_clipped(embeddings)
         outputs = {name: self.modules[name](embeddings) for name in self.branches}
         return outputs, targets, lengths
 
@@ -240,13 +240,13 @@ class SpeakerBrain(EmbeddingBrain):
             for name, branch in self.branches.items()
         )
 
-    def count_limited(self, embeddings):
+    def count_clipped(self, embeddings):
         """Count the embeddings that the head's ball, if it has one and is given them
         as they are, cuts short."""
         classifier = unwrapped(self.modules.classifier)
         if hasattr(classifier, "ball") and not hasattr(classifier, "batch_norm"):
-            limited = classifier.ball.limited(embeddings.detach())
-            self.watch(limited=limited.float().mean())
+            clipped = classifier.ball.clipped(embeddings.detach())
+            self.watch(clipped=clipped.float().mean())
 
 
 # ------------------------------------------------------------------------- main

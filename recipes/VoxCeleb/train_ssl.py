@@ -18,22 +18,22 @@ beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an
 "uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
 """
 
-import torch
-from mini.mini_corpus import make_mini_corpus
-from speechbrain.dataio.dataset import (
-    DynamicItemDataset,
-    add_dynamic_item,
-    set_output_keys,
-)
-from speechbrain.utils.data_pipeline import provides, takes
-from voxceleb_prepare import prepare_voxceleb
-
 from hamsb.dataio.audio import random_crop
 from hamsb.nnet.contrastive import MoCo, diagnostics
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.hparams import Key
+from mini.mini_corpus import make_mini_corpus
+from voxceleb_prepare import prepare_voxceleb
+
+import torch
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    add_dynamic_item,
+    set_output_keys,
+)
+from speechbrain.utils.data_pipeline import provides, takes
 
 KEYS = [
     *run.KEYS,

@@ -178,12 +178,7 @@ def facts(hparams, data):
 REPORT = """# Verification of {model}
 
 {table}
-![DET](det.png)
-
-Scores of {first}:
-
-![Scores](scores.png)
-
+{plots}
 {groups}{conditions}
 """
 
@@ -229,13 +224,13 @@ def main(arguments):
     threshold = decision["thresholds"]["eer"] if decision and plain else None
     software = versions(encoder.device)
 
-    def report(table, groups):
+    def report(table, groups, plots):
         if groups:
             groups = f"Groups of trials, {systems[0].name}:\n\n{groups}\n"
         return REPORT.format(
             model=model,
             table=table,
-            first=systems[0].name,
+            plots=plots,
             groups=groups,
             conditions=conditions("verify.py", arguments, facts(hparams, data), software),
         )

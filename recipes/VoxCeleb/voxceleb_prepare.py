@@ -78,13 +78,13 @@ from itertools import accumulate, combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from hamsb.utils.files import digest, replacing
+from hamsb.verification.trials import read_trials
+
 import numpy as np
 import soundfile
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
-
-from hamsb.utils.files import digest, replacing
-from hamsb.verification.trials import read_trials
 
 logger = get_logger(__name__)
 

@@ -65,14 +65,14 @@ def test_lengths_are_measured_before_and_after_the_projection():
         np.testing.assert_allclose(found.norm, norms)
         np.testing.assert_allclose(found.centered, (vectors - mean).norm(dim=1))
         if ball is None:
-            assert found.radius is found.limited is found.points is None
+            assert found.radius is found.clipped is found.points is None
             continue
         assert torch.equal(found.points, ball.project(vectors))
         radii = [ball.distance(x, torch.zeros_like(x)).item() for x in found.points]
         np.testing.assert_allclose(found.radius, radii, atol=1e-8)
-        assert (found.limited == ball.limited(vectors).numpy()).all()
+        assert (found.clipped == ball.clipped(vectors).numpy()).all()
     assert measure(None, vectors).centered is None
-    assert measure(ClippedUnitBall(1.0), vectors).limited.any()
+    assert measure(ClippedUnitBall(1.0), vectors).clipped.any()
 
 
 def test_conditions_are_the_whole_then_crops_then_noise(tmp_path):

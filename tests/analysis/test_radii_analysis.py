@@ -141,9 +141,9 @@ def test_conditions_are_summarized_with_their_share_of_the_whole():
     ]  # fmt: skip
     assert [line["norm"]["share"] for line in lines] == pytest.approx([1, 0.5, 0.25])
     assert [line["norm"]["number"] for line in lines] == [10, 6, 10]
-    # Where all are limited, no radius tells one from another.
-    assert all(line["limited"] == 1.0 and line["radius"]["std"] == 0 for line in lines)
-    assert "limited" not in radii.by_condition(conditions())[0]
+    # Where all are clipped, no radius tells one from another.
+    assert all(line["clipped"] == 1.0 and line["radius"]["std"] == 0 for line in lines)
+    assert "clipped" not in radii.by_condition(conditions())[0]
 
 
 def test_summaries_are_numpys():
@@ -159,9 +159,9 @@ def test_summaries_are_numpys():
     assert lines[0] == {
         "of": "embeddings: norm", "number": 11, "mean": pytest.approx(norm.mean()),
         "std": pytest.approx(norm.std()), "min": norm.min(), "max": norm.max(),
-        "median": np.median(norm), "limited": pytest.approx((norm > 1).mean()),
+        "median": np.median(norm), "clipped": pytest.approx((norm > 1).mean()),
     }  # fmt: skip
-    assert lines[1]["limited"] is None and lines[3]["limited"] == 0
+    assert lines[1]["clipped"] is None and lines[3]["clipped"] == 0
     assert len(radii.summaries(measure(None, vectors, vectors[0]))) == 2
 
 

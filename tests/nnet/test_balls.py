@@ -244,7 +244,7 @@ def test_clip_projection_keeps_short_vectors_and_shortens_long_ones():
     torch.testing.assert_close(
         ball.project(x), torch.tensor([[0.24, 0.32], [0.1, 0.0]])
     )
-    assert ball.limited(x).tolist() == [True, False]
+    assert ball.clipped(x).tolist() == [True, False]
 
 
 @looped(limit=["soft", "hard"])
@@ -252,8 +252,8 @@ def test_limited_counts_vectors_beyond_the_limit(limit):
     ball = PoincareBall(4.0, gain=0.5, max_tangent_norm=2.0, limit=limit)
     # sqrt(c) * gain * |v| = |v|
     v = torch.tensor([[1.9, 0.0], [0.0, 2.1]])
-    assert ball.limited(v).tolist() == [False, True]
-    assert ClippedUnitBall(1.0).limited(v / 2).tolist() == [False, True]
+    assert ball.clipped(v).tolist() == [False, True]
+    assert ClippedUnitBall(1.0).clipped(v / 2).tolist() == [False, True]
 
 
 # ---------------------------------------------------------------- precision

@@ -19,8 +19,8 @@ import compare
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY
 
+from conftest import REPOSITORY
 from hamsb.training.study import Run
 from hamsb.verification.bootstrap import bootstrap_eer
 

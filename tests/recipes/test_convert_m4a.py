@@ -7,10 +7,11 @@ import subprocess
 import threading
 from pathlib import Path
 
-import convert_m4a
 import numpy as np
 import pytest
 import soundfile
+
+import convert_m4a
 from convert_m4a import convert, main
 
 # Does what the input file's text says: the stand-in's inputs are text files.

@@ -95,11 +95,11 @@ def test_whole_path(real_plots, run, corpus, capsys):
     assert norm["number"] == found["utterances"] == 16
     assert norm["mean"] == pytest.approx(norms.mean(), rel=1e-5)
     assert norm["median"] == pytest.approx(np.median(norms), rel=1e-5)
-    assert (norms > r).all() and norm["limited"] == radius["limited"] == 1.0
+    assert (norms > r).all() and norm["clipped"] == radius["clipped"] == 1.0
     assert (radius["std"], radius["max"]) == (0, pytest.approx(2 * math.atanh(r)))
     lengths = encoder.mods["classifier"].centers.detach().double().norm(dim=1).numpy()
     assert center["mean"] == pytest.approx(np.mean(2 * np.arctanh(lengths)), rel=1e-6)
-    assert center["limited"] == 0.0 and center_norm["max"] == pytest.approx(lengths.max())
+    assert center["clipped"] == 0.0 and center_norm["max"] == pytest.approx(lengths.max())
     mean = torch.cat(vectors).squeeze(1).double().mean(0)
     about = torch.cat(vectors).squeeze(1).double().sub(mean).norm(dim=1)
     assert centered["mean"] == pytest.approx(about.mean().item(), rel=1e-4)

@@ -55,14 +55,14 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
     assert (out / "det.png").read_bytes()[1:4] == b"PNG"
     log = (out / "train_log.txt").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["epoch: 1", "epoch: 2", "epoch: 3"]
-    assert all("valid EER" in line and "limited" in line for line in log)
+    assert all("valid EER" in line and "clipped" in line for line in log)
     epochs = json.loads((out / "epochs.json").read_text())
     assert [each["epoch"] for each in epochs] == [1, 2, 3]
     for each, line in zip(epochs, log):
         for name, value in (("train loss", each["loss"]), ("valid EER", 100 * each["EER"])):
             (logged,) = re.findall(rf"{name}: ([\d.e+-]+)", line)
             assert float(logged) == pytest.approx(value, rel=0.01, abs=0.005)
-        assert 0 <= each["limited"] <= 1
+        assert 0 <= each["clipped"] <= 1
     metrics = json.loads((out / "metrics.json").read_text())
     training = metrics["training"]
     assert (training["speakers"], training["utterances"]) == (6, 24)

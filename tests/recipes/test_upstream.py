@@ -18,12 +18,12 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import REPOSITORY
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.speaker import EncoderClassifier
 
+from conftest import REPOSITORY
 from hamsb.training.export import export_model
 from hamsb.utils.hparams import override, read_yaml
 

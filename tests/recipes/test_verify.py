@@ -13,6 +13,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 import verify
 from hamsb.inference import SpeakerRecognition
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
+from hamsb.verification import plots as plots_module
 from hamsb.verification import results
 from hamsb.verification.calibration import Calibration, symmetric_qualities
 from hamsb.verification.data import VerificationData
@@ -61,7 +62,7 @@ def plots(monkeypatch):
         return plot
 
     for name in ("plot_det", "plot_scores"):
-        monkeypatch.setattr(results, name, stand_in(name))
+        monkeypatch.setattr(plots_module, name, stand_in(name))
     return drawn
 
 
@@ -568,7 +569,9 @@ def test_bad_audio_names_list_and_line_and_leaves_earlier_results(run, corpus, t
 
 
 def test_results_appear_whole_or_not_at_all(run, tmp_path, monkeypatch):
-    for broken in ["plot_det", "write_scores", "groups_table"]:
+    for place, broken in [
+        (plots_module, "plot_det"), (results, "write_scores"), (results, "groups_table"),
+    ]:  # fmt: skip
         out = run(p_targets="[0.3]", bootstrap_draws=0)
         before = {path.name: path.read_bytes() for path in out.iterdir()}
 
@@ -576,11 +579,11 @@ def test_results_appear_whole_or_not_at_all(run, tmp_path, monkeypatch):
             raise OSError("disk full")
 
         with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-            patch.setattr(results, broken, fail)
+            patch.setattr(place, broken, fail)
             run(bootstrap_draws=0)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-            patch.setattr(results, broken, fail)
+            patch.setattr(place, broken, fail)
             run(output_folder=tmp_path / "new", bootstrap_draws=0)
         assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
         run(bootstrap_draws=0)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import voxceleb_prepare
 from speechbrain.dataio.dataset import DynamicItemDataset
-from voxceleb_prepare import REASONS, prepare_voxceleb
 
+import voxceleb_prepare
 from hamsb.verification.trials import find_utterances, read_trials
+from voxceleb_prepare import REASONS, prepare_voxceleb
 
 RATE = 16000
 

@@ -4,25 +4,25 @@ import csv
 import math
 import re
 
-import cluster
 import compare
 import pytest
 import radii
 import soundfile
-import train
-import train_ssl
-import verify
 import yaml
 from compare import Comparison
-from conftest import REPOSITORY
-from runs import EXPERIMENT, export_untrained, quick  # noqa: F401
 from speechbrain.nnet.schedulers import StepScheduler
 from speechbrain.utils.run_opts import RunOptions
 from test_upstream import TRAINING, VERIFICATION, train_hparams
 
+import cluster
+import train
+import train_ssl
+import verify
+from conftest import REPOSITORY
 from hamsb.training.study import declared_keys
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.hparams import load_hparams, read_resolved
+from runs import EXPERIMENT, export_untrained, quick  # noqa: F401
 
 HPARAMS = REPOSITORY / "hparams"
 STUDIES = sorted(HPARAMS.glob("studies/compare_*.yaml"))

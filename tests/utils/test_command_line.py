@@ -6,16 +6,16 @@ import sys
 import time
 from types import SimpleNamespace
 
-from hamsb.utils import command_line
 import pytest
 import speechbrain as sb
 import torch
-from hamsb.utils.command_line import main_or_exit, parse_arguments
-from hamsb.utils.hparams import Key, load_hparams
-from runs import fork, status_of
 from torch._utils import ExceptionWrapper
 
 import hamsb
+from hamsb.utils import command_line
+from hamsb.utils.command_line import main_or_exit, parse_arguments
+from hamsb.utils.hparams import Key, load_hparams
+from runs import fork, status_of
 
 YAML = """
 seed: 1

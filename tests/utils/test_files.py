@@ -5,10 +5,10 @@ import os
 import signal
 
 import pytest
-from runs import fork, status_of
 
 from hamsb.utils import files
 from hamsb.utils.files import digest, lock, only_run
+from runs import fork, status_of
 
 
 @pytest.fixture

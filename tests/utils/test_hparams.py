@@ -12,6 +12,7 @@ from hamsb.utils.hparams import (
     option_text,
     plain_keys,
     read_resolved,
+    read_yaml,
     resolve,
 )
 
@@ -219,3 +220,13 @@ def test_objects_are_built_as_hyperpyyaml_builds_them(file):
     with file.open() as stream:
         theirs = load_hyperpyyaml(stream, "seed: 3")
     assert repr(ours) == repr(theirs)
+
+
+def test_a_yaml_that_moved_into_a_folder_is_found(tmp_path):
+    (tmp_path / "mini").mkdir()
+    for name in ("mini/ssl.yaml", "mini_ham.yaml", "small_ham.yaml"):
+        (tmp_path / name).write_text("seed: 1\n")
+    for asked, offered in {"mini_ssl": "mini/ssl", "ssl": "mini/ssl", "smal_ham": "small_ham"}.items():
+        with pytest.raises(FileNotFoundError) as error:
+            read_yaml(tmp_path / f"{asked}.yaml")
+        assert f"did you mean {tmp_path}/{offered}.yaml" in str(error.value)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hamsb.verification import plots as plots_module
 from hamsb.verification import results
 from hamsb.verification.evaluation import evaluate_groups, evaluate_trials
 from hamsb.verification.groups import trial_groups
@@ -103,7 +104,7 @@ def test_groups_table(trials):
 # What is written
 
 
-def silent(table, groups):
+def silent(table, groups, plots):
     return table + groups
 
 
@@ -113,7 +114,7 @@ def plots(monkeypatch):
     given = {}
     for name in ("plot_det", "plot_scores"):
         monkeypatch.setattr(
-            results, name, lambda *a, name=name: (given.update({name: a}), a[1].touch())
+            plots_module, name, lambda *a, name=name: (given.update({name: a}), a[1].touch())
         )
     return given
 
@@ -164,6 +165,24 @@ def test_the_first_system_is_written_and_drawn(plots, tmp_path):
     distributions, _, threshold, score_name = plots["plot_scores"]
     assert list(distributions) == ["random"] and distributions["random"][0] is scores
     assert (threshold, score_name) == (0.5, "cosine")
+
+
+def test_without_matplotlib_there_are_no_plots_and_the_report_says_so(
+    trials, monkeypatch, tmp_path
+):
+    (tmp_path / "det.png").touch()  # of an earlier run
+    why = "matplotlib is not installed."
+    monkeypatch.setattr(results, "missing", lambda extra: why if extra == "plots" else "")
+    results.write_verification(
+        tmp_path,
+        [trials],
+        [System("s", {"small": trials.labels + 0.5})],
+        lambda table, groups, plots: plots,
+        draws=0,
+        progress=False,
+    )
+    assert (tmp_path / "report.md").read_text() == f"No plots: {why}\n"
+    assert not list(tmp_path.glob("*.png")) and (tmp_path / "metrics.json").is_file()
 
 
 def test_results_are_named_by_list_and_system():

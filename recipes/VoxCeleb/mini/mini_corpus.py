@@ -71,13 +71,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hamsb.augment.simulation import SAMPLE_RATE, draw_session, record, room_response
+from hamsb.utils.files import replacing_folder
+
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
-
-from hamsb.augment.simulation import SAMPLE_RATE, draw_session, record, room_response
-from hamsb.utils.files import replacing_folder
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
 FORMAT_VERSION = 2

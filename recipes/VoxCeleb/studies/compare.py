@@ -42,8 +42,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
 from hamsb.analysis.plots import plot_curves
 from hamsb.training.study import (
     Run,
@@ -61,6 +59,8 @@ from hamsb.utils.tables import markdown_table, write_csv
 from hamsb.verification.bootstrap import bootstrap_eer, relative_change
 from hamsb.verification.metrics import eer, min_dcf
 from hamsb.verification.plots import plot_det
+
+import numpy as np
 
 KEYS = [
     Key("output_folder", "folder", "tables, plots and the runs' folders"),

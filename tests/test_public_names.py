@@ -13,7 +13,9 @@ import hamsb
 def typed_names():
     """What hamsb/__init__.py imports for type checkers: name -> module."""
     (block,) = (
-        node for node in ast.parse(open(hamsb.__file__).read()).body if isinstance(node, ast.If)
+        node
+        for node in ast.parse(open(hamsb.__file__).read()).body
+        if isinstance(node, ast.If)
     )
     return {alias.name: node.module for node in block.body for alias in node.names}
 
@@ -38,10 +40,15 @@ def test_importing_hamsb_loads_nothing_heavy():
     assert done.stdout.split("\n")[:2] == ["set()", "True False"], done.stderr
 
 
-@pytest.mark.parametrize("old, new", [
-    ("contrastive.SupCon", "nnet.contrastive"), ("schedules.CosineMargin", "training.schedules"),
-    ("checkpoints.Checkpointer", "training.checkpoints"), ("ball.PoincareBall", "nnet.balls"),
-])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("contrastive.SupCon", "nnet.contrastive"),
+        ("schedules.CosineMargin", "training.schedules"),
+        ("checkpoints.Checkpointer", "training.checkpoints"),
+        ("ball.PoincareBall", "nnet.balls"),
+    ],
+)
 def test_a_yaml_that_names_an_old_place_is_told_the_new_one(old, new):
     with pytest.raises(ImportError, match=f"is now hamsb.{new}"):
         load_hyperpyyaml(f"thing: !new:hamsb.{old}")

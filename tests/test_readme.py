@@ -19,7 +19,9 @@ def blocks(text, language):
 
 def test_set_up_commands(readme):
     commands = [
-        line for block in blocks(readme, "bash") for line in block.splitlines()
+        line
+        for block in blocks(readme, "bash")
+        for line in block.splitlines()
         if "pip install" in line
     ]
     mini = "python recipes/VoxCeleb/train.py hparams/mini_ham.yaml"

@@ -135,10 +135,12 @@ def embed_speakers(
     bar = tqdm(total=len(crops), desc="embed speakers", disable=not progress)
     with torch.no_grad(), bar:
         for batch in _equal_lengths(crops, batch_size):
-            wavs = torch.stack([
-                read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
-                for _, crop in batch
-            ])
+            wavs = torch.stack(
+                [
+                    read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
+                    for _, crop in batch
+                ]
+            )
             rows.append(encode(wavs).reshape(len(batch), -1).float().cpu())
             _check_finite(rows[-1], batch)
             bar.update(len(batch))

@@ -287,4 +287,3 @@ def _check_k(k: int, points: Tensor) -> None:
 def _number(x: float | Tensor) -> float:
     """A float, also of a parameter."""
     return x.item() if isinstance(x, torch.Tensor) else float(x)
-

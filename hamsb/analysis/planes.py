@@ -14,9 +14,7 @@ def _klein(points):
     return 2 * points / (1 + (points**2).sum(1, keepdims=True))
 
 
-def in_unit_ball(
-    points: ArrayLike, curvature: float, name: str = "points"
-) -> np.ndarray:
+def in_unit_ball(points: ArrayLike, curvature: float, name: str = "points") -> np.ndarray:
     """Points of a ball of curvature ``-c`` as those of the unit ball.
 
     Arguments

@@ -224,8 +224,7 @@ def _curves_figure(panels):
         raise ValueError("no panels to plot: give a mapping of label to systems")
     panels = {
         label: {
-            name: _seeds_and_epochs(label, name, values)
-            for name, values in systems.items()
+            name: _seeds_and_epochs(label, name, values) for name, values in systems.items()
         }
         for label, systems in panels.items()
     }
@@ -488,9 +487,7 @@ def _boxes_figure(panels, label):
         _draw_boxes(axes, varies, conditions)
         axes.set_xlabel(varies)
     figure.supylabel(label, fontsize="medium")
-    figure.suptitle(
-        "box: quartiles; line: median; whiskers: 5 to 95 %", fontsize=SMALL
-    )
+    figure.suptitle("box: quartiles; line: median; whiskers: 5 to 95 %", fontsize=SMALL)
     places[0].set_ylim(bottom=0)
     legend_below(figure, *places[0].get_legend_handles_labels())
     return figure

@@ -296,7 +296,4 @@ def run(brain_class, options, preparation, tests):
         model_card(brain, experiment, report(results)),
         decision,
     )
-    print(
-        f"\n{table}\n{results}\n"
-        f"Report: {output_folder / 'report.md'}\nModel: {export}"
-    )
+    print(f"\n{table}\n{results}\nReport: {output_folder / 'report.md'}\nModel: {export}")

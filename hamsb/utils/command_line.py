@@ -178,9 +178,7 @@ def _split(arguments, parser, options, keys):
         values = [value] if equals else _following(waiting, options.get(name))
         if name in given:
             first, second = (" ".join(v) or "alone" for v in (given[name], values))
-            raise ValueError(
-                f"{name}: given twice, {first} and {second}; give it once."
-            )
+            raise ValueError(f"{name}: given twice, {first} and {second}; give it once.")
         given[name] = values
     if not files:
         raise ValueError(
@@ -404,13 +402,15 @@ def _wait_for_turn(turn):
 
 def _log(message, error):
     """Write the message and the traceback to log files, not to the screen again."""
-    record = logging.makeLogRecord({
-        "name": Path(sys.argv[0]).stem,
-        "levelno": logging.ERROR,
-        "levelname": "ERROR",
-        "msg": message,
-        "exc_info": (type(error), error, error.__traceback__),
-    })
+    record = logging.makeLogRecord(
+        {
+            "name": Path(sys.argv[0]).stem,
+            "levelno": logging.ERROR,
+            "levelname": "ERROR",
+            "msg": message,
+            "exc_info": (type(error), error, error.__traceback__),
+        }
+    )
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)

@@ -68,7 +68,9 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
         writer = csv.DictWriter(stream, rows[0] if rows else [], lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({
-                key: f"{value:.6g}" if isinstance(value, float) else value
-                for key, value in row.items()
-            })
+            writer.writerow(
+                {
+                    key: f"{value:.6g}" if isinstance(value, float) else value
+                    for key, value in row.items()
+                }
+            )

@@ -51,8 +51,7 @@ def checked_trials(
     scores = finite_array(scores, name)
     if labels.dtype.kind not in "biu":
         raise ValueError(
-            "labels must be bool or int, 1 for the same speaker, "
-            f"got dtype {labels.dtype}"
+            f"labels must be bool or int, 1 for the same speaker, got dtype {labels.dtype}"
         )
     _refuse_at("labels must be 0 or 1", labels, (labels != 0) & (labels != 1))
     is_target = labels.astype(bool)

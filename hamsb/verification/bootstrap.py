@@ -87,9 +87,7 @@ def bootstrap_eer(
     return values if given.ndim == 2 else values[0]
 
 
-def interval(
-    values: ArrayLike, level: float = 0.95
-) -> tuple[Any, Any]:
+def interval(values: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:
     """Percentile interval of bootstrap draws.
 
     Of one system's EERs it is their confidence interval; of the difference (or relative

@@ -127,9 +127,7 @@ class Calibration:
         offset = float(offset - weights @ mean)
         return cls(scale, offset, tuple(quality_weights), float(p_target))
 
-    def __call__(
-        self, scores: ArrayLike, qualities: ArrayLike | None = None
-    ) -> np.ndarray:
+    def __call__(self, scores: ArrayLike, qualities: ArrayLike | None = None) -> np.ndarray:
         """Log-likelihood ratios of trials.
 
         Arguments

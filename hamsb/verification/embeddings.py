@@ -373,9 +373,7 @@ def _check_size(name, row, known):
     """ValueError where an embedding is of another size than an earlier one."""
     size = len(next(iter(known.values()))[0]) if known else len(row)
     if len(row) != size:
-        raise ValueError(
-            f"{name}: embedding of {len(row)} dimensions after ones of {size}"
-        )
+        raise ValueError(f"{name}: embedding of {len(row)} dimensions after ones of {size}")
 
 
 def _place(message, sets, lists):

@@ -172,9 +172,7 @@ def _numbers(
     for p in p_targets:
         cost, threshold = curve.min_dcf(p)
         numbers[f"min_dcf_{p}"] = cost
-        numbers[f"min_dcf_threshold_{p}"] = (
-            threshold if np.isfinite(threshold) else None
-        )
+        numbers[f"min_dcf_threshold_{p}"] = threshold if np.isfinite(threshold) else None
     if calibrated:
         numbers |= {f"act_dcf_{p}": act_dcf(scores, labels, p) for p in p_targets}
         numbers |= {"cllr": cllr(scores, labels), "min_cllr": min_cllr(scores, labels)}

@@ -42,8 +42,7 @@ class Metadata:
         """
         values = self.columns[column]
         known = {
-            utterance: values.get(self._key(utterance))
-            for utterance in trials.utterances
+            utterance: values.get(self._key(utterance)) for utterance in trials.utterances
         }
         missing = {utterance for utterance, value in known.items() if value is None}
         if missing:
@@ -106,9 +105,7 @@ def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
         )
     for column in columns:
         if column.lower() not in header:
-            raise ValueError(
-                f"{path}:1: no column {column!r}; the columns are {header}"
-            )
+            raise ValueError(f"{path}:1: no column {column!r}; the columns are {header}")
     found: dict[str, dict[str, str]] = {column: {} for column in columns}
     for line, row in rows:
         where = f"{path}:{line}"

@@ -162,9 +162,7 @@ def cohort_statistics(
     mean = torch.empty(len(embeddings), dtype=torch.float64)
     deviation = torch.empty_like(mean)
     rows = max(1, _BLOCK // len(cohort))
-    for first in tqdm(
-        range(0, len(embeddings), rows), desc="cohort", disable=not progress
-    ):
+    for first in tqdm(range(0, len(embeddings), rows), desc="cohort", disable=not progress):
         part = slice(first, first + rows)
         rows_here = similarity.project(embeddings.matrix[part].double())
         scores = similarity.pairwise(rows_here, others)

@@ -73,9 +73,7 @@ COLORS = [
 _DASHES = ["-", "--", ":", "-."]
 # Rates that an axis may be marked at and end at.
 _RATES = (
-    np.array(
-        [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99]
-    )
+    np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99])
     / 100
 )
 _OFF_AXES = 1e-9  # a rate of 0 or 1 is drawn here, beyond every axis
@@ -318,13 +316,9 @@ def _limits(points):
     best, worst = (
         choice(error_rate for _, _, error_rate in points) for choice in (min, max)
     )
-    resolved = min(
-        min(miss[miss > 0].min(), fa[fa > 0].min()) for miss, fa, _ in points
-    )
+    resolved = min(min(miss[miss > 0].min(), fa[fa > 0].min()) for miss, fa, _ in points)
     low = _RATES[_RATES <= np.clip(max(resolved, best / 20), _RATES[0], 0.05)][-1]
-    reach = max(
-        max(fa[miss <= low].min(), miss[fa <= low].min()) for miss, fa, _ in points
-    )
+    reach = max(max(fa[miss <= low].min(), miss[fa <= low].min()) for miss, fa, _ in points)
     reach = min(reach, ndtr(2 * _deviate(worst) - _deviate(low)))
     high = _RATES[_RATES >= np.clip(reach, 0.4, _RATES[-1])][0]
     return low, high

@@ -122,8 +122,7 @@ def score_systems(
     """
     test, calibration, cohort = embedded
     qualities = {
-        trials.name: list_qualities(test, trials, quality_measures)
-        for trials in data.lists
+        trials.name: list_qualities(test, trials, quality_measures) for trials in data.lists
     }
     held_out = None
     if data.calibration is not None:

@@ -188,11 +188,7 @@ def read_trials(path: str | os.PathLike) -> Trials:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 fields = line.split()
-                if (
-                    len(fields) != 3
-                    or fields[0] not in _LABELS
-                    or fields[1] == fields[2]
-                ):
+                if len(fields) != 3 or fields[0] not in _LABELS or fields[1] == fields[2]:
                     raise ValueError(
                         f"{path}:{number}: {_fault(fields)}, found {line.rstrip()!r}"
                     )
@@ -257,9 +253,7 @@ def find_utterances(
     missing = set()
     for utterance in trials.utterances:
         files = [
-            file
-            for root in roots
-            if (file := Path(f"{root}/wav/{utterance}")).is_file()
+            file for root in roots if (file := Path(f"{root}/wav/{utterance}")).is_file()
         ]
         if not files:
             missing.add(utterance)

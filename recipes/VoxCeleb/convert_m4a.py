@@ -316,9 +316,7 @@ def main(arguments=None):
     parser.add_argument("--ffmpeg", default="ffmpeg", help="the program, or its path")
     given = parser.parse_args(arguments)
     try:
-        done = convert(
-            given.source, given.target, given.format, given.jobs, given.ffmpeg
-        )
+        done = convert(given.source, given.target, given.format, given.jobs, given.ffmpeg)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"convert_m4a.py: {error}")
     except KeyboardInterrupt:

@@ -34,7 +34,12 @@ from speechbrain.utils.data_pipeline import provides, takes
 KEYS = [
     *run.KEYS,
     Key("classifier", "object", "the head: embeddings -> similarities with the speakers"),
-    Key("branches", "mapping", "losses of heads among the modules, and weights", optional=True),
+    Key(
+        "branches",
+        "mapping",
+        "losses of heads among the modules, and weights",
+        optional=True,
+    ),
     Key("speed_perturb", "object", "speeds that make further speakers", optional=True),
     Key("separate_views", "boolean", "clean and augmented batch in turn", optional=True),
     Key("batch_sampler", "object", "makes the batches, anew each epoch", optional=True),

@@ -284,8 +284,7 @@ def prepare_voxceleb(
         excluded = _trial_speakers(lists)
         return _prepare_anew(save_folder, found, excluded, made_from, workers)
     logger.info(
-        "%s: same data and options, reusing its csv files (%d speakers, "
-        "%d utterances)",
+        "%s: same data and options, reusing its csv files (%d speakers, %d utterances)",
         save_folder,
         earlier.speakers,
         earlier.utterances,
@@ -342,9 +341,7 @@ def _paths(value):
 
 def _integer(name, value, least):
     """An int option; bools and floats with a fraction are refused."""
-    good = not isinstance(value, bool) and isinstance(
-        value, (int, float, np.integer)
-    )
+    good = not isinstance(value, bool) and isinstance(value, (int, float, np.integer))
     if not good or value != value // 1 or (least is not None and value < least):
         wanted = "an integer" if least is None else f"an integer >= {least}"
         raise ValueError(f"{name} is {value!r}; it must be {wanted}")
@@ -353,9 +350,7 @@ def _integer(name, value, least):
 
 def _seconds(name, value):
     """A duration option, finite and not negative."""
-    good = not isinstance(value, bool) and isinstance(
-        value, (int, float, np.number)
-    )
+    good = not isinstance(value, bool) and isinstance(value, (int, float, np.number))
     if not good or not 0 <= value < float("inf"):
         raise ValueError(f"{name} is {value!r}; it must be seconds, 0 or more")
     return float(value)
@@ -379,9 +374,7 @@ def _check_roots(data_folder):
             raise FileNotFoundError(f"{root} has no wav/ folder; {_hint(root)}")
         real = os.path.realpath(root)
         if real in seen:
-            raise ValueError(
-                f"data_folder names one folder twice: {seen[real]} and {root}"
-            )
+            raise ValueError(f"data_folder names one folder twice: {seen[real]} and {root}")
         seen[real] = root
     return roots
 
@@ -740,9 +733,7 @@ def _draw_impostors(groups, most, generator):
     """
     files = [file for group in groups for file in group]
     ends = list(accumulate(len(group) for group in groups))
-    partners = [
-        len(files) - end for end, group in zip(ends, groups) for _ in group
-    ]
+    partners = [len(files) - end for end, group in zip(ends, groups) for _ in group]
     before = [0, *accumulate(partners)]
     numbers = generator.sample(range(before[-1]), min(most, before[-1]))
     pairs = []
@@ -794,9 +785,7 @@ def _write(save_folder, rows, made_from, numbers):
 def _write_rows(path, rows):
     """Writes x.csv.tmp with commas, x.txt.tmp with spaces and no quotes."""
     # Names that are not UTF-8 occur in left_out.csv only.
-    with open(
-        path, "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as stream:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         if path.stem.endswith(".csv"):
             csv.writer(stream, lineterminator="\n").writerows(rows)
         else:
@@ -847,7 +836,6 @@ def _log_summary(prepared, found, held_out, development, trials, excluded):
             lines.append(f"{prepared.counts[reason]:>9,} {text}")
     if excluded:
         lines.append(
-            f"{present:,} of the trial lists' {len(excluded):,} speakers are "
-            "in the data"
+            f"{present:,} of the trial lists' {len(excluded):,} speakers are in the data"
         )
     logger.info("%s", "\n".join(lines))

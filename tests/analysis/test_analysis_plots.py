@@ -44,13 +44,15 @@ def test_curves_show_the_mean_and_the_range_of_seeds():
 @pytest.mark.parametrize("count, groups", [(1, 1), (8, 1), (9, 2), (13, 2), (25, 4)])
 def test_no_panel_has_more_than_eight_systems_and_none_is_lost(count, groups):
     names = [f"a_rather_long_experiment_{k}" for k in range(count)]
-    figure = plots._curves_figure({
-        label: {
-            name: [[2 + k / 2, 1 + k / 2], [2 + 3 * k / 2, 1 + 3 * k / 2]]
-            for k, name in enumerate(names)
+    figure = plots._curves_figure(
+        {
+            label: {
+                name: [[2 + k / 2, 1 + k / 2], [2 + 3 * k / 2, 1 + 3 * k / 2]]
+                for k, name in enumerate(names)
+            }
+            for label in ("EER", "loss")
         }
-        for label in ("EER", "loss")
-    })
+    )
     figure.draw_without_rendering()
     assert len([block for block in figure.subfigs if block.axes]) == groups
     assert figure.get_figwidth() == (COLUMN if groups == 1 else PAGE)
@@ -88,13 +90,16 @@ def test_axes_of_curves_have_enough_labels_in_sight():
         assert 3 <= len(in_sight) <= 12
 
 
-@pytest.mark.parametrize("panels, message", [
-    ({}, "no panels"),
-    ({"loss": {}}, "'loss': no systems"),
-    ({"loss": {"AM": [1.0, 2.0]}}, r"'loss' of 'AM': expected \[seeds, epochs\]"),
-    ({"loss": {"AM": [[1.0, 2.0], [1.0]]}}, "'loss' of 'AM'"),
-    ({"loss": {"AM": np.empty((1, 0))}}, "'loss' of 'AM'"),
-])
+@pytest.mark.parametrize(
+    "panels, message",
+    [
+        ({}, "no panels"),
+        ({"loss": {}}, "'loss': no systems"),
+        ({"loss": {"AM": [1.0, 2.0]}}, r"'loss' of 'AM': expected \[seeds, epochs\]"),
+        ({"loss": {"AM": [[1.0, 2.0], [1.0]]}}, "'loss' of 'AM'"),
+        ({"loss": {"AM": np.empty((1, 0))}}, "'loss' of 'AM'"),
+    ],
+)
 def test_curves_that_cannot_be_drawn_are_named(panels, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plots.plot_curves(panels, tmp_path / "curves.png")
@@ -153,14 +158,17 @@ def test_quality_is_saved_also_where_nothing_is_finite(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG") and [*path.parent.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("k, measures, message", [
-    ([2], {}, "no measures"),
-    ([], QUALITY, r"positive, each once, got \[\]"),
-    ([2, 2, 3], QUALITY, r"each once, got \[2, 2, 3\]"),
-    ([0, 2, 3], QUALITY, "positive"),
-    ([2, 3], QUALITY, r"'relative margin': expected 2 values, got shape \(3,\)"),
-    ([2], {"a": ("up", [1.0])}, "better end of 'a'='up': must be one of"),
-])
+@pytest.mark.parametrize(
+    "k, measures, message",
+    [
+        ([2], {}, "no measures"),
+        ([], QUALITY, r"positive, each once, got \[\]"),
+        ([2, 2, 3], QUALITY, r"each once, got \[2, 2, 3\]"),
+        ([0, 2, 3], QUALITY, "positive"),
+        ([2, 3], QUALITY, r"'relative margin': expected 2 values, got shape \(3,\)"),
+        ([2], {"a": ("up", [1.0])}, "better end of 'a'='up': must be one of"),
+    ],
+)
 def test_quality_that_cannot_be_drawn_is_named(k, measures, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plots.plot_cluster_quality(k, measures, tmp_path / "quality.png")
@@ -276,7 +284,14 @@ def test_speakers_with_the_most_points_are_told_apart():
     points = ball_points(len(labels), 6, 1.0)
     found = drawn_points(plots._disk_figure(points, labels, 1.0, None))
     assert {name: len(xy) for name, (xy, _) in found.items()} == {
-        "3 other speakers": 4, "c": 5, "i": 4, "a": 3, "e": 3, "d": 2, "f": 2, "g": 2,
+        "3 other speakers": 4,
+        "c": 5,
+        "i": 4,
+        "a": 3,
+        "e": 3,
+        "d": 2,
+        "f": 2,
+        "g": 2,
         "h": 2,
     }
     styles = {(line.get_color(), line.get_marker()) for _, line in found.values()}
@@ -305,18 +320,24 @@ def test_the_legend_of_the_disk_tells_centers_from_points_and_is_on_the_page():
         assert len(markers) == 10
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"points": [[0.5, 1.0], [0, 0]]}, "points: number 0 lies outside the ball .* 1.118"),
-    ({"points": [[0.5, np.nan], [0, 0]]}, "points: not finite"),
-    ({"points": [0.5, 0.1]}, "points: expected .* got shape \\(2,\\)"),
-    ({"points": np.zeros((2, 1))}, "points: expected .* D >= 2"),
-    ({"points": np.zeros((0, 2)), "labels": []}, "points: expected"),
-    ({"labels": ["a"]}, "2 points need as many labels"),
-    ({"centers": [[2.0, 0.0]]}, "centers: number 0 lies outside"),
-    ({"centers": [[0.2, 0.0, 0.0]]}, "centers of 3 dimensions, points of 2"),
-    ({"curvature": 0.0}, "curvature=0.0: must be positive"),
-    ({"curvature": 5.0}, "points: .* outside the ball of curvature -5"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"points": [[0.5, 1.0], [0, 0]]},
+            "points: number 0 lies outside the ball .* 1.118",
+        ),
+        ({"points": [[0.5, np.nan], [0, 0]]}, "points: not finite"),
+        ({"points": [0.5, 0.1]}, "points: expected .* got shape \\(2,\\)"),
+        ({"points": np.zeros((2, 1))}, "points: expected .* D >= 2"),
+        ({"points": np.zeros((0, 2)), "labels": []}, "points: expected"),
+        ({"labels": ["a"]}, "2 points need as many labels"),
+        ({"centers": [[2.0, 0.0]]}, "centers: number 0 lies outside"),
+        ({"centers": [[0.2, 0.0, 0.0]]}, "centers of 3 dimensions, points of 2"),
+        ({"curvature": 0.0}, "curvature=0.0: must be positive"),
+        ({"curvature": 5.0}, "points: .* outside the ball of curvature -5"),
+    ],
+)
 def test_what_is_in_no_disk_is_refused(changes, message, tmp_path):
     values = {"points": [[0.5, 0.1], [0.2, 0.0]], "labels": ["a", "b"], **changes}
     with pytest.raises(ValueError, match=message):
@@ -357,12 +378,15 @@ def test_boxes_stand_side_by_side_and_show_the_quartiles():
     assert boxes[0][:, 0].mean() < 0 < boxes[1][:, 0].mean()
 
 
-@pytest.mark.parametrize("panels, message", [
-    ({}, "no panels"),
-    ({"noise": {}}, "noise: no conditions"),
-    ({"noise": {"0 dB": {"norm": []}}}, "noise, 0 dB, norm"),
-    ({"noise": {"0 dB": {"norm": [1.0, np.nan]}}}, "noise, 0 dB, norm"),
-])
+@pytest.mark.parametrize(
+    "panels, message",
+    [
+        ({}, "no panels"),
+        ({"noise": {}}, "noise: no conditions"),
+        ({"noise": {"0 dB": {"norm": []}}}, "noise, 0 dB, norm"),
+        ({"noise": {"0 dB": {"norm": [1.0, np.nan]}}}, "noise, 0 dB, norm"),
+    ],
+)
 def test_boxes_of_nothing_are_refused(panels, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plots.plot_boxes(panels, "length", tmp_path / "boxes.png")

@@ -188,9 +188,7 @@ def test_ball_kmeans_ends_at_a_fixed_point():
             assert labels.bincount().all()
             points = points.double()
             assert torch.equal(pairwise(curvature)(points, centers).argmin(1), labels)
-            torch.testing.assert_close(
-                centers, gyromidpoints(points, labels, 7, curvature)
-            )
+            torch.testing.assert_close(centers, gyromidpoints(points, labels, 7, curvature))
 
 
 def test_ball_kmeans_is_euclidean_where_the_ball_is_flat():

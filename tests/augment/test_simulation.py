@@ -84,7 +84,8 @@ def test_one_folder_of_distortions_serves_many_runs(tmp_path, monkeypatch):
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.wav"))
     assert names == [
         *(f"noise/{kind}/00000.wav" for kind in ("brown", "hum", "pink", "white")),
-        "rir/00000.wav", "rir/00001.wav",
+        "rir/00000.wav",
+        "rir/00001.wav",
     ]
     before = {name: (folder / name).read_bytes() for name in names}
     (folder / "mark").touch()

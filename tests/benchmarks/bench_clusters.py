@@ -67,12 +67,8 @@ def main():
 
     in_ball = HyperbolicSimilarity(PoincareBall(curvature=1.0))
     points = in_ball.project(embeddings)
-    ball_labels, _ = measure(
-        "k-means in the ball, 10 starts", ball_kmeans, points, k, 1.0
-    )
-    hyperbolic = measure(
-        "hyperbolic distances", distance_matrix, points, in_ball.distances
-    )
+    ball_labels, _ = measure("k-means in the ball, 10 starts", ball_kmeans, points, k, 1.0)
+    hyperbolic = measure("hyperbolic distances", distance_matrix, points, in_ball.distances)
     measure("three measures in the ball", cluster_quality, hyperbolic, ball_labels)
     del hyperbolic
 

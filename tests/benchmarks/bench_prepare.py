@@ -78,7 +78,9 @@ def main():
     print("| what | files per second | against decoding |")
     print("| --- | ---: | ---: |")
     for name, seconds in (
-        ("decode every file", decoding), ("prepare", preparing), ("prepare again", reusing)
+        ("decode every file", decoding),
+        ("prepare", preparing),
+        ("prepare again", reusing),
     ):
         print(f"| {name} | {options.files / seconds:,.0f} | {decoding / seconds:.1f} |")
 

@@ -29,8 +29,13 @@ from hamsb.training.run import keep_memory
 
 RATE, SECONDS, DIMENSION = 16000, 2.0, 192
 PARTS = [
-    "data", "features", "network", "head and loss", "head and loss, backward",
-    "network, backward", "optimizer",
+    "data",
+    "features",
+    "network",
+    "head and loss",
+    "head and loss, backward",
+    "network, backward",
+    "optimizer",
 ]
 
 
@@ -130,8 +135,10 @@ def main():
     if options.device.startswith("cuda"):
         where = torch.cuda.get_device_name(options.device)
     memory = ", freed memory kept" if options.keep_memory else ""
-    print(f"{where}; torch {torch.__version__}; {options.precision}{memory}; batch of "
-          f"{options.batch}, {options.speakers} speakers\n")
+    print(
+        f"{where}; torch {torch.__version__}; {options.precision}{memory}; batch of "
+        f"{options.batch}, {options.speakers} speakers\n"
+    )
     print(f"| channels | head | ms a step | {' | '.join(f'{p} %' for p in PARTS)} |")
     print(f"| ---: | --- | ---: | {' | '.join(['---:'] * len(PARTS))} |")
     with tempfile.TemporaryDirectory() as folder:

@@ -48,7 +48,11 @@ RUNS = {
     "mini_chns": (
         "train.py",
         ["mini_chns.yaml", "mini/chns.yaml"],
-        [*COMMON, CORPUS, "--cluster_refresh={every: 1, k: 3, utterances: 2, seconds: 0.7}"],
+        [
+            *COMMON,
+            CORPUS,
+            "--cluster_refresh={every: 1, k: 3, utterances: 2, seconds: 0.7}",
+        ],
     ),
 }
 VERIFY = [
@@ -170,7 +174,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("base", type=Path)
     parser.add_argument("new", type=Path, nargs="?", default=ROOT)
-    parser.add_argument("--keep", type=Path, help="a folder for the results; else temporary")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for the results; else temporary"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = (options.keep or Path(temporary)).resolve()

@@ -25,7 +25,8 @@ def start(options, folder):
     with open(f"{folder}.log", "ab") as log:
         return subprocess.Popen(
             [sys.executable, str(TRAIN), *options, f"--output_folder={folder}"],
-            stdout=log, stderr=log,
+            stdout=log,
+            stderr=log,
         )
 
 

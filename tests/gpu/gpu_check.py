@@ -154,8 +154,14 @@ class Check:
         other = torch.empty_like(long)
         copy = 8 * long.numel() / self.ms(lambda: other.copy_(long)) / 1e9
         name = torch.cuda.get_device_name() if self.cuda else "cpu"
-        self.say("ceilings", card=name, torch=torch.__version__, copy_TB_a_second=round(copy, 2))
-        for kind, tf32, y in (("fp32", False, x), ("tf32", True, x), ("bf16", True, x.bfloat16())):
+        self.say(
+            "ceilings", card=name, torch=torch.__version__, copy_TB_a_second=round(copy, 2)
+        )
+        for kind, tf32, y in (
+            ("fp32", False, x),
+            ("tf32", True, x),
+            ("bf16", True, x.bfloat16()),
+        ):
             torch.backends.cuda.matmul.allow_tf32 = tf32
             speed = 2 * n**3 / self.ms(lambda y=y: y @ y) / 1e9
             self.say("ceilings", product=kind, TFLOP_a_second=round(speed))
@@ -206,7 +212,9 @@ class Check:
             "SupCon": hamsb.SupCon(),
             "HSCL": hamsb.HSCL(),
             "NT-Xent-AM": hamsb.NTXent(hamsb.AMSoftmax(0.1, 30.0), True),
-            "NT-Xent-AM, hyperbolic": hamsb.NTXent(hamsb.AMSoftmax(0.1, 5.0), similarity=ball),
+            "NT-Xent-AM, hyperbolic": hamsb.NTXent(
+                hamsb.AMSoftmax(0.1, 5.0), similarity=ball
+            ),
         }
         for name, cost in costs.items():
             torch.manual_seed(0)
@@ -214,7 +222,11 @@ class Check:
 
             def run(cost, x, labels):
                 x = x.detach().requires_grad_()
-                views = (x, labels) if isinstance(cost, hamsb.SupCon) else (x, x.roll(1, 0) / 2 + x)
+                views = (
+                    (x, labels)
+                    if isinstance(cost, hamsb.SupCon)
+                    else (x, x.roll(1, 0) / 2 + x)
+                )
                 loss = cost(*views)
                 loss.backward()
                 return loss.detach(), x.grad
@@ -237,7 +249,9 @@ class Check:
                 differing += abs(one - other) > 1e-4 * abs(other)
             # Known of RAM: rounding can drop the target itself.
             wrong = differing > 0 and not isinstance(loss, hamsb.RAMSoftmax)
-            self.say("parity", wrong=wrong, compiled=str(loss), batches_that_differ=differing)
+            self.say(
+                "parity", wrong=wrong, compiled=str(loss), batches_that_differ=differing
+            )
 
     # what waits for the GPU
 
@@ -336,7 +350,9 @@ class Check:
             ):  # fmt: skip
                 total = 0
                 for view in views:
-                    with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    with torch.autocast(
+                        self.device.type, dtype=dtype, enabled=dtype is not None
+                    ):
                         loss = cost(head(forward(view)), targets)
                     if apart:
                         scaler.scale(loss).backward()
@@ -412,7 +428,9 @@ class Check:
                 rows = csv.writer(stream)
                 rows.writerow(["ID", "duration", "wav", "start", "stop", "spk_id"])
                 for i in range(64 if self.tiny else 24 * batch):
-                    rows.writerow([f"u{i}", 8.0, files[i % len(files)], 0, 128000, f"id{i % 64}"])
+                    rows.writerow(
+                        [f"u{i}", 8.0, files[i % len(files)], 0, 128000, f"id{i % 64}"]
+                    )
             for workers in (0, 1) if self.tiny else (0, 1, 4, 8, 15):
                 rate = self.crops_a_second(train, table, batch, workers)
                 self.say("pipeline", kind=kind, workers=workers, crops_a_second=rate)
@@ -420,17 +438,24 @@ class Check:
 
     def crops_a_second(self, train, table, batch, workers):
         (self.out / "label_encoder.txt").unlink(missing_ok=True)
-        data, _ = train.dataio_prep({
-            "sentence_len": 2.0,
-            "sample_rate": 16000,
-            "train_annotation": str(table),
-            "save_folder": str(self.out),
-        })
+        data, _ = train.dataio_prep(
+            {
+                "sentence_len": 2.0,
+                "sample_rate": 16000,
+                "train_annotation": str(table),
+                "save_folder": str(self.out),
+            }
+        )
         device = "cuda:0" if self.cuda else "cpu"
         options = RunOptions(device=device, overridden_args={"device"})
         brain = sb.Brain({"a": torch.nn.Linear(1, 1)}, run_opts=options)
         os.environ["SB_GLOBAL_SEED"] = "1"
-        how = {"batch_size": batch, "shuffle": True, "drop_last": True, "num_workers": workers}
+        how = {
+            "batch_size": batch,
+            "shuffle": True,
+            "drop_last": True,
+            "num_workers": workers,
+        }
         batches = iter(brain.make_dataloader(data, sb.Stage.TRAIN, **how))
         next(batches)
         start = time.time()
@@ -439,9 +464,14 @@ class Check:
 
     def augmentation(self, batch):
         kinds = {"noise": [0, 15], "speech": [13, 20], "music": [5, 15]}
-        noises = prepare_audio_csv(self.data / "musan", self.out / "noise.csv", "n", list(kinds))
+        noises = prepare_audio_csv(
+            self.data / "musan", self.out / "noise.csv", "n", list(kinds)
+        )
         rooms = prepare_audio_csv(self.data / "rirs", self.out / "rir.csv", "r")
-        add_noise, add_reverb = hamsb.AddNoise(str(noises), kinds), hamsb.AddReverb(str(rooms))
+        add_noise, add_reverb = (
+            hamsb.AddNoise(str(noises), kinds),
+            hamsb.AddReverb(str(rooms)),
+        )
         wavs = torch.randn(batch, 32000, device=self.device)
         lengths = torch.ones(batch, device=self.device)
         for name, call in (
@@ -453,7 +483,9 @@ class Check:
             for _ in range(5):
                 call()
             self.sync()
-            self.say("pipeline", what=name, ms=round(200 * (time.perf_counter() - start), 1))
+            self.say(
+                "pipeline", what=name, ms=round(200 * (time.perf_counter() - start), 1)
+            )
         pageable = torch.randn(batch, 32000)
         pinned = pageable.pin_memory() if self.cuda else pageable
         self.say(
@@ -478,13 +510,17 @@ class Check:
             return network(normalize(features(wavs.to(self.device)), lengths), lengths)
 
         for kind in ("wav", "flac"):
-            paths = {str(f): f for f in sorted((self.data / kind / "wav").rglob(f"*.{kind}"))}
+            paths = {
+                str(f): f for f in sorted((self.data / kind / "wav").rglob(f"*.{kind}"))
+            }
             few, single = dict(list(paths.items())[:8]), None
             for size in (1, 8, 32, 64):
                 embed_utterances(few, encode, progress=False, batch_size=size)
                 self.sync()
                 start = time.time()
-                found = embed_utterances(paths, encode, progress=False, batch_size=size).matrix
+                found = embed_utterances(
+                    paths, encode, progress=False, batch_size=size
+                ).matrix
                 taken = 1e3 * (time.time() - start) / len(paths)
                 single = found if single is None else single
                 error = relative(found, single)
@@ -509,7 +545,12 @@ class Check:
             if name != "ham_fp16" or self.cuda:
                 options = [*self.options(name), device, "--number_of_epochs=2", *more]
                 self.call(name, [], script, yaml, *options)
-        longer = [*self.options("ham_bf16"), device, "--number_of_epochs=3", "--precision=bf16"]
+        longer = [
+            *self.options("ham_bf16"),
+            device,
+            "--number_of_epochs=3",
+            "--precision=bf16",
+        ]
         self.call("ham_goes_on", [], "train.py", ham, *longer)
         self.call(
             "verify", [], "verify.py", "verify.yaml", f"--model={self.out}/runs/ham_bf16/export",

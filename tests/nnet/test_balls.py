@@ -48,8 +48,11 @@ def points(curvature, dtype, seed, n=16, dimension=5, spread=1.0):
 
 
 def tolerance(dtype):
-    return {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {
-        "rtol": 3e-4, "atol": 3e-5}
+    return (
+        {"rtol": 1e-9, "atol": 1e-9}
+        if dtype == torch.float64
+        else {"rtol": 3e-4, "atol": 3e-5}
+    )
 
 
 # ---------------------------------------------------------------- published
@@ -77,11 +80,15 @@ def test_clipped_unit_ball_reproduces_the_released_loss(setting, dtype):
         grads = torch.autograd.grad(losses.mean(), [x, w])
         for ours, name in zip(
             [d, losses, *grads],
-            ["distance", "loss", "grad_embeddings", "grad_centres"], strict=True,
+            ["distance", "loss", "grad_embeddings", "grad_centres"],
+            strict=True,
         ):
             theirs = released[f"{setting}_{name}"]
             np.testing.assert_allclose(
-                ours.detach(), theirs, rtol=rtol, atol=rtol * np.abs(theirs).max(),
+                ours.detach(),
+                theirs,
+                rtol=rtol,
+                atol=rtol * np.abs(theirs).max(),
                 err_msg=f"{form} {name}",
             )
 
@@ -134,7 +141,9 @@ def test_geoopt_agrees(curvature, seed):
     ours = PoincareBall(curvature)
     x = points(curvature, torch.float64, seed, spread=0.5)
     y = points(curvature, torch.float64, seed + 100, spread=0.5)
-    v = torch.randn(16, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    v = torch.randn(
+        16, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     v = v / math.sqrt(curvature)
     close = {"rtol": 1e-6, "atol": 1e-9}
     torch.testing.assert_close(ours.distance(x, y), theirs.dist(x, y), **close)
@@ -150,9 +159,7 @@ def test_expmap0_and_logmap0_are_inverse(dtype, curvature, seed):
     torch.testing.assert_close(ball.expmap0(ball.logmap0(x)), x, **tolerance(dtype))
     origin = torch.zeros_like(x)
     radial = ball.distance(origin, x)
-    torch.testing.assert_close(
-        radial, 2 * ball.logmap0(x).norm(dim=-1), **tolerance(dtype)
-    )
+    torch.testing.assert_close(radial, 2 * ball.logmap0(x).norm(dim=-1), **tolerance(dtype))
 
 
 @looped(dtype=DTYPES, curvature=CURVATURES, seed=SEEDS)
@@ -168,9 +175,7 @@ def test_moebius_addition_has_identity_inverse_and_left_cancellation(
     torch.testing.assert_close(ball.mobius_add(x, zero), x, **close)
     scale = math.sqrt(curvature)
     torch.testing.assert_close(scale * ball.mobius_add(-x, x), zero, **close)
-    torch.testing.assert_close(
-        ball.mobius_add(-x, ball.mobius_add(x, y)), y, **close
-    )
+    torch.testing.assert_close(ball.mobius_add(-x, ball.mobius_add(x, y)), y, **close)
 
 
 @looped(dtype=DTYPES, curvature=CURVATURES, seed=SEEDS)
@@ -184,7 +189,9 @@ def test_distance_is_a_metric_that_translations_keep(dtype, curvature, seed):
     slack = 1e-4 / math.sqrt(curvature)
     assert (d(x, z) <= d(x, y) + d(y, z) + slack).all()
     moved = d(ball.mobius_add(z, x), ball.mobius_add(z, y))
-    torch.testing.assert_close(moved, d(x, y), rtol=2e-3 if dtype == torch.float32 else 1e-9, atol=close["atol"])
+    torch.testing.assert_close(
+        moved, d(x, y), rtol=2e-3 if dtype == torch.float32 else 1e-9, atol=close["atol"]
+    )
 
 
 @looped(dtype=DTYPES, seed=SEEDS)
@@ -200,9 +207,7 @@ def test_unit_ball_is_the_poincare_ball_of_curvature_one(curvature):
     """The published distance is that of curvature 1, whatever its own c."""
     clipped = ClippedUnitBall(max(1.5, curvature))
     x, y = (0.5 * points(1.0, torch.float64, s) for s in (0, 1))
-    torch.testing.assert_close(
-        clipped.distance(x, y), PoincareBall(1.0).distance(x, y)
-    )
+    torch.testing.assert_close(clipped.distance(x, y), PoincareBall(1.0).distance(x, y))
 
 
 # -------------------------------------------------------------- projections
@@ -241,9 +246,7 @@ def test_default_gain_is_one_over_the_root_of_the_dimension():
 def test_clip_projection_keeps_short_vectors_and_shortens_long_ones():
     ball = PoincareBall(4.0, projection="clip", max_radius=0.8)
     x = torch.tensor([[3.0, 4.0], [0.1, 0.0]])
-    torch.testing.assert_close(
-        ball.project(x), torch.tensor([[0.24, 0.32], [0.1, 0.0]])
-    )
+    torch.testing.assert_close(ball.project(x), torch.tensor([[0.24, 0.32], [0.1, 0.0]]))
     assert ball.clipped(x).tolist() == [True, False]
 
 
@@ -271,7 +274,10 @@ def test_float32_distance_of_close_pairs_holds_1e_5(gap):
     x = torch.randn(500, 192, generator=generator)
     x = x / x.norm(dim=-1, keepdim=True) * torch.linspace(0.05, 0.9, 500).unsqueeze(1)
     step = torch.randn(500, 192, generator=generator)
-    y = (x + gap * step / step.norm(dim=-1, keepdim=True) * (1 - x.norm(dim=-1, keepdim=True))).float()
+    y = (
+        x
+        + gap * step / step.norm(dim=-1, keepdim=True) * (1 - x.norm(dim=-1, keepdim=True))
+    ).float()
     for ball in (ClippedUnitBall(1.1), PoincareBall(1.0)):
         truth = ball.distance(x.double(), y.double())
         assert relative_error(ball.distance(x, y), truth) < 1e-5
@@ -317,11 +323,17 @@ def test_float32_pairwise_distance_of_the_true_ball_holds_near_the_rim(form, len
 @looped(dtype=DTYPES, name=BALLS)
 def test_pairwise_distance_equals_the_direct_one(name, dtype):
     ball = BALLS[name]
-    x = ball.project(torch.randn(7, 12, dtype=dtype, generator=torch.Generator().manual_seed(1)))
-    y = ball.project(torch.randn(5, 12, dtype=dtype, generator=torch.Generator().manual_seed(2)))
+    x = ball.project(
+        torch.randn(7, 12, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    )
+    y = ball.project(
+        torch.randn(5, 12, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    )
     pairwise = ball.pairwise_distance(x, y)
     assert pairwise.shape == (7, 5)
-    torch.testing.assert_close(pairwise, ball.distance(x.unsqueeze(1), y), **tolerance(dtype))
+    torch.testing.assert_close(
+        pairwise, ball.distance(x.unsqueeze(1), y), **tolerance(dtype)
+    )
 
 
 @looped(dtype=[torch.bfloat16, torch.float16], name=BALLS)
@@ -423,7 +435,11 @@ def test_closed_form_is_the_reference_form(name, dtype, block, monkeypatch):
     truth = reference
     if dtype == torch.float32:
         truth = gradients(
-            ball.double().reference_pairwise_distance, ball, x.double(), y.double(), weights.double()
+            ball.double().reference_pairwise_distance,
+            ball,
+            x.double(),
+            y.double(),
+            weights.double(),
         )
         ball.float()
     assert len(closed) == 3 + len(list(ball.parameters())) and closed[0].shape == (12, 23)
@@ -432,7 +448,10 @@ def test_closed_form_is_the_reference_form(name, dtype, block, monkeypatch):
     for a, b, exact in zip(closed, reference, truth, strict=True):
         largest = exact.abs().max()
         assert largest > 0
-        allowed = 3 * (b - exact).abs().max() + (1e-6 if dtype == torch.float32 else 1e-10) * largest
+        allowed = (
+            3 * (b - exact).abs().max()
+            + (1e-6 if dtype == torch.float32 else 1e-10) * largest
+        )
         assert (a - exact).abs().max() <= allowed
 
 
@@ -529,7 +548,9 @@ def test_gradcheck(name):
     ball = PoincareBall(0.7, learnable=True).double() if name == "learnable" else ball
     generator = torch.Generator().manual_seed(3)
     x, w = (
-        (scale * torch.randn(4, 6, generator=generator, dtype=torch.float64)).requires_grad_()
+        (
+            scale * torch.randn(4, 6, generator=generator, dtype=torch.float64)
+        ).requires_grad_()
         for scale in (1.0, 0.1)
     )
     parameters = tuple(ball.parameters())
@@ -589,7 +610,10 @@ def test_a_nan_is_not_hidden(name):
     ball = BALLS[name]
     x = torch.tensor([[math.nan, 0.1], [0.2, 0.3]])
     points, centers = ball.project(x), ball.project(torch.zeros(3, 2))
-    assert ball.pairwise_distance(points, centers).isnan().tolist() == [[True] * 3, [False] * 3]
+    assert ball.pairwise_distance(points, centers).isnan().tolist() == [
+        [True] * 3,
+        [False] * 3,
+    ]
     assert ball.distance(points, centers[:2]).isnan().tolist() == [True, False]
 
 
@@ -606,7 +630,10 @@ def test_maps_at_the_origin_have_finite_gradients(function, exponent):
 
 def test_learnable_curvature_and_gain_start_as_given_and_stay_positive():
     ball = PoincareBall(2.0, gain=0.3, learnable=True)
-    assert sorted(name for name, _ in ball.named_parameters()) == ["log_curvature", "log_gain"]
+    assert sorted(name for name, _ in ball.named_parameters()) == [
+        "log_curvature",
+        "log_gain",
+    ]
     assert ball.curvature.item() == pytest.approx(2.0)
     assert ball.gain(7).item() == pytest.approx(0.3)
     x, y = torch.randn(2, 4, 7)

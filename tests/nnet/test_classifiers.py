@@ -53,7 +53,9 @@ def test_initial_scale_is_that_of_the_centers():
 def test_center_norm_leaves_centers_their_direction_alone():
     head = HyperbolicClassifier(16, 5, ClippedUnitBall(3.0), 0.03, center_norm=0.4)
     plain = HyperbolicClassifier(16, 5, head.ball)
-    plain.centers.data = 0.4 * head.centers.data / head.centers.data.norm(dim=1, keepdim=True)
+    plain.centers.data = (
+        0.4 * head.centers.data / head.centers.data.norm(dim=1, keepdim=True)
+    )
     x = torch.randn(8, 1, 16)
     torch.testing.assert_close(head(x), plain(x))
     assert torch.equal(plain.euclidean_centers(), plain.centers)
@@ -89,7 +91,9 @@ def test_state_holds_centers_and_what_the_ball_learns():
     assert list(fixed.state_dict()) == ["centers"]
     learned = HyperbolicClassifier(4, 3, PoincareBall(1.0, learnable=True))
     assert list(learned.state_dict()) == [
-        "centers", "ball.log_curvature", "ball.log_gain",
+        "centers",
+        "ball.log_curvature",
+        "ball.log_gain",
     ]
 
 

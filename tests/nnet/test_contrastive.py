@@ -353,7 +353,9 @@ def test_moco_resumes_from_a_checkpoint_as_if_uninterrupted(tmp_path):
             self.cost = MoCo(AMSoftmax(0.1, 10.0), 7, 4, symmetric=True)
             self.optimizer = torch.optim.SGD(self.encoder.parameters(), lr=0.3)
             recoverables = {
-                "encoder": self.encoder, "slow": self.slow, "compute_cost": self.cost
+                "encoder": self.encoder,
+                "slow": self.slow,
+                "compute_cost": self.cost,
             }
             self.checkpointer = Checkpointer(tmp_path, recoverables)
 
@@ -711,7 +713,8 @@ def test_diagnostics_equal_the_naive_loops(seed, similarity):
     naive = {
         "alignment": sum(squared(x, y) for x, y in zip(a, b, strict=True)) / 5,
         "uniformity": (spread(a) + spread(b)) / 2,
-        "positive": sum(measure(x, y) for x, y in zip(first_rows, second_rows, strict=True)) / 5,
+        "positive": sum(measure(x, y) for x, y in zip(first_rows, second_rows, strict=True))
+        / 5,
         "negative": sum(negative) / len(negative),
     }
     found = diagnostics(first, second, similarity)

@@ -53,7 +53,8 @@ def value_and_gradient(loss, similarities, targets):
 def assert_same(ours, theirs, similarities, targets, **close):
     for a, b in zip(
         value_and_gradient(ours, similarities, targets),
-        value_and_gradient(theirs, similarities, targets), strict=True,
+        value_and_gradient(theirs, similarities, targets),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, **close)
 
@@ -116,8 +117,11 @@ def test_closed_form_is_cross_entropy_of_the_logits(name, dtype, block, monkeypa
         rows, y = similarities.squeeze(1), targets.squeeze(1)
         return cross_entropy(loss.logits(rows, y), y)
 
-    close = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {
-        "rtol": 1e-4, "atol": 1e-6}
+    close = (
+        {"rtol": 1e-10, "atol": 1e-12}
+        if dtype == torch.float64
+        else {"rtol": 1e-4, "atol": 1e-6}
+    )
     assert_same(loss, reference, cosines, targets, **close)
 
 
@@ -198,7 +202,9 @@ def test_speechbrains_wrapper_on_our_head_is_the_same_loss():
     targets = torch.randint(7, (9, 1))
     theirs = LogSoftmaxWrapper(AngularMargin(0.2, 30.0))
     for ours in (HAMSoftmax(0.2, 30.0), AMSoftmax(0.2, 30.0)):
-        a, b = (torch.autograd.grad(loss(head(x), targets), x)[0] for loss in (ours, theirs))
+        a, b = (
+            torch.autograd.grad(loss(head(x), targets), x)[0] for loss in (ours, theirs)
+        )
         torch.testing.assert_close(ours(head(x), targets), theirs(head(x), targets))
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -209,7 +215,12 @@ def test_ram_reproduces_the_released_numbers():
     cosines.requires_grad_()
     targets = torch.tensor(released["targets"]).unsqueeze(1)
     ours = RAMSoftmax(margin=0.2, scale=30.0)
-    each = torch.stack([ours(c.unsqueeze(0), y.unsqueeze(0)) for c, y in zip(cosines, targets, strict=True)])
+    each = torch.stack(
+        [
+            ours(c.unsqueeze(0), y.unsqueeze(0))
+            for c, y in zip(cosines, targets, strict=True)
+        ]
+    )
     np.testing.assert_allclose(each.detach(), released["loss"], rtol=1e-6, atol=1e-12)
     _, gradient = value_and_gradient(ours, cosines, targets)
     np.testing.assert_allclose(
@@ -274,7 +285,12 @@ def test_shapes_that_do_not_fit_are_value_errors(case):
 def test_a_mistake_is_never_a_type_error_that_speechbrain_would_swallow():
     """LogSoftmaxWrapper retries without targets on a TypeError, which would
     silently drop the margin."""
-    for options in ({"margin": -0.1}, {"scale": 0.0}, {"scale": math.nan}, {"margin": math.inf}):
+    for options in (
+        {"margin": -0.1},
+        {"scale": 0.0},
+        {"scale": math.nan},
+        {"margin": math.inf},
+    ):
         with pytest.raises(ValueError, match="margin|scale"):
             HAMSoftmax(**options)
     with pytest.raises(ValueError, match="angle"):

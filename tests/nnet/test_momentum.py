@@ -21,7 +21,10 @@ def test_queue_is_a_ring_that_overwrites_its_oldest(size, batches):
         for value in values.tolist():
             ring[taken % size] = (float(value), value if number != 3 else -1)
             taken += 1
-        assert list(zip(queue.keys.flatten().tolist(), queue.labels.tolist(), strict=True)) == ring
+        assert (
+            list(zip(queue.keys.flatten().tolist(), queue.labels.tolist(), strict=True))
+            == ring
+        )
         assert queue.pointer.item() == taken % size
         assert queue.empty.tolist() == [slot >= taken for slot in range(size)]
 

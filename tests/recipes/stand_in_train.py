@@ -38,10 +38,12 @@ def leave_a_run(folder, wrong=4, dev=5.0, minutes=6.0):
     (folder / "export" / "hyperparams.yaml").touch()
     (folder / "save" / "CKPT+1").mkdir(parents=True)
     (folder / "save" / "train.csv").touch()
-    (folder / "scores_test.txt").write_text("".join(
-        f"{enrol} {test} {label} {score}\n"
-        for (enrol, test, label), score in zip(TRIALS, scores_with(wrong))
-    ))
+    (folder / "scores_test.txt").write_text(
+        "".join(
+            f"{enrol} {test} {label} {score}\n"
+            for (enrol, test, label), score in zip(TRIALS, scores_with(wrong))
+        )
+    )
     epochs = [
         {"epoch": 1, "loss": 8.0, "EER": 0.125}, {"epoch": 2, "loss": 0.4, "EER": 0.0625},
     ]  # fmt: skip

@@ -99,12 +99,18 @@ def test_wrong_options(refused, monkeypatch):
         ({"out_n_neurons": 5}, "out_n_neurons=5, but the training data have 6 speakers"),
         ({"batch_size": 400}, "batch_size=400.*only 24 utterances"),
         # margin, scale, curvature
-        ({"compute_cost": "{margin: -0.1}"}, r"small_ham\.yaml: compute_cost: margin=-0\.1"),
+        (
+            {"compute_cost": "{margin: -0.1}"},
+            r"small_ham\.yaml: compute_cost: margin=-0\.1",
+        ),
         ({"compute_cost": "{margin: .inf}"}, "compute_cost: margin=inf"),
         ({"compute_cost": "{scale: 0}"}, "compute_cost: scale=0"),
         ({"classifier": "{ball: {curvature: 0.9}}"}, r"classifier\[ball\]: curvature=0\.9"),
         # the command line itself
-        ({"data_folder": None}, r"leaves data_folder to you \(!PLACEHOLDER\); add --data_f"),
+        (
+            {"data_folder": None},
+            r"leaves data_folder to you \(!PLACEHOLDER\); add --data_f",
+        ),
         ({"numbr_of_epochs": 3}, "numbr_of_epochs: no such key.*mean number_of_epochs"),
         ({"noprogress": True}, "noprogress: .*not to be abbreviated.*mean --noprogressbar"),
         ({"precision": "fp16"}, "precision=fp16: there is no fp16 on a CPU"),
@@ -160,7 +166,10 @@ def test_bad_trial_lists(refused, tiny_corpus, tmp_path):
         ([None, "1 id20001/a.wav"], "bad.txt:2: expected the 3 fields"),
         ([None, "", None], "bad.txt:2: empty line"),
         ([None, None, "2 id20001/a.wav id20002/a.wav"], "bad.txt:3: label must be 0 or 1"),
-        ([None, None, "0 id20001/no/1.wav id20002/no/1.wav"], "bad.txt:3: no file for id20"),
+        (
+            [None, None, "0 id20001/no/1.wav id20002/no/1.wav"],
+            "bad.txt:3: no file for id20",
+        ),
         ([None, None], "bad.txt: all 2 trials have the label 1"),
         ([None, "0 x.wav y.wav"], "bad.txt:2: no speaker in 'x.wav'|bad.txt:2: no file"),
     ):
@@ -200,7 +209,8 @@ def test_a_loss_that_is_not_finite(refused, poisoned):
     refused(
         "the loss is nan in step 3; nothing is saved after it. The batch: "
         r"(id1000\d/\S+, ){3}id1000\d/\S+$",
-        number_of_epochs=2, begun=True,
+        number_of_epochs=2,
+        begun=True,
     )
 
 
@@ -231,7 +241,9 @@ def test_a_file_that_is_corrupt_in_the_middle(refused, finished_once, workers):
             os.utime(path, ns=(time_ns, time_ns))
         refused(
             rf"{finished_once}/audio/wav/id1000\S+\.flac: (cannot be read|ends \d+)",
-            number_of_epochs=2, num_workers=workers, begun=True,
+            number_of_epochs=2,
+            num_workers=workers,
+            begun=True,
         )
     finally:
         for path, data in files.items():

@@ -131,7 +131,11 @@ def test_real_runs(comparison, out, capsys):
     differing = {k for k, v in am["settings"].items() if ham["settings"].get(k) != v}
     folders = {"output_folder", "save_folder", "train_log", "train_annotation"}
     assert differing - folders == {
-        "classifier", "compute_cost", "modules", "checkpointer", "train_logger"
+        "classifier",
+        "compute_cost",
+        "modules",
+        "checkpointer",
+        "train_logger",
     }
     assert am["starts"][0]["torch"] in report and am["starts"][0]["commit"] in report
 
@@ -241,11 +245,13 @@ POINTS = [{"compute_cost": {"scale": scale}} for scale in (30.0, 20.0, 10.0)]
 
 def test_search_chooses_by_development_eer(comparison, stand_in, out):
     # The test list would choose another point, the first of the two equal ones wins.
-    stand_in.tell({
-        "ham/search_1": {"dev": 5.0, "wrong": 1},
-        "ham/search_2": {"dev": 4.0, "wrong": 9},
-        "ham/search_3": {"dev": 4.0, "wrong": 0},
-    })
+    stand_in.tell(
+        {
+            "ham/search_1": {"dev": 5.0, "wrong": 1},
+            "ham/search_2": {"dev": 4.0, "wrong": 9},
+            "ham/search_3": {"dev": 4.0, "wrong": 0},
+        }
+    )
     search = with_search(*POINTS, seed=0, number_of_epochs=7)
     compare.main([comparison(**search, seeds=[1, 2])])
     calls = {call["name"]: call for call in stand_in.calls()}
@@ -317,7 +323,10 @@ def test_table_by_hand(two_seeds):
     lines = rows(two_seeds / "runs.csv")
     by_seed = [(line["experiment"], line["seed"], line["EER %"]) for line in lines]
     assert by_seed == [
-        ("am", "1", "10"), ("am", "2", "20"), ("ham", "1", "5"), ("ham", "2", "12.5")
+        ("am", "1", "10"),
+        ("am", "2", "20"),
+        ("ham", "1", "5"),
+        ("ham", "2", "12.5"),
     ]
     report = (two_seeds / "report.md").read_text()
     assert "| ham | test | 2 | 8.75 ± 5.30 | 1.000 ± 0.000 |" in report
@@ -329,9 +338,9 @@ def test_table_by_hand(two_seeds):
 
 def test_interval_is_of_the_paired_means(two_seeds):
     """Each run by itself, with the same draws; means over seeds; quantiles."""
-    enrol, test = zip(*(
-        (e.split("/")[0], t.split("/")[0]) for e, t, _ in stand_in_train.TRIALS
-    ))
+    enrol, test = zip(
+        *((e.split("/")[0], t.split("/")[0]) for e, t, _ in stand_in_train.TRIALS)
+    )
     am4, am8, ham2, ham5 = (
         bootstrap_eer(stand_in_train.scores_with(k), stand_in_train.LABELS, enrol, test)
         for k in (4, 8, 2, 5)
@@ -355,9 +364,7 @@ def test_an_experiment_may_have_seeds_of_its_own(comparison, stand_in, out):
 
 
 def test_change_takes_the_seeds_that_both_have(comparison, stand_in, out):
-    stand_in.tell({
-        "am/2": {"status": 1}, "ham/1": {"wrong": 2}, "ham/2": {"wrong": 20}
-    })
+    stand_in.tell({"am/2": {"status": 1}, "ham/1": {"wrong": 2}, "ham/2": {"wrong": 20}})
     with pytest.raises(ValueError, match="am, seed 2"):
         compare.main([comparison(seeds=[1, 2])])
     am, ham = rows(out / "results.csv")
@@ -392,11 +399,16 @@ def test_runs_of_another_comparison_serve_both(comparison, stand_in, out, tmp_pa
     changes = {"experiments": {"ham": EXPERIMENTS["am"], "cosine": again}, **second}
     compare.main([comparison(**changes)])
     assert stand_in.names() == ["am/1", "ham/1", "ham/1"]
-    first, (_, shared) = (rows(folder / "results.csv") for folder in (out, tmp_path / "second"))
+    first, (_, shared) = (
+        rows(folder / "results.csv") for folder in (out, tmp_path / "second")
+    )
     assert shared["experiment"] == "cosine" and shared["EER %"] == first[0]["EER %"]
 
     # They are as safe from other settings as an own folder's.
-    again["options"] = {**AM, "compute_cost": "!new:hamsb.AMSoftmax {margin: 0.2, scale: 7.0}"}
+    again["options"] = {
+        **AM,
+        "compute_cost": "!new:hamsb.AMSoftmax {margin: 0.2, scale: 7.0}",
+    }
     with pytest.raises(ValueError, match="out/am/1 holds a run with other settings"):
         compare.main([comparison(**changes)])
 
@@ -423,23 +435,37 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
 # --------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
-    ({"seeds": []}, r"seeds=\[\]"),
-    ({"experiments": {"am": {"hparams": HAM, "seeds": 3}}}, r"am.: seeds=3: a list"),
-    ({"processes": -1}, "processes=-1"),
-    ({"options": {"seed": 3}}, "seed is no option"),
-    ({"options": {"bach_size": 3}}, "bach_size: no such key .* did you mean batch_size"),
-    ({"experiments": {"am": {"hparams": HAM, "baseline": "ham"}}}, "baseline=ham"),
-    ({"experiments": {"am": {"hparams": HAM, "baseline": "am"}}}, "baseline=am"),
-    ({"experiments": {"am": {"hparams": HAM, "base": "h"}}}, "am. has hparams, base; it"),
-    ({"experiments": {"am": {"options": {}}}}, "am. has options; it needs hparams"),
-    ({"experiments": {"a/m": {"hparams": HAM}}}, "the name is a folder's"),
-    ({"experiments": {"am": {"hparams": HAM, "options": {"output_folder": "x"}}}},
-     "output_folder is no option"),
-    ({"experiments": {"am": {"hparams": HAM, "script": "trian.py"}}}, "script=trian.py: not"),
-    (with_search(*POINTS, {"compute_costs": {"scale": 1.0}}), "compute_costs: no such"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
+        ({"seeds": []}, r"seeds=\[\]"),
+        ({"experiments": {"am": {"hparams": HAM, "seeds": 3}}}, r"am.: seeds=3: a list"),
+        ({"processes": -1}, "processes=-1"),
+        ({"options": {"seed": 3}}, "seed is no option"),
+        (
+            {"options": {"bach_size": 3}},
+            "bach_size: no such key .* did you mean batch_size",
+        ),
+        ({"experiments": {"am": {"hparams": HAM, "baseline": "ham"}}}, "baseline=ham"),
+        ({"experiments": {"am": {"hparams": HAM, "baseline": "am"}}}, "baseline=am"),
+        (
+            {"experiments": {"am": {"hparams": HAM, "base": "h"}}},
+            "am. has hparams, base; it",
+        ),
+        ({"experiments": {"am": {"options": {}}}}, "am. has options; it needs hparams"),
+        ({"experiments": {"a/m": {"hparams": HAM}}}, "the name is a folder's"),
+        (
+            {"experiments": {"am": {"hparams": HAM, "options": {"output_folder": "x"}}}},
+            "output_folder is no option",
+        ),
+        (
+            {"experiments": {"am": {"hparams": HAM, "script": "trian.py"}}},
+            "script=trian.py: not",
+        ),
+        (with_search(*POINTS, {"compute_costs": {"scale": 1.0}}), "compute_costs: no such"),
+    ],
+)
 def test_bad_comparisons_train_nothing(comparison, stand_in, changes, message):
     with pytest.raises(ValueError, match=message):
         compare.main([comparison(**changes)])
@@ -451,5 +477,11 @@ def test_files_that_are_not_there_or_no_comparison(comparison, stand_in):
     with pytest.raises(FileNotFoundError, match="mean .*hparams/small_ham.yaml"):
         compare.main([comparison(experiments=experiments)])
     with pytest.raises(ValueError, match="verify.yaml: no experiments, .*another script"):
-        compare.main([str(REPOSITORY / "hparams" / "verify.yaml"), "--model=x",
-                      "--test_data_folder=x", "--verification_file=x"])
+        compare.main(
+            [
+                str(REPOSITORY / "hparams" / "verify.yaml"),
+                "--model=x",
+                "--test_data_folder=x",
+                "--verification_file=x",
+            ]
+        )

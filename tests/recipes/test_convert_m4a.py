@@ -87,9 +87,7 @@ def test_layout_progress_and_summary(vox2, stand_in, tmp_path, capsys):
     main([str(source), str(out), f"--ffmpeg={stand_in}", "--jobs=2"])
     assert files(out) == ["wav/id1/s/a.flac", "wav/id2/t/b.c.flac"]
     screen = capsys.readouterr()
-    assert screen.out == (
-        "2 m4a files: 2 converted, 0 were there before, 0 failed\n"
-    )
+    assert screen.out == ("2 m4a files: 2 converted, 0 were there before, 0 failed\n")
     assert "2/2" in screen.err
 
 

@@ -42,7 +42,8 @@ def tiny_yaml(repository, folder):
         "    input_size: !ref <n_mels>\n    lin_neurons: !ref <lin_neurons>\n\n",
     )
     put(
-        "ball: !new:", "compute_cost",
+        "ball: !new:",
+        "compute_cost",
         "ball: !new:hamsb.PoincareBall\n        curvature: 1.0\n        learnable: True\n",
     )
     put("opt_class: !name:", "    lr:", "opt_class: !name:torch.optim.SGD\n")
@@ -135,11 +136,14 @@ def ends(monkeypatch, tmp_path, repository):
     return ends
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"device": "gpu"}, "device=gpu: no device"),  # before the processes meet
-    ({"compute_cost": "{margin: -1}"}, "compute_cost: margin=-1"),  # in all of them
-    ({"dev_speakers": 7}, "1 training speakers remain"),  # in the first alone
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"device": "gpu"}, "device=gpu: no device"),  # before the processes meet
+        ({"compute_cost": "{margin: -1}"}, "compute_cost: margin=-1"),  # in all of them
+        ({"dev_speakers": 7}, "1 training speakers remain"),  # in the first alone
+    ],
+)
 def test_an_error_of_all_processes_is_printed_once(
     ends, repository, tiny_options, tmp_path, change, message
 ):
@@ -174,9 +178,15 @@ def bug(_):
     raise KeyError("a bug")
 
 
-@pytest.mark.parametrize("first, second, speaker", [
-    (failing, waiting, 0), (waiting, failing, 1), (bug, waiting, 0), (waiting, bug, 1),
-])
+@pytest.mark.parametrize(
+    "first, second, speaker",
+    [
+        (failing, waiting, 0),
+        (waiting, failing, 1),
+        (bug, waiting, 0),
+        (waiting, bug, 1),
+    ],
+)
 def test_an_error_of_one_process_is_printed_by_it(ends, first, second, speaker):
     """And not that the other lost it."""
     statuses, screens = ends(first, second)
@@ -199,9 +209,7 @@ def test_an_interruption_is_told_once(ends):
     assert 130 in statuses and 0 not in statuses
 
 
-def test_accelerators_are_not_joined_on_a_cpu(
-    ends, repository, tiny_options, monkeypatch
-):
+def test_accelerators_are_not_joined_on_a_cpu(ends, repository, tiny_options, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     small = str(repository / "hparams" / "small_ham.yaml")
     statuses, screens = ends(*[lambda _: train.main([small, *tiny_options()])] * 2)

@@ -261,9 +261,7 @@ def test_a_session_knows_nothing_of_its_speaker():
         for key in ("pitch", "rate_wpm", "snr_db", "rt60_s", "drr_db")
         + ("low_cut_hz", "high_cut_hz", "channel_db", "level_dbfs")
     }
-    values["noise"] = np.array(
-        [[s.noise == "hum" for s in row] for row in sessions], float
-    )
+    values["noise"] = np.array([[s.noise == "hum" for s in row] for row in sessions], float)
     for key, value in values.items():
         value = value.reshape(200, 8, -1)
         between = 8 * value.mean(1).var(0, ddof=1)
@@ -286,9 +284,7 @@ def test_no_session_draws_its_speakers_random_numbers():
             for s, (low, high, _) in zip(speakers, bounds)
         ]
         for number in range(3):
-            days = [
-                mini_corpus.session_of(1, part, i, number) for i in range(300)
-            ]
+            days = [mini_corpus.session_of(1, part, i, number) for i in range(300)]
             day = [[d.pitch, d.rate_wpm, d.snr_db, d.rt60_s] for d in days]
             rank = spearmanr(np.hstack([voice, day])).statistic
             np.fill_diagonal(rank, 0.0)
@@ -329,9 +325,7 @@ def test_trials_mix_hard_and_easy_impostors():
             "accent": speaker.accent,
             "path": f"{speaker.name}/{session}/{utterance}",
         }
-        for speaker in (
-            mini_corpus.draw_speaker(1, "test", index) for index in range(60)
-        )
+        for speaker in (mini_corpus.draw_speaker(1, "test", index) for index in range(60))
         for session in range(2)
         for utterance in range(2)
     ]
@@ -386,9 +380,7 @@ def test_the_voice_is_the_speakers(espeak):
         assert pitches[1] / pitches[0] == pytest.approx(1.2 / 0.85, rel=0.1)
     centroids = []
     for tract in (0.9, 1.1, 1.3):
-        voice = mini_corpus.Speaker(
-            **{**vars(speaker), "tract": tract, "f0_hz": 120.0}
-        )
+        voice = mini_corpus.Speaker(**{**vars(speaker), "tract": tract, "f0_hz": 120.0})
         wave = espeak.say(text, "en-US", mini_corpus.variant_text(voice), 160)
         power = np.abs(np.fft.rfft(wave)) ** 2
         hertz = np.fft.rfftfreq(wave.size, 1 / espeak.sample_rate)
@@ -399,9 +391,7 @@ def test_the_voice_is_the_speakers(espeak):
 
 def test_trim_silence():
     wave = np.concatenate([np.zeros(50), [0.1, 0.0, -0.2], np.full(9, 1e-3)])
-    np.testing.assert_array_equal(
-        mini_corpus.trim_silence(wave), [0.1, 0.0, -0.2]
-    )
+    np.testing.assert_array_equal(mini_corpus.trim_silence(wave), [0.1, 0.0, -0.2])
 
 
 # ------------------------------------------------- finding, replacing, refusing

@@ -106,8 +106,13 @@ def test_whole_path(real_plots, run, corpus, capsys):
 
     # No utterance lasts a minute, and the shorter ones are not cut to 1.2 s.
     lines = {(line["kind"], line["value"]): line for line in found["conditions"]}
-    assert list(lines) == [("whole", None), ("crop", 0.5), ("crop", 1.2),
-                           ("noise", 10), ("noise", 0)]
+    assert list(lines) == [
+        ("whole", None),
+        ("crop", 0.5),
+        ("crop", 1.2),
+        ("noise", 10),
+        ("noise", 0),
+    ]
     assert lines["whole", None]["norm"]["share"] == 1.0
     assert lines["crop", 0.5]["norm"]["number"] == 16
     assert 0 < lines["crop", 1.2]["norm"]["number"] < 16
@@ -141,7 +146,8 @@ def test_a_model_without_a_ball_has_norms_alone(run, corpus):
     found = numbers(run(model=corpus / "plain"))
     assert sorted(path.name for path in out.iterdir()) == FILES[1:]  # that disk is gone
     assert [line["of"] for line in found["summaries"]] == [
-        "embeddings: norm", "embeddings: norm about the mean",
+        "embeddings: norm",
+        "embeddings: norm about the mean",
     ]
     assert "centers" not in found and "radius" not in found["embeddings"][0]
     report = (out / "report.md").read_text()

@@ -80,21 +80,25 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
         one, other = (torch.load(c.paramfiles[name], map_location="cpu") for c in last)
         mean = torch.load(out / "export" / f"{name}.ckpt")
         for key in mean:
-            torch.testing.assert_close(mean[key], (one[key] + other[key]) / 2, check_dtype=False)
+            torch.testing.assert_close(
+                mean[key], (one[key] + other[key]) / 2, check_dtype=False
+            )
 
     # It loads from elsewhere and gives the embeddings that were scored, bit for bit.
     moved = tmp_path / "elsewhere" / "model"
     moved.parent.mkdir()
     (out / "export").rename(moved)
     monkeypatch.chdir(moved.parent)
-    verify.main([
-        f"{train.__file__[:-len('recipes/VoxCeleb/train.py')]}hparams/verify.yaml",
-        "--model=model",
-        f"--test_data_folder={tiny_corpus / 'test'}",
-        f"--verification_file={tiny_corpus / 'veri_test.txt'}",
-        f"--output_folder={tmp_path / 'verified'}",
-        "--noprogressbar",
-    ])
+    verify.main(
+        [
+            f"{train.__file__[: -len('recipes/VoxCeleb/train.py')]}hparams/verify.yaml",
+            "--model=model",
+            f"--test_data_folder={tiny_corpus / 'test'}",
+            f"--verification_file={tiny_corpus / 'veri_test.txt'}",
+            f"--output_folder={tmp_path / 'verified'}",
+            "--noprogressbar",
+        ]
+    )
     again = tmp_path / "verified" / "scores_veri_test.txt"
     assert again.read_bytes() == (out / "scores_veri_test.txt").read_bytes()
     assert f"| veri_test {counts}" in (tmp_path / "verified" / "report.md").read_text()
@@ -103,7 +107,9 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
     files = sorted((tiny_corpus / "train" / "wav").rglob("*.*"))
     encoder = EncoderClassifier.from_hparams(source="model", run_opts={"device": "cpu"})
     scores, best, index, names = encoder.classify_file(str(files[0]))
-    assert scores.shape == (1, 6) and names == encoder.hparams.label_encoder.decode_torch(index)
+    assert scores.shape == (1, 6) and names == encoder.hparams.label_encoder.decode_torch(
+        index
+    )
     assert names[0] in {path.parts[-3] for path in files}
     assert best == scores.max()
 
@@ -237,10 +243,12 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(run):
 
 
 def test_speeds_make_further_speakers(repository, tiny_options, tiny_distortions, tmp_path):
-    train.main([
-        str(repository / "hparams" / "train_ecapa_ham.yaml"),
-        *tiny_options(speeds="[100, 90, 110]", **tiny_distortions),
-    ])
+    train.main(
+        [
+            str(repository / "hparams" / "train_ecapa_ham.yaml"),
+            *tiny_options(speeds="[100, 90, 110]", **tiny_distortions),
+        ]
+    )
     export = tmp_path / "run" / "export"
     assert torch.load(export / "classifier.ckpt")["centers"].shape[0] == 18
     encoder = EncoderClassifier.from_hparams(source=str(export), run_opts={"device": "cpu"})
@@ -249,9 +257,7 @@ def test_speeds_make_further_speakers(repository, tiny_options, tiny_distortions
     assert names[6] == f"{names[0]} at 90 %" and names[17] == f"{names[5]} at 110 %"
 
 
-def test_fine_tuning_starts_from_the_finished_model(
-    run, tiny_distortions, tmp_path
-):
+def test_fine_tuning_starts_from_the_finished_model(run, tiny_distortions, tmp_path):
     lmft = "hparams/train_ecapa_ham_lmft.yaml"
     finished = run(output_folder=tmp_path / "finished") / "export"
     options = {"pretrained_model": finished, **tiny_distortions}
@@ -274,8 +280,7 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     """In small_ham.yaml with a schedule in it that its checkpointer does not name."""
     text = (repository / HAM).read_text()
     schedule = (
-        "margin_schedule: !new:hamsb.LinearMargin\n"
-        "    margin: 0.2\n    warmup_steps: 10\n"
+        "margin_schedule: !new:hamsb.LinearMargin\n    margin: 0.2\n    warmup_steps: 10\n"
     )
     yaml = tmp_path / "scheduled.yaml"
     yaml.write_text(text.replace("checkpointer:", schedule + "\ncheckpointer:"))
@@ -324,14 +329,16 @@ def brain():
 
 def drawn(samples, size=40):
     generator = torch.Generator().manual_seed(1)
-    return PaddedBatch([
-        {
-            "id": str(number),
-            "sig": torch.randn(samples, generator=generator),
-            "spk_id_encoded": torch.tensor([number % 5]),
-        }
-        for number in range(size)
-    ])
+    return PaddedBatch(
+        [
+            {
+                "id": str(number),
+                "sig": torch.randn(samples, generator=generator),
+                "spk_id_encoded": torch.tensor([number % 5]),
+            }
+            for number in range(size)
+        ]
+    )
 
 
 def test_branches_are_added_by_their_weights(brain):

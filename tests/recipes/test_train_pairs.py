@@ -130,8 +130,10 @@ def test_clusters_are_refreshed_and_outlive_an_interruption(run, speaker_of, tmp
 )
 def test_two_processes_share_out_the_batches_and_learn_one_temperature(run, tmp_path):
     options = {
-        "number_of_epochs": 2, "avg_checkpoints": 1,  # its weights stay
-        "device": "cpu", "distributed_backend": "gloo",
+        "number_of_epochs": 2,
+        "avg_checkpoints": 1,  # its weights stay
+        "device": "cpu",
+        "distributed_backend": "gloo",
         "cluster_refresh": REFRESH,
     }
 

@@ -46,10 +46,13 @@ def run(repository, tiny_options, tiny_folders, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("yaml, more", [
-    ("hparams/mini/ssl.yaml", {}),
-    (MOCO, QUEUE),
-])
+@pytest.mark.parametrize(
+    "yaml, more",
+    [
+        ("hparams/mini/ssl.yaml", {}),
+        (MOCO, QUEUE),
+    ],
+)
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more):
     if "mini" in yaml:  # its corpus is there
         monkeypatch.setattr(train_ssl, "make_mini_corpus", lambda **options: None)
@@ -73,7 +76,10 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more)
 
     # The export is the encoder, and loads from elsewhere.
     assert sorted(path.name for path in (out / "export").iterdir()) == [
-        "README.md", "decision.json", "embedding.yaml", "embedding_model.ckpt",
+        "README.md",
+        "decision.json",
+        "embedding.yaml",
+        "embedding_model.ckpt",
         "hyperparams.yaml",
     ]
     assert "classify" not in (out / "export" / "README.md").read_text()
@@ -148,16 +154,31 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
     assert [(end / "margin_schedule.ckpt").read_text() for end in ends] == ["18"] * 2
 
 
-@pytest.mark.parametrize("yaml, options, shown", [
-    (SIMCLR, {"symmetric": False, "margin": 0.0},
-     "symmetric=False (loss): AMSoftmax(margin=0,"),
-    (MOCO, {"symmetric": False, **QUEUE}, "(0): MomentumQueue(size=10"),
-    (SIMCLR, {"margin_loss": "!new:hamsb.AAMSoftmax [!ref <margin>, !ref <scale>]"},
-     "AAMSoftmax(margin=0.1, scale=30)"),
-    (MOCO, {**QUEUE, "similarity": "!new:hamsb.HyperbolicSimilarity "
-                   "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"},
-     "PoincareBall("),
-])
+@pytest.mark.parametrize(
+    "yaml, options, shown",
+    [
+        (
+            SIMCLR,
+            {"symmetric": False, "margin": 0.0},
+            "symmetric=False (loss): AMSoftmax(margin=0,",
+        ),
+        (MOCO, {"symmetric": False, **QUEUE}, "(0): MomentumQueue(size=10"),
+        (
+            SIMCLR,
+            {"margin_loss": "!new:hamsb.AAMSoftmax [!ref <margin>, !ref <scale>]"},
+            "AAMSoftmax(margin=0.1, scale=30)",
+        ),
+        (
+            MOCO,
+            {
+                **QUEUE,
+                "similarity": "!new:hamsb.HyperbolicSimilarity "
+                "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]",
+            },
+            "PoincareBall(",
+        ),
+    ],
+)
 def test_variants_of_the_loss(run, yaml, options, shown):
     out = run(yaml, **options)
     assert shown in (out / "report.md").read_text()
@@ -180,7 +201,10 @@ def test_two_processes_share_queue_loss_and_encoder(run, tmp_path):
     """With a ball that learns, so that the loss is wrapped, too."""
     ball = "[!new:hamsb.PoincareBall {curvature: 1.0, learnable: True}]"
     options = {
-        "batch_size": 2, "device": "cpu", "distributed_backend": "gloo", **QUEUE,
+        "batch_size": 2,
+        "device": "cpu",
+        "distributed_backend": "gloo",
+        **QUEUE,
         "similarity": f"!new:hamsb.HyperbolicSimilarity {ball}",
     }
 
@@ -241,8 +265,10 @@ def brain():
         if isinstance(cost, MoCo):
             modules["momentum_encoder"] = MomentumEncoder(encoder, momentum=0.5)
         given = {
-            "embedding_model": encoder, "compute_cost": cost,
-            "lr_annealing": SimpleNamespace(), **hparams,
+            "embedding_model": encoder,
+            "compute_cost": cost,
+            "lr_annealing": SimpleNamespace(),
+            **hparams,
         }
         made = train_ssl.ContrastiveBrain(
             modules, lambda p: torch.optim.SGD(p, 0.1), given, {"device": "cpu"}
@@ -255,14 +281,16 @@ def brain():
 
 def drawn(size=8):
     generator = torch.Generator().manual_seed(1)
-    return PaddedBatch([
-        {
-            "id": str(number),
-            "first": torch.randn(400, generator=generator),
-            "second": torch.randn(400, generator=generator),
-        }
-        for number in range(size)
-    ])
+    return PaddedBatch(
+        [
+            {
+                "id": str(number),
+                "first": torch.randn(400, generator=generator),
+                "second": torch.randn(400, generator=generator),
+            }
+            for number in range(size)
+        ]
+    )
 
 
 def embedded(encoder, wavs):
@@ -273,8 +301,10 @@ def embedded(encoder, wavs):
 def test_simclr_compares_the_two_views(brain):
     cost = NTXent(hamsb.AMSoftmax(0.1, 30.0), symmetric=True)
     made, batch = brain(cost), drawn()
-    views = [embedded(made.hparams.embedding_model, wavs.data)
-             for wavs in (batch.first, batch.second)]
+    views = [
+        embedded(made.hparams.embedding_model, wavs.data)
+        for wavs in (batch.first, batch.second)
+    ]
     outputs = made.compute_forward(batch, Stage.TRAIN)
     for found, expected in zip(outputs, views):
         torch.testing.assert_close(found, expected)

@@ -270,7 +270,9 @@ compute_cost: !new:hamsb.HAMSoftmax
 def test_head_and_loss_stand_behind_speechbrains_encoders(stock):
     encoder, sizes, size = ENCODERS[stock]
     inputs = "in_channels" if stock == "train_x_vectors" else "input_size"
-    sizes = yaml.safe_dump({inputs: 24, "lin_neurons": size, **sizes}, default_flow_style=True)
+    sizes = yaml.safe_dump(
+        {inputs: 24, "lin_neurons": size, **sizes}, default_flow_style=True
+    )
     hparams = load_hyperpyyaml(
         f"out_n_neurons: 5\nencoder: !new:speechbrain.lobes.models.{encoder} {sizes}"
         + SWAP.format(size=size)
@@ -282,7 +284,9 @@ def test_head_and_loss_stand_behind_speechbrains_encoders(stock):
     loss = hparams["compute_cost"](predictions, targets, torch.ones(4))
     loss.backward()
     for module in (hparams["encoder"], hparams["classifier"]):
-        assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
+        assert all(
+            p.grad.isfinite().all() for p in module.parameters() if p.grad is not None
+        )
         assert any(p.grad.abs().sum() > 0 for p in module.parameters())
 
 

@@ -116,7 +116,9 @@ def test_csv_rows(tmp_path):
 
 def test_speechbrain_reads_the_csv(tmp_path):
     prepared = prepare(tree(tmp_path))
-    data = DynamicItemDataset.from_csv(prepared.train_csv, output_keys=["wav", "duration", "spk_id"])
+    data = DynamicItemDataset.from_csv(
+        prepared.train_csv, output_keys=["wav", "duration", "spk_id"]
+    )
     assert len(data) == 16
     assert data[0]["duration"] == 0.5 and data[0]["spk_id"] == "id00"
     assert os.path.isabs(data[0]["wav"]) and os.path.exists(data[0]["wav"])
@@ -229,32 +231,34 @@ def fifo(path):
 
 
 def test_bad_file_is_left_out_and_counted(tmp_path):
-    for number, (make, suffix, reason) in enumerate([
-        (empty, "wav", "unreadable"),
-        (empty, "flac", "unreadable"),
-        (text, "wav", "unreadable"),
-        (text, "flac", "unreadable"),
-        (header_only, "wav", "unreadable"),
-        (header_only, "flac", "unreadable"),
-        (not_a_number, "wav", "unreadable"),
-        (dangling_link, "wav", "unreadable"),
-        (fifo, "wav", "unreadable"),
-        (unknown_length, "flac", "unknown_length"),
-        (rate_8k, "wav", "other_rate"),
-        (rate_8k, "flac", "other_rate"),
-        (cut, "wav", "truncated"),
-        (cut, "flac", "truncated"),
-        (cut_in_the_last_frame, "wav", "truncated"),
-        (cut_in_the_last_frame, "flac", "truncated"),
-        (cut_with_odd_chunk, "wav", "truncated"),
-        (zeroed_tail, "flac", "truncated"),
-        (short, "wav", "too_short"),
-        (short, "flac", "too_short"),
-        (digital_silence, "wav", "silent"),
-        (digital_silence, "flac", "silent"),
-        (below_80_db, "wav", "silent"),
-        (below_80_db, "flac", "silent"),
-    ]):
+    for number, (make, suffix, reason) in enumerate(
+        [
+            (empty, "wav", "unreadable"),
+            (empty, "flac", "unreadable"),
+            (text, "wav", "unreadable"),
+            (text, "flac", "unreadable"),
+            (header_only, "wav", "unreadable"),
+            (header_only, "flac", "unreadable"),
+            (not_a_number, "wav", "unreadable"),
+            (dangling_link, "wav", "unreadable"),
+            (fifo, "wav", "unreadable"),
+            (unknown_length, "flac", "unknown_length"),
+            (rate_8k, "wav", "other_rate"),
+            (rate_8k, "flac", "other_rate"),
+            (cut, "wav", "truncated"),
+            (cut, "flac", "truncated"),
+            (cut_in_the_last_frame, "wav", "truncated"),
+            (cut_in_the_last_frame, "flac", "truncated"),
+            (cut_with_odd_chunk, "wav", "truncated"),
+            (zeroed_tail, "flac", "truncated"),
+            (short, "wav", "too_short"),
+            (short, "flac", "too_short"),
+            (digital_silence, "wav", "silent"),
+            (digital_silence, "flac", "silent"),
+            (below_80_db, "wav", "silent"),
+            (below_80_db, "flac", "silent"),
+        ]
+    ):
         root = tmp_path / str(number)
         tree(root)
         bad = root / f"wav/id00/s0/bad.{suffix}"
@@ -294,14 +298,16 @@ def trailing_chunk(path):
 
 
 def test_file_at_the_border_of_a_rule_is_used(tmp_path):
-    for number, (make, suffix, frames) in enumerate([
-        (loud_in_the_middle, "wav", 160000),
-        (loud_in_the_middle, "flac", 160000),
-        (above_80_db, "wav", 16000),
-        (just_long_enough, "flac", 1600),
-        (streamed, "wav", 8000),
-        (trailing_chunk, "wav", 8000),
-    ]):
+    for number, (make, suffix, frames) in enumerate(
+        [
+            (loud_in_the_middle, "wav", 160000),
+            (loud_in_the_middle, "flac", 160000),
+            (above_80_db, "wav", 16000),
+            (just_long_enough, "flac", 1600),
+            (streamed, "wav", 8000),
+            (trailing_chunk, "wav", 8000),
+        ]
+    ):
         root = tmp_path / str(number)
         tree(root)
         good = root / f"wav/id00/s0/good.{suffix}"
@@ -399,7 +405,9 @@ def test_speakers_of_trial_lists_never_train(tmp_path):
     one.write_text("0 id01/s0/00000.wav id03/s0/00000.wav\n")
     two.write_text("1 id04/s0/00000.wav id04/s1/00000.wav\n0 id99/x/1.wav id04/x/1.wav\n")
     prepared = prepare(tmp_path, verification_file=[one, str(two)], dev_speakers=2)
-    used = {row["spk_id"] for p in (prepared.train_csv, prepared.dev_csv) for row in rows(p)}
+    used = {
+        row["spk_id"] for p in (prepared.train_csv, prepared.dev_csv) for row in rows(p)
+    }
     assert used == {"id00", "id02", "id05", "id06"} and prepared.speakers == 2
     # the file that is no audio counts here too: it is not opened
     assert prepared.counts == {**dict.fromkeys(REASONS, 0), "trial_speaker": 13}
@@ -431,7 +439,9 @@ def test_development_speakers_have_two_usable_files(tmp_path):
         short(tmp_path / f"wav/id{number}/s0/1.wav")
     prepared = prepare(tmp_path, dev_speakers=3)
     assert {row["spk_id"] for row in rows(prepared.dev_csv)} == {"id00", "id01", "id02"}
-    with pytest.raises(ValueError, match="dev_speakers is 4, but of the 9 .* 3 have two .* 6 too_short"):
+    with pytest.raises(
+        ValueError, match="dev_speakers is 4, but of the 9 .* 3 have two .* 6 too_short"
+    ):
         prepare(tmp_path, dev_speakers=4)
 
 
@@ -480,7 +490,9 @@ def test_fewer_target_trials_than_speakers_take_any_of_them(tmp_path):
     tree(tmp_path, 6, utterances=1)
     drawn = set()
     for seed in range(8):
-        prepared = prepare(tmp_path, tmp_path / str(seed), dev_speakers=4, dev_trials=1, seed=seed)
+        prepared = prepare(
+            tmp_path, tmp_path / str(seed), dev_speakers=4, dev_trials=1, seed=seed
+        )
         speakers = sorted({row["spk_id"] for row in rows(prepared.dev_csv)})
         drawn |= {speakers.index(a[:4]) for label, a, _ in trials(prepared) if label == "1"}
     assert len(drawn) >= 2
@@ -507,7 +519,7 @@ def test_hamsb_reads_and_finds_the_trials(tmp_path):
 def test_names_with_quotes_and_commas_survive(tmp_path):
     for speaker in ("plain", "q", "r", "s"):
         for name in ('say "a",b', "it's"):
-            put(tmp_path, f'{speaker}/s0/{name.replace(" ", "_")}.wav')
+            put(tmp_path, f"{speaker}/s0/{name.replace(' ', '_')}.wav")
     prepared = prepare(tmp_path, dev_speakers=2)
     listed = read_trials(prepared.dev_trials)
     assert {path.split("/")[2] for path in listed.enrol} >= {"it's.wav", 'say_"a",b.wav'}
@@ -521,7 +533,11 @@ def test_names_with_quotes_and_commas_survive(tmp_path):
 def test_seed_draws_speakers_and_trials(tmp_path):
     tree(tmp_path, 12)
     made = [
-        contents(prepare(tmp_path, tmp_path / str(i), dev_speakers=5, dev_trials=4, seed=s).train_csv.parent)
+        contents(
+            prepare(
+                tmp_path, tmp_path / str(i), dev_speakers=5, dev_trials=4, seed=s
+            ).train_csv.parent
+        )
         for i, s in enumerate((1, 1, 2))
     ]
     assert made[0] == made[1]
@@ -534,7 +550,8 @@ def test_seed_draws_trials_of_the_same_speakers(tmp_path):
     tree(tmp_path, 2, sessions=3, utterances=4)
     tree(tmp_path, 2, sessions=1, utterances=1, first=5)
     one, two = (
-        prepare(tmp_path, tmp_path / str(seed), dev_speakers=2, dev_trials=8, seed=seed) for seed in (1, 2)
+        prepare(tmp_path, tmp_path / str(seed), dev_speakers=2, dev_trials=8, seed=seed)
+        for seed in (1, 2)
     )
     assert one.dev_csv.read_text() == two.dev_csv.read_text()
     for label in "10":
@@ -573,7 +590,9 @@ def test_processes_change_nothing(tmp_path, monkeypatch):
     pools = []
     pool = voxceleb_prepare.ProcessPoolExecutor
     monkeypatch.setattr(
-        voxceleb_prepare, "ProcessPoolExecutor", lambda *a, **k: pools.append(a) or pool(*a, **k)
+        voxceleb_prepare,
+        "ProcessPoolExecutor",
+        lambda *a, **k: pools.append(a) or pool(*a, **k),
     )
     tree(tmp_path, 5)
     for make in (short, text, cut, rate_8k):
@@ -616,13 +635,15 @@ def rebuilds(tmp_path, **options):
 
 
 def test_another_option_rebuilds(tmp_path):
-    for number, option in enumerate([
-        {"dev_speakers": 0},
-        {"dev_speakers": 3},
-        {"dev_trials": 2},
-        {"min_duration": 0.2},
-        {"seed": 1},
-    ]):
+    for number, option in enumerate(
+        [
+            {"dev_speakers": 0},
+            {"dev_speakers": 3},
+            {"dev_trials": 2},
+            {"min_duration": 0.2},
+            {"seed": 1},
+        ]
+    ):
         root = tmp_path / str(number)
         prepare(tree(root, 5), dev_speakers=2)
         assert not rebuilds(root)
@@ -705,27 +726,36 @@ def older_record(root):
 
 
 def test_a_change_rebuilds(tmp_path):
-    for number, change in enumerate([
-        add,
-        remove,
-        rename,
-        resize,
-        touch,
-        edit_train,
-        edit_trials,
-        delete_train,
-        delete_dev,
-        delete_record,
-        break_record,
-        foreign_record,
-        older_record,
-    ]):
+    for number, change in enumerate(
+        [
+            add,
+            remove,
+            rename,
+            resize,
+            touch,
+            edit_train,
+            edit_trials,
+            delete_train,
+            delete_dev,
+            delete_record,
+            break_record,
+            foreign_record,
+            older_record,
+        ]
+    ):
         root = tmp_path / str(number)
         prepare(tree(root), dev_speakers=2)
         good = contents(root / "save")[0]
         change(root)
         assert rebuilds(root)
-        if change.__name__.partition("_")[0] in ("edit", "delete", "break", "foreign", "older", "touch"):
+        if change.__name__.partition("_")[0] in (
+            "edit",
+            "delete",
+            "break",
+            "foreign",
+            "older",
+            "touch",
+        ):
             assert contents(root / "save")[0] == good
 
 
@@ -746,7 +776,11 @@ def test_a_changed_trial_list_rebuilds_a_moved_one_does_not(tmp_path):
 def test_no_development_files_are_left_behind(tmp_path):
     prepare(tree(tmp_path), dev_speakers=2)
     prepare(tmp_path)
-    assert {p.name for p in (tmp_path / "save").iterdir()} == {"train.csv", "left_out.csv", "prepare.json"}
+    assert {p.name for p in (tmp_path / "save").iterdir()} == {
+        "train.csv",
+        "left_out.csv",
+        "prepare.json",
+    }
 
 
 def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatch):
@@ -791,12 +825,16 @@ def test_too_few_speakers_says_why_files_are_left_out(tmp_path):
 
 
 def test_no_wav_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} has no wav/ folder; files are looked"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{tmp_path} has no wav/ folder; files are looked"
+    ):
         prepare(tmp_path)
     tree(tmp_path / "dev")
     with pytest.raises(FileNotFoundError, match=f"give {tmp_path}/dev"):
         prepare(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"give the folder above it, {tmp_path}/dev"):
+    with pytest.raises(
+        FileNotFoundError, match=f"give the folder above it, {tmp_path}/dev"
+    ):
         prepare(tmp_path / "dev/wav")
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/gone is not a folder"):
         prepare(tmp_path / "gone")
@@ -828,7 +866,9 @@ def test_voxceleb2_as_downloaded(tmp_path):
         prepare(tmp_path)
     m4a = tmp_path / "wav/id00/s0/0.m4a"
     m4a.rename(m4a.with_suffix(".opus"))
-    with pytest.raises(FileNotFoundError, match="1 mp3, 1 opus files, .*; convert them: ff"):
+    with pytest.raises(
+        FileNotFoundError, match="1 mp3, 1 opus files, .*; convert them: ff"
+    ):
         prepare(tmp_path)
 
 
@@ -852,12 +892,17 @@ def test_root_that_speechbrain_cannot_carry(tmp_path):
 
 
 def test_malformed_trial_list(tmp_path):
-    for number, (text, message) in enumerate([
-        ("1 id00/a/0.wav id00/b/0.wav\n1 id00/a/0.wav\n", "list.txt:2: "),
-        ("2 id00/a/0.wav id00/b/0.wav\n", "list.txt:1: .*label"),
-        ("0 id00/a/0.wav 0.wav\n", "list.txt:1: no speaker in '0.wav'"),
-        ("0 wav/id00/a/0.wav wav/id01/a/0.wav\n", "list.txt has paths that begin with wav/"),
-    ]):
+    for number, (text, message) in enumerate(
+        [
+            ("1 id00/a/0.wav id00/b/0.wav\n1 id00/a/0.wav\n", "list.txt:2: "),
+            ("2 id00/a/0.wav id00/b/0.wav\n", "list.txt:1: .*label"),
+            ("0 id00/a/0.wav 0.wav\n", "list.txt:1: no speaker in '0.wav'"),
+            (
+                "0 wav/id00/a/0.wav wav/id01/a/0.wav\n",
+                "list.txt has paths that begin with wav/",
+            ),
+        ]
+    ):
         root = tmp_path / str(number)
         trial_list = tree(root) / "list.txt"
         trial_list.write_text(text)
@@ -871,19 +916,21 @@ def test_missing_trial_list(tmp_path):
 
 
 def test_wrong_option(tmp_path):
-    for number, (option, message) in enumerate([
-        ({"dev_speakers": -1}, "dev_speakers is -1; it must be an integer >= 0"),
-        ({"dev_speakers": 1}, "dev_speakers is 1, but impostor trials need two"),
-        ({"dev_speakers": True}, "dev_speakers is True"),
-        ({"dev_trials": 0}, "dev_trials is 0"),
-        ({"dev_trials": 2.5}, "dev_trials is 2.5"),
-        ({"min_duration": -1}, "min_duration is -1"),
-        ({"min_duration": float("nan")}, "min_duration is nan"),
-        ({"min_duration": "1 s"}, "min_duration is '1 s'"),
-        ({"sample_rate": 0}, "sample_rate is 0"),
-        ({"seed": None}, "seed is None"),
-        ({"num_workers": 0}, "num_workers is 0"),
-    ]):
+    for number, (option, message) in enumerate(
+        [
+            ({"dev_speakers": -1}, "dev_speakers is -1; it must be an integer >= 0"),
+            ({"dev_speakers": 1}, "dev_speakers is 1, but impostor trials need two"),
+            ({"dev_speakers": True}, "dev_speakers is True"),
+            ({"dev_trials": 0}, "dev_trials is 0"),
+            ({"dev_trials": 2.5}, "dev_trials is 2.5"),
+            ({"min_duration": -1}, "min_duration is -1"),
+            ({"min_duration": float("nan")}, "min_duration is nan"),
+            ({"min_duration": "1 s"}, "min_duration is '1 s'"),
+            ({"sample_rate": 0}, "sample_rate is 0"),
+            ({"seed": None}, "seed is None"),
+            ({"num_workers": 0}, "num_workers is 0"),
+        ]
+    ):
         root = tmp_path / str(number)
         with pytest.raises(ValueError, match=message):
             prepare(tree(root), **option)

@@ -66,7 +66,8 @@ def test_an_epoch_repeated_replaces_its_entry_and_later_ones(brain, tmp_path):
     for epoch, loss in ((1, 3.0), (2, 2.5), (3, 2.0), (2, 1.5)):
         made.write_epoch({"epoch": epoch, "loss": loss})
     assert json.loads((tmp_path / "epochs.json").read_text()) == [
-        {"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 1.5},
+        {"epoch": 1, "loss": 3.0},
+        {"epoch": 2, "loss": 1.5},
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["epochs.json"]
     made.write_epoch({"epoch": 1, "loss": 4.0})  # another run in the folder

@@ -58,7 +58,9 @@ def test_yaml_writes_out_what_it_refers_to_and_nothing_else():
     assert loaded["embedding_model"].in_features == 40
     assert loaded["audio_normalizer"].sample_rate == 8000
     assert sorted(loaded["pretrainer"].loadables) == [
-        "classifier", "embedding_model", "label_encoder",
+        "classifier",
+        "embedding_model",
+        "label_encoder",
     ]
     encoder = inference_yaml(EXPERIMENT, ("embedding_model",), labels=False)
     assert "hamsb" not in encoder and "label_encoder" not in encoder
@@ -72,8 +74,12 @@ def test_a_missing_key_is_named():
 def test_folder_holds_the_default_names(tmp_path, model):
     folder = export_model(tmp_path / "export", **model)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "classifier.ckpt", "embedding.yaml", "embedding_model.ckpt",
-        "hyperparams.yaml", "label_encoder.ckpt",
+        "README.md",
+        "classifier.ckpt",
+        "embedding.yaml",
+        "embedding_model.ckpt",
+        "hyperparams.yaml",
+        "label_encoder.ckpt",
     ]
     weights = torch.load(folder / "embedding_model.ckpt")
     assert torch.equal(weights["weight"], model["modules"]["embedding_model"].weight)
@@ -85,7 +91,10 @@ def test_an_encoder_alone_is_exported_without_classes(tmp_path, model):
     model |= {"label_encoder": None, "hparams_yaml": text}
     folder = export_model(tmp_path / "export", **model)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "embedding.yaml", "embedding_model.ckpt", "hyperparams.yaml",
+        "README.md",
+        "embedding.yaml",
+        "embedding_model.ckpt",
+        "hyperparams.yaml",
     ]
     whole, encoder = (folder / f"{n}.yaml" for n in ("hyperparams", "embedding"))
     assert whole.read_text() == encoder.read_text()

@@ -54,7 +54,10 @@ def options(*arguments):
     return parse_arguments(["x.yaml", *arguments])[1]
 
 
-KEYS = [Key("seed", "number", "of everything"), Key("speed", "number", "of it", optional=True)]
+KEYS = [
+    Key("seed", "number", "of everything"),
+    Key("speed", "number", "of it", optional=True),
+]
 
 
 # ------------------------------------------------------------------- good options
@@ -68,9 +71,33 @@ def test_what_speechbrain_gets_right_is_the_same():
 
 
 TEXTS = [
-    "/a/b=c.txt", "k=v=w", "/a b/c", "/a #1/b", "#1", "a: b", "a:", "http://x:80/y?z=1",
-    "C:\\data", "it's", 'say "a"', "*.txt", "&x", "@home", "`x`", "%d", "- 1", "? a",
-    "|", "> a", "---", "a, b", "/é/😀", "2026-01-31", "two\nlines", "-x", "<seed>/a]b}",
+    "/a/b=c.txt",
+    "k=v=w",
+    "/a b/c",
+    "/a #1/b",
+    "#1",
+    "a: b",
+    "a:",
+    "http://x:80/y?z=1",
+    "C:\\data",
+    "it's",
+    'say "a"',
+    "*.txt",
+    "&x",
+    "@home",
+    "`x`",
+    "%d",
+    "- 1",
+    "? a",
+    "|",
+    "> a",
+    "---",
+    "a, b",
+    "/é/😀",
+    "2026-01-31",
+    "two\nlines",
+    "-x",
+    "<seed>/a]b}",
 ]
 
 
@@ -81,14 +108,28 @@ def test_text_arrives_as_written(text):
         assert loaded("--data_folder", text)["data_folder"] == text
 
 
-@pytest.mark.parametrize("text, value", [
-    ("3", 3), ("-1", -1), ("1e-3", 0.001), ("-2.5", -2.5), ("True", True),
-    ("null", None), ("~", None), ("(1, 2)", (1, 2)), ("[1, 2]", [1, 2]),
-    ("[/a=b,\n /c]", ["/a=b", "/c"]),
-    ("''", ""), ("'3'", "3"), ('"a: \\t#"', "a: \t#"), ("!ref <seed> + 4", 5),
-    ("!ref /x/<seed>", "/x/1"), (" 3 ", 3),
-    ("!new:collections.Counter [ab]", {"a": 1, "b": 1}),
-])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("3", 3),
+        ("-1", -1),
+        ("1e-3", 0.001),
+        ("-2.5", -2.5),
+        ("True", True),
+        ("null", None),
+        ("~", None),
+        ("(1, 2)", (1, 2)),
+        ("[1, 2]", [1, 2]),
+        ("[/a=b,\n /c]", ["/a=b", "/c"]),
+        ("''", ""),
+        ("'3'", "3"),
+        ('"a: \\t#"', "a: \t#"),
+        ("!ref <seed> + 4", 5),
+        ("!ref /x/<seed>", "/x/1"),
+        (" 3 ", 3),
+        ("!new:collections.Counter [ab]", {"a": 1, "b": 1}),
+    ],
+)
 def test_yaml_arrives_as_its_value(text, value):
     assert loaded(f"--nothing={text}")["nothing"] == value
     assert loaded("--nothing", text)["nothing"] == value
@@ -115,8 +156,15 @@ def test_overrides_are_a_line_a_key():
 
 def test_run_options():
     found = options(
-        "--noprogressbar", "--jit_module_keys", "a", "b", "--ckpt_interval_steps", "-1",
-        "--optimizer_step_limit=3", "--jit=True", "--compile=false",
+        "--noprogressbar",
+        "--jit_module_keys",
+        "a",
+        "b",
+        "--ckpt_interval_steps",
+        "-1",
+        "--optimizer_step_limit=3",
+        "--jit=True",
+        "--compile=false",
         "--data_folder=--debug",
     )
     assert found.noprogressbar is True and found.jit is True and found.compile is False
@@ -124,8 +172,12 @@ def test_run_options():
     assert found.optimizer_step_limit == 3
     assert found.debug is False and found.param_file == "x.yaml"
     assert found.overridden_args == {
-        "noprogressbar", "jit_module_keys", "ckpt_interval_steps",
-        "optimizer_step_limit", "jit", "compile",
+        "noprogressbar",
+        "jit_module_keys",
+        "ckpt_interval_steps",
+        "optimizer_step_limit",
+        "jit",
+        "compile",
     }
 
 
@@ -148,54 +200,57 @@ def test_help_is_speechbrains(capsys):
 # -------------------------------------------------------------------- bad options
 
 
-@pytest.mark.parametrize("arguments, message", [
-    # unknown, with what may be meant
-    (["--margn=1"], r"^margn: no such key in x\.yaml; did you mean margin\?$"),
-    (["--curvature=1"], r'did you mean --head="\{ball: \{curvature: \.\.\.\}\}"\?$'),
-    (["--scales=1", "--seed=1"], "^scales: no such key in x.yaml, and no run option"),
-    (["--data-folder=/a"], r"^data-folder: .*mean data_folder\?"),
-    (["--devise=cpu"], r"^devise: .*mean --device\?"),
-    # abbreviated
-    (["--prec=bf16"], r"^prec: .* not to be abbreviated; did you mean --precision\?$"),
-    (["--dev", "3"], r"^dev: .* not to be abbreviated; did you mean --device\?$"),
-    (["--noprog"], r"^noprog: .* abbreviated; did you mean --noprogressbar\?$"),
-    # repeated
-    (["--seed=1", "--seed", "2"], "^seed: given twice, 1 and 2"),
-    (["--device=cpu", "--device=cpu"], "^device: given twice, cpu and cpu"),
-    (["--debug", "--debug"], "^debug: given twice, alone and alone"),
-    # without a value
-    (["--seed"], "^seed: no value; write --seed=<value>.*--seed=null"),
-    (["--seed", "--debug"], "^seed: no value"),
-    (["--seed="], "^seed: no value"),
-    (["--seed= "], "^seed: no value"),
-    (["--seed", ""], "^seed: no value"),
-    (["--device"], "^device: no value; write --device=<value>.$"),
-    (["--jit_module_keys", "--debug"], "^jit_module_keys: no value"),
-    # with a value that does not fit
-    (["--precision=fp8"], "^precision=fp8: .*'fp32', 'fp16', 'bf16'"),
-    (["--debug_batches=x"], "^debug_batches=x: invalid int"),
-    (["--optimizer_step_limit=x"], "^optimizer_step_limit=x: invalid int"),
-    (["--distributed_backend=glo"], "^distributed_backend=glo: .*'gloo'"),
-    (["--debug=maybe"], "^debug=maybe: a flag"),
-    (["--channels=[1, 2"], r"^channels=\[1, 2: not yaml: .*as text: --channels='"),
-    (["--help=True"], "^help: no such key"),
-    (["--spped=1"], r"^spped: no such key in x\.yaml; did you mean speed\?$"),
-    (["--data_folder='é' b"], "^data_folder='é' b: not yaml: .*'\"'é' b\"'$"),
-    (["--seed=[1]\nmargin: 3"], "^seed=.*not yaml"),
-    (["--data_folder=a\udce9"], "data_folder.*not yaml"),
-    (["--seed={a: 1}"], r"^seed, as x\.yaml has it, is no group of keys, and \{'a'"),
-    (["--cost=0.3"], '^cost, .* a group of keys, and 0.3 .* --cost="{<key>: <value>}"'),
-    (["--cost={margin: {a: 1}}"], r"^cost\[margin\], .* is no group of keys"),
-    (["--head={ball: x}"], r"^head\[ball\], .* and 'x' is one value"),
-    (["--seed=!ref <sed>"], '^x.yaml: The reference "sed" is not valid'),
-    (["--seed=!ref <margin[a]>"], "^x.yaml: .*not iterable"),
-    # neither file nor option
-    (["stray"], "^'stray': belongs to no option, and the yaml file is x.yaml"),
-    (["\u2013seed=3"], "^'\u2013seed=3': belongs to no option"),
-    (["-s=3"], "^-s=3: an option is written --key=value"),
-    (["--"], "^--: an option is written"),
-    (["--=3"], "^--=3: an option is written"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        # unknown, with what may be meant
+        (["--margn=1"], r"^margn: no such key in x\.yaml; did you mean margin\?$"),
+        (["--curvature=1"], r'did you mean --head="\{ball: \{curvature: \.\.\.\}\}"\?$'),
+        (["--scales=1", "--seed=1"], "^scales: no such key in x.yaml, and no run option"),
+        (["--data-folder=/a"], r"^data-folder: .*mean data_folder\?"),
+        (["--devise=cpu"], r"^devise: .*mean --device\?"),
+        # abbreviated
+        (["--prec=bf16"], r"^prec: .* not to be abbreviated; did you mean --precision\?$"),
+        (["--dev", "3"], r"^dev: .* not to be abbreviated; did you mean --device\?$"),
+        (["--noprog"], r"^noprog: .* abbreviated; did you mean --noprogressbar\?$"),
+        # repeated
+        (["--seed=1", "--seed", "2"], "^seed: given twice, 1 and 2"),
+        (["--device=cpu", "--device=cpu"], "^device: given twice, cpu and cpu"),
+        (["--debug", "--debug"], "^debug: given twice, alone and alone"),
+        # without a value
+        (["--seed"], "^seed: no value; write --seed=<value>.*--seed=null"),
+        (["--seed", "--debug"], "^seed: no value"),
+        (["--seed="], "^seed: no value"),
+        (["--seed= "], "^seed: no value"),
+        (["--seed", ""], "^seed: no value"),
+        (["--device"], "^device: no value; write --device=<value>.$"),
+        (["--jit_module_keys", "--debug"], "^jit_module_keys: no value"),
+        # with a value that does not fit
+        (["--precision=fp8"], "^precision=fp8: .*'fp32', 'fp16', 'bf16'"),
+        (["--debug_batches=x"], "^debug_batches=x: invalid int"),
+        (["--optimizer_step_limit=x"], "^optimizer_step_limit=x: invalid int"),
+        (["--distributed_backend=glo"], "^distributed_backend=glo: .*'gloo'"),
+        (["--debug=maybe"], "^debug=maybe: a flag"),
+        (["--channels=[1, 2"], r"^channels=\[1, 2: not yaml: .*as text: --channels='"),
+        (["--help=True"], "^help: no such key"),
+        (["--spped=1"], r"^spped: no such key in x\.yaml; did you mean speed\?$"),
+        (["--data_folder='é' b"], "^data_folder='é' b: not yaml: .*'\"'é' b\"'$"),
+        (["--seed=[1]\nmargin: 3"], "^seed=.*not yaml"),
+        (["--data_folder=a\udce9"], "data_folder.*not yaml"),
+        (["--seed={a: 1}"], r"^seed, as x\.yaml has it, is no group of keys, and \{'a'"),
+        (["--cost=0.3"], '^cost, .* a group of keys, and 0.3 .* --cost="{<key>: <value>}"'),
+        (["--cost={margin: {a: 1}}"], r"^cost\[margin\], .* is no group of keys"),
+        (["--head={ball: x}"], r"^head\[ball\], .* and 'x' is one value"),
+        (["--seed=!ref <sed>"], '^x.yaml: The reference "sed" is not valid'),
+        (["--seed=!ref <margin[a]>"], "^x.yaml: .*not iterable"),
+        # neither file nor option
+        (["stray"], "^'stray': belongs to no option, and the yaml file is x.yaml"),
+        (["\u2013seed=3"], "^'\u2013seed=3': belongs to no option"),
+        (["-s=3"], "^-s=3: an option is written --key=value"),
+        (["--"], "^--: an option is written"),
+        (["--=3"], "^--=3: an option is written"),
+    ],
+)
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments(["x.yaml", *arguments], KEYS)
@@ -228,14 +283,17 @@ def test_no_yaml_file(folder):
         parse_arguments(["hparams"])
 
 
-@pytest.mark.parametrize("text, message", [
-    ("a: 1\nb: [1\nc: 3\n", r"^x\.yaml, line 3, column 2: .*expected ',' or '\]'"),
-    ("a: 1\n\tb: 1\n", r"^x\.yaml, line 2, .*cannot start any token"),
-    ("a: 1\nb: 2\na: 3\n", r'^x\.yaml, line 3, .*duplicate key "a"'),
-    ("a: \0\n", r"^x\.yaml: not yaml: .*special characters"),
-    ("", "^x.yaml: holds no keys"),
-    ("- 1\n", "^x.yaml: holds no keys"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: 1\nb: [1\nc: 3\n", r"^x\.yaml, line 3, column 2: .*expected ',' or '\]'"),
+        ("a: 1\n\tb: 1\n", r"^x\.yaml, line 2, .*cannot start any token"),
+        ("a: 1\nb: 2\na: 3\n", r'^x\.yaml, line 3, .*duplicate key "a"'),
+        ("a: \0\n", r"^x\.yaml: not yaml: .*special characters"),
+        ("", "^x.yaml: holds no keys"),
+        ("- 1\n", "^x.yaml: holds no keys"),
+    ],
+)
 def test_a_yaml_that_cannot_be_read(folder, text, message):
     (folder / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -266,10 +324,14 @@ def test_placeholders_name_the_options(folder):
 # --------------------------------------------------------------------- the device
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--precision=fp16"], ["--eval_precision=fp16", "--device=cpu"],
-    ["--auto_mix_prec"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--precision=fp16"],
+        ["--eval_precision=fp16", "--device=cpu"],
+        ["--auto_mix_prec"],
+    ],
+)
 def test_fp16_on_a_cpu(arguments):
     with pytest.raises(ValueError, match="no fp16 on a CPU, and the device is cpu"):
         options(*arguments)
@@ -285,12 +347,15 @@ def test_fp16_and_device_of_the_yaml(folder):
     assert options("--device=cpu", "--precision=fp32").device == "cpu"
 
 
-@pytest.mark.parametrize("device, message", [
-    ("cuda", "not on this machine, which has cpu. "),
-    ("cuda:0", "not on this machine"),
-    ("meta", "not on this machine"),
-    ("gpu", "no device: Expected one of cpu, cuda"),
-])
+@pytest.mark.parametrize(
+    "device, message",
+    [
+        ("cuda", "not on this machine, which has cpu. "),
+        ("cuda:0", "not on this machine"),
+        ("meta", "not on this machine"),
+        ("gpu", "no device: Expected one of cpu, cuda"),
+    ],
+)
 def test_device_that_is_not_there(device, message):
     with pytest.raises(ValueError, match=f"^device={device}: {message}"):
         options(f"--device={device}")
@@ -336,33 +401,46 @@ def raising(error):
 
 
 def test_a_users_error_is_one_message(ending, folder):
-    assert ending(lambda _: hamsb.ClippedUnitBall(curvature=0.5)) == (2, (
-        "train.py: error: curvature=0.5: the clipped unit ball needs a curvature of at "
-        "least 1, its radius is 1/sqrt(curvature). For a smaller one use "
-        "PoincareBall.\n"
-    ))
+    assert ending(lambda _: hamsb.ClippedUnitBall(curvature=0.5)) == (
+        2,
+        (
+            "train.py: error: curvature=0.5: the clipped unit ball needs a curvature of at "
+            "least 1, its radius is 1/sqrt(curvature). For a smaller one use "
+            "PoincareBall.\n"
+        ),
+    )
     assert ending(lambda _: open("no/file")) == (
-        2, "train.py: error: no/file: No such file or directory\n"
+        2,
+        "train.py: error: no/file: No such file or directory\n",
     )
     assert ending(raising(OSError(errno.ENOSPC, "No space left on device"))) == (
-        2, "train.py: error: No space left on device\n"
+        2,
+        "train.py: error: No space left on device\n",
     )
     code, screen = ending(lambda _: parse_arguments(["y.yaml"]))
     assert (code, screen) == (
-        2, "train.py: error: y.yaml: no such yaml file; did you mean x.yaml?\n"
+        2,
+        "train.py: error: y.yaml: no such yaml file; did you mean x.yaml?\n",
     )
 
 
 def test_interruption(ending):
     assert ending(raising(KeyboardInterrupt())) == (
-        130, "train.py: interrupted; the same command goes on where it was.\n"
+        130,
+        "train.py: interrupted; the same command goes on where it was.\n",
     )
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("raised outside hamsb and the recipe"), OSError("of no file"),
-    KeyError("key"), RuntimeError("bug"), TypeError("bug"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("raised outside hamsb and the recipe"),
+        OSError("of no file"),
+        KeyError("key"),
+        RuntimeError("bug"),
+        TypeError("bug"),
+    ],
+)
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as passed:
         main_or_exit(raising(error))

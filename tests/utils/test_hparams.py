@@ -226,7 +226,11 @@ def test_a_yaml_that_moved_into_a_folder_is_found(tmp_path):
     (tmp_path / "mini").mkdir()
     for name in ("mini/ssl.yaml", "mini_ham.yaml", "small_ham.yaml"):
         (tmp_path / name).write_text("seed: 1\n")
-    for asked, offered in {"mini_ssl": "mini/ssl", "ssl": "mini/ssl", "smal_ham": "small_ham"}.items():
+    for asked, offered in {
+        "mini_ssl": "mini/ssl",
+        "ssl": "mini/ssl",
+        "smal_ham": "small_ham",
+    }.items():
         with pytest.raises(FileNotFoundError) as error:
             read_yaml(tmp_path / f"{asked}.yaml")
         assert f"did you mean {tmp_path}/{offered}.yaml" in str(error.value)

@@ -114,9 +114,7 @@ def test_axes_are_in_percent_and_finite():
 
 def test_axes_follow_the_data():
     """At 2 % EER the axes begin near a twentieth of it and end with the curve."""
-    axes, _, _ = parts(
-        _det_figure({"A": gaussians(20_000, 20_000, -2 * norm.ppf(0.02))})
-    )
+    axes, _, _ = parts(_det_figure({"A": gaussians(20_000, 20_000, -2 * norm.ppf(0.02))}))
     low, high = 100 * norm.cdf(axes.get_xlim())
     assert low == pytest.approx(0.05) or low == pytest.approx(0.1)  # as the draw falls
     assert high == pytest.approx(40)

@@ -114,7 +114,9 @@ def plots(monkeypatch):
     given = {}
     for name in ("plot_det", "plot_scores"):
         monkeypatch.setattr(
-            plots_module, name, lambda *a, name=name: (given.update({name: a}), a[1].touch())
+            plots_module,
+            name,
+            lambda *a, name=name: (given.update({name: a}), a[1].touch()),
         )
     return given
 

@@ -171,14 +171,10 @@ class Options:
         for name, low in smallest.items():
             value = getattr(self, name)
             if type(value) is not int or value < low:
-                raise ValueError(
-                    f"{name} must be a whole number >= {low}, got {value!r}"
-                )
+                raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
         for name in ("train_speakers", "test_speakers", "sessions"):
             if getattr(self, name) > 9999:  # names would collide
-                raise ValueError(
-                    f"{name} must be at most 9999, got {getattr(self, name)}"
-                )
+                raise ValueError(f"{name} must be at most 9999, got {getattr(self, name)}")
         duration = self.duration
         if type(duration) not in (int, float) or not 1 <= duration <= 30:
             raise ValueError(
@@ -689,9 +685,7 @@ def make_mini_corpus(
     if workers is None:
         workers = os.cpu_count() or 1
     if type(workers) is not int or workers < 1:
-        raise ValueError(
-            f"workers must be a whole number >= 1, got {workers!r}"
-        )
+        raise ValueError(f"workers must be a whole number >= 1, got {workers!r}")
     folder = Path(folder)
     if _is_made(folder, options):
         return folder

@@ -10,7 +10,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Imports go down this line only.
 ROOMS = [
-    "utils", "nnet", "dataio", "augment", "verification", "analysis", "inference", "training",
+    "utils", "nnet", "dataio", "augment",
+    "verification", "analysis", "inference", "training",
 ]  # fmt: skip
 
 

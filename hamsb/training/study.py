@@ -59,6 +59,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """For the screen and the report."""
         return f"{self.experiment}, {self.role}"
 
     @property
@@ -156,6 +157,7 @@ def _short(text: str | None) -> str:
 
 
 def refuse_changed(run: Run) -> None:
+    """ValueError where a folder holds a run with other settings."""
     changed = run.changed()
     if changed:
         raise ValueError(
@@ -241,6 +243,7 @@ def train_all(
 
 
 def drop_checkpoints(run: Run) -> None:
+    """Remove a finished run's checkpoints; its export stays."""
     for checkpoint in (run.folder / "save").glob("CKPT*"):
         shutil.rmtree(checkpoint)
 

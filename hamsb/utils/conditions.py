@@ -48,7 +48,8 @@ def conditions(
 
     Example
     -------
-    >>> print(conditions("verify.py", ["verify.yaml", "--seed=1"], ["no padding"], {"torch": "2.11"}))
+    >>> facts, software = ["no padding"], {"torch": "2.11"}
+    >>> print(conditions("verify.py", ["verify.yaml", "--seed=1"], facts, software))
     - Command: `verify.py verify.yaml --seed=1`
     - no padding
     - Software: torch 2.11

@@ -29,7 +29,8 @@ def markdown_table(
 
     Example
     -------
-    >>> print(markdown_table(["loss", "EER %"], [["AM", 6.17], ["HAM", None]], left=1), end="")
+    >>> rows = [["AM", 6.17], ["HAM", None]]
+    >>> print(markdown_table(["loss", "EER %"], rows, left=1), end="")
     | loss | EER % |
     | --- | ---: |
     | AM | 6.17 |

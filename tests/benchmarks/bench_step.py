@@ -11,7 +11,6 @@ process as train.py does on a CPU.
 
 import argparse
 import tempfile
-from pathlib import Path
 from statistics import median
 
 import numpy as np

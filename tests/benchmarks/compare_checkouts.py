@@ -76,8 +76,8 @@ PARTS = ("*.ckpt", "*.txt", "*.csv", "*.json", "*.wav")
 # Times, paths, digests, and what the base did not write.
 SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json", "epochs.json"}
 SKIPPED_KEYS = {
-    "experiment", "versions", "arguments", "settings", "seconds", "minutes", "software", "run",
-    "training", "development",
+    "experiment", "versions", "arguments", "settings", "seconds", "minutes", "software",
+    "run", "training", "development",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One run on a GPU: is hamsb right there, how fast is it, and what does it wait for?
 
-    python tests/gpu/gpu_check.py [--out FOLDER] [--device cuda] [--stages parity,head] [--tiny]
+    python tests/gpu/gpu_check.py [--out FOLDER] [--device cuda] [--stages parity,head]
 
 From a checkout. Stages come one after the other, and none stops the next. Every finding
 is a line on the screen and a line of JSON in ``<out>/gpu.jsonl``; the exit status is 1
@@ -305,7 +305,7 @@ class Check:
                 try:
                     module = make(centers).to(self.device)
 
-                    def once(module=module):
+                    def once(module=module, x=x, targets=targets):
                         step(module, x, targets)
 
                     row[name] = [self.ms(once, 10), self.peak_mb(once)]
@@ -543,20 +543,22 @@ class Check:
             ("moco", moco, "train_ssl.py", ["--queue_size=32"]),
         ):
             if name != "ham_fp16" or self.cuda:
-                options = [*self.options(name), device, "--number_of_epochs=2", *more]
+                options = [*self.options(name, yaml), device, "--number_of_epochs=2", *more]
                 self.call(name, [], script, yaml, *options)
         longer = [
-            *self.options("ham_bf16"),
+            *self.options("ham_bf16", ham),
             device,
             "--number_of_epochs=3",
             "--precision=bf16",
         ]
         self.call("ham_goes_on", [], "train.py", ham, *longer)
         self.call(
-            "verify", [], "verify.py", "verify.yaml", f"--model={self.out}/runs/ham_bf16/export",
-            f"--test_data_folder={self.data}/test", f"--verification_file={self.data}/veri.txt",
-            f"--output_folder={self.out}/runs/verify", "--cache_folder=null", "--batch_size=8",
-            device,
+            "verify", [], "verify.py", "verify.yaml",
+            f"--model={self.out}/runs/ham_bf16/export",
+            f"--test_data_folder={self.data}/test",
+            f"--verification_file={self.data}/veri.txt",
+            f"--output_folder={self.out}/runs/verify",
+            "--cache_folder=null", "--batch_size=8", device,
         )  # fmt: skip
 
     def ddp(self):
@@ -566,7 +568,7 @@ class Check:
         one_epoch = "--number_of_epochs=1"
         if self.cuda:
             single = [*launcher, "--nproc_per_node=1"]
-            options = [*self.options("nccl_1"), one_epoch]
+            options = [*self.options("nccl_1", "train_ecapa_ham.yaml"), one_epoch]
             self.call("nccl_1", single, "train.py", "train_ecapa_ham.yaml", *options)
         two = [*launcher, "--nproc_per_node=2"]
         device = f"--device={'cuda:0' if self.cuda else 'cpu'}"
@@ -575,16 +577,17 @@ class Check:
             ("gloo_2", "train_ecapa_ham.yaml"),
             ("gloo_2_pairs", "contrastive/supcon.yaml"),
         ):
-            self.call(name, two, "train.py", yaml, *self.options(name), *gloo)
+            self.call(name, two, "train.py", yaml, *self.options(name, yaml), *gloo)
 
-    def options(self, name):
-        """What makes any published yaml a matter of seconds."""
+    def options(self, name, yaml):
+        """What makes a published yaml a matter of seconds."""
+        augmented = "data_folder_noise" in (ROOT / "hparams" / yaml).read_text()
+        noises = f"--data_folder_noise={self.data}/musan"
+        rooms = f"--data_folder_rir={self.data}/rirs"
         return [
             f"--data_folder={self.data}/train",
             f"--test_data_folder={self.data}/test",
             f"--verification_file={self.data}/veri.txt",
-            f"--data_folder_noise={self.data}/musan",
-            f"--data_folder_rir={self.data}/rirs",
             f"--output_folder={self.out}/runs/{name}",
             "--dev_speakers=4",
             "--min_duration=1.0",
@@ -592,6 +595,7 @@ class Check:
             "--avg_checkpoints=2",
             f"--num_workers={2 if self.tiny else 4}",
             SMALL,
+            *([noises, rooms] if augmented else []),
         ]
 
     def call(self, name, launcher, script, yaml, *options):
@@ -600,8 +604,8 @@ class Check:
         start = time.time()
         done = subprocess.run(
             [
-                sys.executable, *launcher, str(RECIPE / script), str(ROOT / "hparams" / yaml),
-                *options, "--noprogressbar",
+                sys.executable, *launcher, str(RECIPE / script),
+                str(ROOT / "hparams" / yaml), *options, "--noprogressbar",
             ],
             env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, timeout=300,

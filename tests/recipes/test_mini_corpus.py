@@ -20,7 +20,7 @@ from hamsb.augment import simulation
 pytest.importorskip("espeakng_loader")
 mini_corpus = pytest.importorskip("mini.mini_corpus")
 
-TINY = dict(
+TINY = dict(  # noqa: C408, these are arguments
     seed=7,
     train_speakers=3,
     test_speakers=8,

@@ -55,7 +55,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         self.decision = decision
 
     @classmethod
-    def from_hparams(cls, source, *args, **kwargs):
+    def from_hparams(cls, source: str, *args: Any, **kwargs: Any) -> "SpeakerRecognition":
         """As SpeechBrain's, with the same arguments; reads the decision too, where the
         source is a local folder."""
         kind, folder = guess_source(source)

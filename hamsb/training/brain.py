@@ -3,12 +3,14 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import Checkpoint, average_checkpoints
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -20,6 +22,7 @@ from hamsb.utils.files import replacing
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import score_trials
+from hamsb.verification.trials import Trials
 
 EPOCHS = "epochs.json"
 
@@ -64,11 +67,16 @@ class EmbeddingBrain(sb.Brain):
         "alone.",
     }
 
-    def __init__(self, *args, development=None, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        development: tuple[Trials, Mapping[str, Path]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.development = development
         self.seconds = 0.0  # of training, those before an interruption included
-        self.watched = defaultdict(list)
+        self.watched: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
 
     @staticmethod
@@ -99,7 +107,7 @@ class EmbeddingBrain(sb.Brain):
         for name, value in values.items():
             self.watched[name].append(value.detach().float())
 
-    def check_loss_isfinite(self, loss):
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
         """As Brain's, but the error names the utterances of the batch."""
         try:
             super().check_loss_isfinite(loss)
@@ -109,12 +117,14 @@ class EmbeddingBrain(sb.Brain):
                 f"after it. The batch: {', '.join(self.utterances)}"
             ) from error
 
-    def on_fit_batch_start(self, batch, should_step):
+    def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
         """The margin of this step."""
         if self.margin_schedule is not None:
             self.margin_schedule.apply(self.hparams.compute_cost)
 
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+    def on_fit_batch_end(
+        self, batch: PaddedBatch, outputs: Any, loss: torch.Tensor, should_step: bool
+    ) -> None:
         """The learning rate and the margin of the next step."""
         annealing = self.hparams.lr_annealing
         if should_step and hasattr(annealing, "on_batch_end"):
@@ -124,7 +134,7 @@ class EmbeddingBrain(sb.Brain):
 
     # the course of training
 
-    def init_optimizers(self):
+    def init_optimizers(self) -> None:
         """As Brain's, but the parameters of the modules that the yaml names in
         ``no_weight_decay`` have none."""
         names = getattr(self.hparams, "no_weight_decay", None) or []
@@ -146,7 +156,7 @@ class EmbeddingBrain(sb.Brain):
                     module, find_unused_parameters=self.find_unused_parameters
                 )
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         """As Brain's, which loads the last checkpoint; of it also the time so far."""
         by = self.hparams.average_by
         if by != "last" and (by != "best" or self.development is None):
@@ -162,20 +172,22 @@ class EmbeddingBrain(sb.Brain):
         if latest is not None:
             self.seconds = latest.meta.get("seconds", 0.0)
 
-    def on_stage_start(self, stage, epoch=None):
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Every epoch draws from (seed, epoch), so that a run that was
         interrupted draws what an uninterrupted one would have drawn."""
-        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch,))
+        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch or 0,))
         seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
         self.watched.clear()
         self.started = time.time()
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
+    def on_stage_end(
+        self, stage: sb.Stage, stage_loss: float, epoch: int | None = None
+    ) -> None:
         """Only training has a stage: development is embedded, not classified."""
         train_stats = {"loss": stage_loss}
         for name, values in self.watched.items():
             train_stats[name] = torch.stack(values).mean().item()
-        meta = {"epoch": epoch}
+        meta: dict[str, Any] = {"epoch": epoch}
         valid_stats = None
         if self.development is not None:
             meta["EER"] = run_on_main(self.development_eer)
@@ -224,9 +236,9 @@ class EmbeddingBrain(sb.Brain):
         with torch.no_grad():
             return self.modules.compute_features(wavs.to(self.device)).mean(1)
 
-    def development_scores(self):
+    def development_scores(self) -> np.ndarray:
         """Cosines of the development trials, [N]."""
-        trials, files = self.development
+        trials, files = self._development()
         embeddings = embed_utterances(
             files, self.encode, self.hparams.sample_rate, progress=not self.noprogressbar
         )
@@ -234,7 +246,12 @@ class EmbeddingBrain(sb.Brain):
 
     def development_eer(self) -> float:
         """EER of the development trials, a fraction."""
-        return eer(self.development_scores(), self.development[0].labels)[0]
+        return eer(self.development_scores(), self._development()[0].labels)[0]
+
+    def _development(self) -> tuple[Trials, Mapping[str, Path]]:
+        if self.development is None:
+            raise ValueError("dev_speakers=0: there are no development trials.")
+        return self.development
 
     def choose_and_average(self) -> list[int]:
         """Load the mean of the chosen checkpoints' weights; returns their epochs.

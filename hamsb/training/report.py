@@ -1,12 +1,37 @@
 """What a training run says of itself: its table, its report, the model card."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 import hamsb
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from hamsb.training.brain import EmbeddingBrain
+
+
+class Preparation(Protocol):
+    """What a run asks of a preparation of the data.
+
+    Attributes
+    ----------
+    speakers, utterances : int
+        Of the training.
+    hours : float
+        Of the training.
+    dev_trials : Path or None
+        The trial list of the development speakers.
+    """
+
+    speakers: int
+    utterances: int
+    hours: float
+    dev_trials: Path | None
+
 
 REPORT = """# {experiment}
 
@@ -57,7 +82,7 @@ def describe(classifier: torch.nn.Module) -> str:
     return f"{type(classifier).__name__}" + (f", {ball}" if ball is not None else "")
 
 
-def training_facts(brain, preparation) -> dict:
+def training_facts(brain: "EmbeddingBrain", preparation: Preparation) -> dict:
     """What metrics.json says of the training: minutes, and what it was trained on."""
     return {
         "minutes": brain.seconds / 60,
@@ -90,7 +115,10 @@ def run_table(facts: Mapping[str, str], training: Mapping, epochs: Sequence[int]
 
 
 def run_conditions(
-    brain, arguments: Sequence[str], training: Mapping, decision: Mapping | None
+    brain: "EmbeddingBrain",
+    arguments: Sequence[str],
+    training: Mapping,
+    decision: Mapping | None,
 ) -> str:
     """What the numbers were measured under, lines of markdown."""
     facts = [
@@ -108,7 +136,7 @@ def run_conditions(
     return conditions(brain.script, arguments, facts, versions(brain.device))
 
 
-def model_card(brain, experiment: str, report: str) -> str:
+def model_card(brain: "EmbeddingBrain", experiment: str, report: str) -> str:
     """The README.md of an exported model, markdown."""
     return CARD.format(
         loss=one_line(brain.hparams.compute_cost),

@@ -30,6 +30,7 @@ from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.export import export_model
 from hamsb.training.report import (
     REPORT,
+    Preparation,
     model_card,
     run_conditions,
     run_table,
@@ -97,7 +98,7 @@ PREPARED = (
 )
 
 
-def count_overrides(overrides: str, plain: Mapping, preparation) -> str:
+def count_overrides(overrides: str, plain: Mapping, preparation: Preparation) -> str:
     """The overrides, with what was counted added.
 
     ``out_n_neurons`` becomes the number of training speakers, times the number
@@ -193,7 +194,12 @@ def main(
         run(brain_class, options, preparation, tests)
 
 
-def run(brain_class, options, preparation, tests):
+def run(
+    brain_class: type[EmbeddingBrain],
+    options: tuple,
+    preparation: Preparation,
+    tests: tuple,
+) -> None:
     """Train, choose, average, verify, export, on prepared data.
 
     Arguments

@@ -23,7 +23,7 @@ from hamsb.verification.trials import Trials
 
 PICTURES = """![DET](det.png)
 
-Scores of {first}:
+Scores of the system `{first}`:
 
 ![Scores](scores.png)
 """

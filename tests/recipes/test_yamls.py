@@ -9,7 +9,6 @@ import pytest
 import radii
 import soundfile
 import yaml
-from compare import Comparison
 from speechbrain.nnet.schedulers import StepScheduler
 from speechbrain.utils.run_opts import RunOptions
 from test_upstream import TRAINING, VERIFICATION, train_hparams
@@ -19,6 +18,7 @@ import train
 import train_ssl
 import verify
 from conftest import REPOSITORY
+from hamsb.training.comparison import Comparison
 from hamsb.training.study import declared_keys
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.hparams import load_hparams, read_resolved
@@ -388,7 +388,9 @@ def test_study_gives_every_experiment_the_same_but_head_and_loss(
     tiny += ["--channels=[8, 8, 8, 8, 24]"] if "channels" in keys(path) else []
     arguments = [str(path), *placeholders, *tiny]
     hparams_file, _, overrides = parse_arguments(arguments, compare.KEYS)
-    comparison = Comparison(hparams_file, read_resolved(hparams_file, overrides))
+    comparison = Comparison(
+        hparams_file, read_resolved(hparams_file, overrides), compare.TRAIN, HPARAMS
+    )
     comparison.check_runs()  # every option is one that the script takes
     for name, experiment in comparison.experiments.items():
         unlabelled = experiment.get("script") == "train_ssl.py"

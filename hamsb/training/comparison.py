@@ -1,0 +1,336 @@
+"""A comparison of experiments: which runs it has, and what came out of them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from hamsb.training.study import (
+    Run,
+    development_eer,
+    minutes,
+    read_scores,
+    refuse_changed,
+    train_all,
+)
+from hamsb.utils.hparams import merged, option_text
+from hamsb.verification.bootstrap import bootstrap_eer, relative_change
+from hamsb.verification.metrics import eer, min_dcf
+
+OF_A_RUN = ("seed", "output_folder")  # not among the options, but those of the search
+OF_AN_EXPERIMENT = {
+    "hparams", "script", "folder", "seeds", "options", "baseline", "search",
+}  # fmt: skip
+DRAWS = 1000  # of the bootstrap
+RATES = {"EER %": ".2f", "minDCF(p=0.01)": ".3f", "minDCF(p=0.05)": ".3f"}
+ENDS = ("change low %", "change high %")  # of the interval
+
+
+class Comparison:
+    """The experiments of a study's yaml and their runs.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        The yaml; the experiments' yamls are looked for beside it and in ``yamls``.
+    hparams : mapping
+        Its keys, references resolved and nothing built: `read_resolved`.
+    train : Path
+        The training script; an experiment's own is beside it.
+    yamls : Path
+        The folder of the yamls.
+    given : dict
+        Run options of the command line, for every run.
+    """
+
+    def __init__(
+        self,
+        hparams_file: str | Path,
+        hparams: Mapping,
+        train: Path,
+        yamls: Path,
+        given: Mapping | None = None,
+    ) -> None:
+        self.beside, self.yamls, self.train = Path(hparams_file).parent, yamls, train
+        self.folder = Path(str(hparams["output_folder"]))
+        self._seeds = hparams["seeds"]
+        self.options = merged(hparams["options"], given or {})
+        self.search_options = hparams.get("search_options", {})
+        self.experiments = hparams["experiments"]
+        self._check(hparams_file)
+
+    def _check(self, hparams_file: str | Path) -> None:
+        check_seeds(self._seeds, hparams_file)
+        for name, experiment in self.experiments.items():
+            where = f"{hparams_file}: experiments[{name}]"
+            if not re.fullmatch(r"[\w.+-]+", str(name)):
+                raise ValueError(f"{where}: the name is a folder's; letters, digits, _.+-")
+            if "hparams" not in experiment or not experiment.keys() <= OF_AN_EXPERIMENT:
+                raise ValueError(
+                    f"{where} has {', '.join(experiment)}; it needs hparams, and may have "
+                    f"{', '.join(sorted(OF_AN_EXPERIMENT - {'hparams'}))}."
+                )
+            check_seeds(self.seeds(name), where)
+            script = experiment.get("script", self.train.name)
+            if not self.train.with_name(script).is_file():
+                raise ValueError(f"{where}: script={script}: not beside {self.train}.")
+            baseline = experiment.get("baseline", "")
+            if baseline == name or baseline not in {"", *self.experiments}:
+                raise ValueError(
+                    f"{where}: baseline={baseline}: one of the other experiments."
+                )
+            parts = [experiment.get("options", {}), *experiment.get("search", [])]
+            for key in OF_A_RUN:
+                if any(key in part for part in (self.options, *parts)):
+                    raise ValueError(f"{where}: {key} is no option; every run has its own.")
+
+    def check_runs(self) -> None:
+        """ValueError or FileNotFoundError for options that train.py would refuse, and
+        for a folder that holds a run with other settings."""
+        for name in self.experiments:
+            for run in self.search(name) or self.finals(name):
+                refuse_changed(run)
+
+    def seeds(self, name: str) -> list[int]:
+        """The seeds an experiment is trained with."""
+        return self.experiments[name].get("seeds", self._seeds)
+
+    def points(self, name: str) -> list[Mapping]:
+        """The options to choose from."""
+        return self.experiments[name].get("search") or [{}]
+
+    def search(self, name: str) -> list[Run]:
+        """The runs of an experiment's search; none where nothing is to be chosen."""
+        points = self.points(name)
+        if len(points) == 1:
+            return []
+        return [
+            self._run(name, f"point {n}", f"search_{n}", point, self.search_options)
+            for n, point in enumerate(points, start=1)
+        ]
+
+    def chosen(self, name: str) -> int | None:
+        """Which point the search chose, counted from 0; None while it is not finished."""
+        runs = self.search(name)
+        if not all(run.finished for run in runs):
+            return None
+        if not runs:
+            return 0
+        rates = [development_eer(run.folder) for run in runs]
+        if None in rates:
+            raise ValueError(f"{runs[0].folder}: no development EER; a search needs one.")
+        return int(np.argmin(np.array(rates, float)))
+
+    def finals(self, name: str) -> list[Run]:
+        """The run of each seed; none while the search is not finished."""
+        chosen = self.chosen(name)
+        if chosen is None:
+            return []
+        point = self.points(name)[chosen]
+        return [
+            self._run(name, f"seed {seed}", str(seed), point, {"seed": seed})
+            for seed in self.seeds(name)
+        ]
+
+    def _run(
+        self, name: str, role: str, folder: str, point: Mapping, options: Mapping
+    ) -> Run:
+        experiment = self.experiments[name]
+        place = Path(experiment.get("folder", self.folder / name)) / folder
+        own = experiment.get("options", {})
+        of_all = {"output_folder": str(place), "noprogressbar": True}
+        options = merged(self.options, own, options, point, of_all)
+        arguments = (f"--{key}={option_text(value)}" for key, value in options.items())
+        hparams_file = str(self._find(experiment["hparams"]))
+        script = self.train.with_name(experiment.get("script", self.train.name))
+        return Run(name, role, place, script, (hparams_file, *arguments))
+
+    def _find(self, hparams_file: str) -> Path:
+        """An experiment's yaml: beside the study's, or in the folder of the yamls."""
+        beside = self.beside / hparams_file
+        return beside if beside.is_file() else self.yamls / hparams_file
+
+
+def check_seeds(seeds: object, where: str | Path) -> None:
+    """ValueError where they are no list of different seeds."""
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{where}: seeds={seeds}: a list of different seeds.")
+
+
+@dataclass
+class Results:
+    """The finished runs of each experiment.
+
+    Attributes
+    ----------
+    finished : dict
+        Experiment -> {seed: Run}.
+    missing : list of str
+        Names of the runs that are not finished.
+    differing : list of str
+        Runs whose settings are not those of the yaml any more, and how they differ.
+    lists : dict
+        Name of the list -> (trials, labels [N]).
+    scores : dict
+        (list, experiment, seed) -> [N].
+    """
+
+    finished: dict[str, dict[int, Run]]
+    missing: list[str]
+    differing: list[str]
+    lists: dict[str, tuple]
+    scores: dict[tuple, np.ndarray]
+
+
+def read_results(comparison: Comparison) -> Results:
+    """Read what the finished runs scored; all of them must have scored one list."""
+    results = Results({}, [], [], {}, {})
+    for name in comparison.experiments:
+        search, runs = comparison.search(name), comparison.finals(name)
+        results.missing += [run.name for run in (*search, *runs) if not run.finished]
+        if not runs:
+            results.missing += [f"{name}, seed {seed}" for seed in comparison.seeds(name)]
+        results.differing += [
+            f"{run.name} ({'; '.join(changed)})"
+            for run in (*search, *runs)
+            if run.finished and (changed := run.changed())
+        ]
+        results.finished[name] = {
+            seed: run for seed, run in zip(comparison.seeds(name), runs) if run.finished
+        }
+        for seed, run in results.finished[name].items():
+            for key, (trials, labels, scores) in read_scores(run.folder).items():
+                first = results.lists.setdefault(key, (trials, labels))
+                if first[0] != trials or any(first[1] != labels):
+                    raise ValueError(
+                        f"{run.folder}: scored another list {key} than the others."
+                    )
+                results.scores[key, name, seed] = scores
+    return results
+
+
+def summarize(comparison: Comparison, results: Results) -> tuple[list, list]:
+    """The lines of results.csv and of runs.csv; rates are in percent.
+
+    The change of the EER is that of its mean over the seeds that both experiments
+    have. Its interval is a bootstrap over the test speakers: each draw of speakers
+    gives every run an EER, and the mean over seeds is compared draw by draw.
+    """
+    table: list[dict] = []
+    lines: list[dict] = []
+    for key, (trials, labels) in results.lists.items():
+        runs = [run for run in results.scores if run[0] == key]
+        scores = np.stack([results.scores[run] for run in runs])
+        enrol, test = ([path.split("/")[0] for path in side] for side in zip(*trials))
+        draws = dict(zip(runs, bootstrap_eer(scores, labels, enrol, test, DRAWS)))
+        rates = {run: rates_of(results.scores[run], labels) for run in runs}
+        for name, experiment in comparison.experiments.items():
+            own = [run for run in runs if run[1] == name]
+            finished = results.finished[name]
+            lines += [run_line(run, rates[run], finished[run[2]]) for run in own]
+            if own:
+                baseline = experiment.get("baseline", "")
+                table.append(table_line(own, baseline, rates, draws, finished))
+    return table, lines
+
+
+def run_line(key: tuple, rates: Mapping, run: Run) -> dict:
+    """A line of runs.csv."""
+    return {
+        "experiment": run.experiment,
+        "list": key[0],
+        "seed": key[2],
+        **rates,
+        "development EER %": development_eer(run.folder),
+        "minutes": minutes(run.folder),
+    }
+
+
+def table_line(
+    own: Sequence[tuple],
+    baseline: str,
+    rates: Mapping,
+    draws: Mapping,
+    finished: Mapping[int, Run],
+) -> dict:
+    """A line of results.csv.
+
+    Arguments
+    ---------
+    own : list of (list, experiment, seed)
+        The runs of one experiment.
+    baseline : str
+    rates, draws : dict
+        Rates, and EER in each draw of the bootstrap, of every run of the list.
+    finished : dict
+        Seed -> Run of the experiment.
+    """
+    row = {"experiment": own[0][1], "list": own[0][0], "seeds": len(own)}
+    for rate in RATES:
+        values = [rates[run][rate] for run in own]
+        row[rate] = np.mean(values)
+        row[f"{rate} deviation"] = np.std(values, ddof=1) if len(own) > 1 else None
+    row["baseline"] = baseline
+    pairs = [(run, (run[0], baseline, run[2])) for run in own]
+    pairs = [pair for pair in pairs if pair[1] in rates]
+    row |= dict.fromkeys(("change %", *ENDS))
+    if pairs:
+        mine, theirs = zip(*pairs)
+        changes = relative_change(
+            [rates[run]["EER %"] for run in mine],
+            [rates[run]["EER %"] for run in theirs],
+            [draws[run] for run in mine],
+            [draws[run] for run in theirs],
+        )
+        for column, change in zip(("change %", *ENDS), changes):
+            row[column] = None if change is None else 100 * change
+    row["hours"] = sum(minutes(run.folder) for run in finished.values()) / 60
+    return row
+
+
+def rates_of(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The columns of RATES, of one scored list."""
+    return {
+        "EER %": 100 * eer(scores, labels)[0],
+        "minDCF(p=0.01)": min_dcf(scores, labels, 0.01)[0],
+        "minDCF(p=0.05)": min_dcf(scores, labels, 0.05)[0],
+    }
+
+
+def search_table(comparison: Comparison) -> list[dict]:
+    """The lines of search.csv."""
+    lines = []
+    for name in comparison.experiments:
+        points, chosen = comparison.points(name), comparison.chosen(name)
+        for n, run in enumerate(comparison.search(name)):
+            lines.append(
+                {
+                    "experiment": name,
+                    "point": n + 1,
+                    "options": option_text(points[n]),
+                    "development EER %": development_eer(run.folder)
+                    if run.finished
+                    else None,
+                    "minutes": minutes(run.folder) if run.finished else None,
+                    "chosen": "yes" if n == chosen else "",
+                }
+            )
+    return lines
+
+
+def train_comparison(
+    comparison: Comparison, processes: int, keep_checkpoints: bool
+) -> list[Run]:
+    """The searches, then the seeds, all experiments with one seed before the next;
+    returns the runs that failed. An experiment whose search failed waits."""
+    names, how = comparison.experiments, (processes, keep_checkpoints)
+    failed = train_all(sum(map(comparison.search, names), []), *how)
+    finals = list(map(comparison.finals, names))
+    for name, runs in zip(names, finals):
+        for run in runs if comparison.search(name) else []:
+            refuse_changed(run)
+    by_seed = [run for runs in zip_longest(*finals) for run in runs if run]
+    return failed + train_all(by_seed, *how)

@@ -4,8 +4,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+import runs
+from hamsb.verification.trials import Trials, read_trials
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 for folder in ("recipes/VoxCeleb", "recipes/VoxCeleb/studies"):
@@ -46,7 +50,6 @@ def tiny_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_distortions(tmp_path_factory):
     """Folders of noises, as MUSAN, and of room responses."""
-    import numpy as np
     import soundfile
 
     folder, random = tmp_path_factory.mktemp("distortions"), np.random.default_rng(0)
@@ -137,3 +140,26 @@ def bad_trials():
             "scores must be real numbers, got dtype complex128",
         ),
     ]
+
+
+@pytest.fixture
+def six_trials():
+    """Trials within and across sessions, of three speakers."""
+    labels, enrol, test = zip(*runs.SIX_TRIALS)
+    return Trials(np.array(labels), enrol, test, Path("lists/small.txt"))
+
+
+@pytest.fixture
+def four_trials(tmp_path):
+    """A trial list, read from its file."""
+    (tmp_path / "vox1_O.txt").write_text(runs.FOUR_TRIALS)
+    return read_trials(tmp_path / "vox1_O.txt")
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Utterances of different lengths, three of the same file name."""
+    paths = {utterance: tmp_path / "wav" / utterance for utterance in runs.UTTERANCES}
+    for seed, path in enumerate(paths.values()):
+        runs.write_wav(path, 8000 + 3001 * seed, seed=seed)
+    return paths

@@ -223,6 +223,36 @@ class FbankMean:
         return torch.cat([features.mean(1), features.amax(1)], dim=1).unsqueeze(1)
 
 
+# A trial list of four lines, its utterances, and one with sessions.
+FOUR_TRIALS = """\
+1 id1/x/1.wav id1/y/1.wav
+0 id1/x/1.wav id2/x/1.wav
+1 id2/x/1.wav id2/x/2.wav
+0 id2/x/2.wav id1/y/1.wav
+"""
+UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
+SIX_TRIALS = [
+    (1, "id1/x/1.wav", "id1/x/2.wav"),  # same session
+    (1, "id1/x/1.wav", "id1/y/1.wav"),
+    (1, "id2/x/1.wav", "id2/z/1.wav"),
+    (0, "id1/x/1.wav", "id2/x/1.wav"),  # sessions of one name, of two speakers
+    (0, "id2/x/1.wav", "id3/x/1.wav"),
+    (0, "id1/y/1.wav", "id3/x/1.wav"),
+]
+
+
+def random_trials(n=400, speakers=9, seed=0):
+    """Trials of several speakers, and scores that tell them apart."""
+    rng = np.random.default_rng(seed)
+    enrol, test = rng.integers(0, speakers, (2, n))
+    labels = (enrol == test).astype(int)
+    enrol, test = (
+        tuple(f"id{s}/v/{i}" for i, s in enumerate(side)) for side in (enrol, test)
+    )
+    scores = rng.standard_normal(n) + 2 * labels
+    return Trials(labels, enrol, tuple(f"{t}t" for t in test), Path("random.txt")), scores
+
+
 def random_embeddings_and_trials(n=3000, utterances=50, dim=16, seed=0, scale=1.0):
     """Embeddings of 7 speakers in a random order, and trials between them."""
     rng = np.random.default_rng(seed)

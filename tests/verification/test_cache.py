@@ -15,17 +15,6 @@ from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.embeddings import embed_utterances
 from runs import FbankMean, write_wav
 
-UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
-
-
-@pytest.fixture
-def paths(tmp_path):
-    """Utterances of different lengths, three of the same file name."""
-    paths = {utterance: tmp_path / "wav" / utterance for utterance in UTTERANCES}
-    for seed, path in enumerate(paths.values()):
-        write_wav(path, 8000 + 3001 * seed, seed=seed)
-    return paths
-
 
 def embed(paths, encode=None, **options):
     return embed_utterances(paths, encode or FbankMean(), progress=False, **options)

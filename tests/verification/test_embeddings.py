@@ -20,18 +20,7 @@ from hamsb.verification.embeddings import (
     speaker_means,
 )
 from hamsb.verification.trials import Trials
-from runs import FbankMean, write_wav
-
-UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
-
-
-@pytest.fixture
-def paths(tmp_path):
-    """Utterances of different lengths, three of the same file name."""
-    paths = {utterance: tmp_path / "wav" / utterance for utterance in UTTERANCES}
-    for seed, path in enumerate(paths.values()):
-        write_wav(path, 8000 + 3001 * seed, seed=seed)
-    return paths
+from runs import UTTERANCES, FbankMean, write_wav
 
 
 def embed(paths, encode=None, **options):

@@ -11,32 +11,7 @@ from hamsb.verification.evaluation import eer_intervals, evaluate_groups, evalua
 from hamsb.verification.groups import trial_groups
 from hamsb.verification.metrics import act_dcf, cllr, eer, min_cllr, min_dcf
 from hamsb.verification.trials import Trials
-
-LIST = [
-    (1, "id1/x/1.wav", "id1/x/2.wav"),  # same session
-    (1, "id1/x/1.wav", "id1/y/1.wav"),
-    (1, "id2/x/1.wav", "id2/z/1.wav"),
-    (0, "id1/x/1.wav", "id2/x/1.wav"),  # sessions of one name, of two speakers
-    (0, "id2/x/1.wav", "id3/x/1.wav"),
-    (0, "id1/y/1.wav", "id3/x/1.wav"),
-]
-
-
-@pytest.fixture
-def trials():
-    labels, enrol, test = zip(*LIST)
-    return Trials(np.array(labels), enrol, test, Path("lists/small.txt"))
-
-
-def random_trials(n=400, speakers=9, seed=0):
-    rng = np.random.default_rng(seed)
-    enrol, test = rng.integers(0, speakers, (2, n))
-    labels = (enrol == test).astype(int)
-    enrol, test = (
-        tuple(f"id{s}/v/{i}" for i, s in enumerate(side)) for side in (enrol, test)
-    )
-    scores = rng.standard_normal(n) + 2 * labels
-    return Trials(labels, enrol, tuple(f"{t}t" for t in test), Path("random.txt")), scores
+from runs import random_trials
 
 
 def test_evaluate_trials():
@@ -70,17 +45,17 @@ def test_calibrated_scores_have_more_numbers():
     }
 
 
-def test_rejecting_every_trial_is_no_threshold(trials):
+def test_rejecting_every_trial_is_no_threshold(six_trials):
     """JSON has no infinity."""
-    reversed_scores = 1.0 - trials.labels
-    result = evaluate_trials(trials, reversed_scores, (0.01,))
+    reversed_scores = 1.0 - six_trials.labels
+    result = evaluate_trials(six_trials, reversed_scores, (0.01,))
     assert result["min_dcf_0.01"] == 1.0 and result["min_dcf_threshold_0.01"] is None
     json.dumps(result, allow_nan=False)
 
 
-def test_errors_name_the_list(trials):
+def test_errors_name_the_list(six_trials):
     with pytest.raises(ValueError, match=r"small.txt: .*finite, got nan at index 2"):
-        evaluate_trials(trials, [0.1, 0.2, float("nan"), 0.4, 0.5, 0.6])
+        evaluate_trials(six_trials, [0.1, 0.2, float("nan"), 0.4, 0.5, 0.6])
     one_class = Trials(np.ones(2, int), ("a", "b"), ("c", "d"), Path("one.txt"))
     with pytest.raises(ValueError, match=r"one.txt: trials of both classes are needed"):
         evaluate_trials(one_class, [0.1, 0.2])
@@ -98,7 +73,7 @@ def test_intervals_are_those_of_a_bootstrap_over_speakers():
     json.dumps(found, allow_nan=False)
 
 
-def test_intervals_need_speakers(trials):
+def test_intervals_need_speakers(six_trials):
     flat = Trials(
         np.array([1, 0]), ("a.wav", "a.wav"), ("b.wav", "c.wav"), Path("flat.txt")
     )
@@ -106,22 +81,24 @@ def test_intervals_need_speakers(trials):
         ValueError, match="flat.txt: no interval.*flat.txt:1: no speaker.*: 0 to"
     ):
         eer_intervals(flat, [[0.5, 0.25]])
-    wrong = Trials(trials.labels[::-1], trials.enrol, trials.test, trials.path)
+    wrong = Trials(
+        six_trials.labels[::-1], six_trials.enrol, six_trials.test, six_trials.path
+    )
     with pytest.raises(ValueError, match="small.txt: no interval.*label 0 at index 0"):
         eer_intervals(wrong, [[0.5] * 6])
 
 
-def test_evaluate_groups(trials):
+def test_evaluate_groups(six_trials):
     scores = np.array([0.9, 0.2, 0.8, 0.4, 0.1, 0.3])
-    groups = trial_groups(trials, np.array([1.0, 1, 1, 5, 5, 5]), [3])
-    results = evaluate_groups(trials, scores, groups, (0.05,))
+    groups = trial_groups(six_trials, np.array([1.0, 1, 1, 5, 5, 5]), [3])
+    results = evaluate_groups(six_trials, scores, groups, (0.05,))
     found = {(r["what"], r["group"]): r for r in results}
     assert list(found) == list(groups)
     short = found["duration", "below 3 s"]
     assert (short["target_trials"], short["impostor_trials"]) == (3, 0)
     assert "eer" not in short
     for name, own in (("same", [0, 3, 4, 5]), ("different", [1, 2, 3, 4, 5])):
-        result, labels = found["session", name], trials.labels[own]
+        result, labels = found["session", name], six_trials.labels[own]
         assert result["target_trials"] == labels.sum() and result["impostor_trials"] == 3
         assert result["eer"] == eer(scores[own], labels)[0]
         assert result["min_dcf_0.05"] == min_dcf(scores[own], labels, 0.05)[0]

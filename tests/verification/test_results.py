@@ -13,32 +13,7 @@ from hamsb.verification.groups import trial_groups
 from hamsb.verification.results import groups_table, results_table
 from hamsb.verification.systems import System
 from hamsb.verification.trials import Trials
-
-LIST = [
-    (1, "id1/x/1.wav", "id1/x/2.wav"),  # same session
-    (1, "id1/x/1.wav", "id1/y/1.wav"),
-    (1, "id2/x/1.wav", "id2/z/1.wav"),
-    (0, "id1/x/1.wav", "id2/x/1.wav"),  # sessions of one name, of two speakers
-    (0, "id2/x/1.wav", "id3/x/1.wav"),
-    (0, "id1/y/1.wav", "id3/x/1.wav"),
-]
-
-
-@pytest.fixture
-def trials():
-    labels, enrol, test = zip(*LIST)
-    return Trials(np.array(labels), enrol, test, Path("lists/small.txt"))
-
-
-def random_trials(n=400, speakers=9, seed=0):
-    rng = np.random.default_rng(seed)
-    enrol, test = rng.integers(0, speakers, (2, n))
-    labels = (enrol == test).astype(int)
-    enrol, test = (
-        tuple(f"id{s}/v/{i}" for i, s in enumerate(side)) for side in (enrol, test)
-    )
-    scores = rng.standard_normal(n) + 2 * labels
-    return Trials(labels, enrol, tuple(f"{t}t" for t in test), Path("random.txt")), scores
+from runs import random_trials
 
 
 def test_results_table():
@@ -88,9 +63,9 @@ def test_table_of_real_numbers():
             assert found == pytest.approx(result[f"{key}_{p}"], abs=5e-4)
 
 
-def test_groups_table(trials):
+def test_groups_table(six_trials):
     scores = np.array([0.9, 0.2, 0.8, 0.4, 0.1, 0.3])
-    results = evaluate_groups(trials, scores, trial_groups(trials), (0.05,))
+    results = evaluate_groups(six_trials, scores, trial_groups(six_trials), (0.05,))
     table = groups_table([{"list": "small", **result} for result in results]).splitlines()
     assert table[0] == (
         "| list | trials by | group | target trials | impostor trials | EER % "
@@ -121,13 +96,13 @@ def plots(monkeypatch):
     return given
 
 
-def test_settings_that_json_does_not_have(trials, plots, tmp_path):
+def test_settings_that_json_does_not_have(six_trials, plots, tmp_path):
     """A training yaml's .inf, and a path."""
     settings = {"max_grad_norm": float("inf"), "folder": tmp_path, "seed": 1}
     results.write_verification(
         tmp_path,
-        [trials],
-        [System("s", {"small": trials.labels + 0.5})],
+        [six_trials],
+        [System("s", {"small": six_trials.labels + 0.5})],
         silent,
         draws=0,
         about={"settings": settings},
@@ -170,15 +145,15 @@ def test_the_first_system_is_written_and_drawn(plots, tmp_path):
 
 
 def test_without_matplotlib_there_are_no_plots_and_the_report_says_so(
-    trials, monkeypatch, tmp_path
+    six_trials, monkeypatch, tmp_path
 ):
     (tmp_path / "det.png").touch()  # of an earlier run
     why = "matplotlib is not installed."
     monkeypatch.setattr(results, "missing", lambda extra: why if extra == "plots" else "")
     results.write_verification(
         tmp_path,
-        [trials],
-        [System("s", {"small": trials.labels + 0.5})],
+        [six_trials],
+        [System("s", {"small": six_trials.labels + 0.5})],
         lambda table, groups, plots: plots,
         draws=0,
         progress=False,

@@ -17,28 +17,16 @@ from hamsb.verification.scoring import (
     trial_seconds,
     write_scores,
 )
-from hamsb.verification.trials import Trials, read_trials
+from hamsb.verification.trials import Trials
 from runs import random_embeddings_and_trials, similarities
 
-LIST = """\
-1 id1/x/1.wav id1/y/1.wav
-0 id1/x/1.wav id2/x/1.wav
-1 id2/x/1.wav id2/x/2.wav
-0 id2/x/2.wav id1/y/1.wav
-"""
-UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
 
-
-@pytest.fixture
-def trials(tmp_path):
-    (tmp_path / "vox1_O.txt").write_text(LIST)
-    return read_trials(tmp_path / "vox1_O.txt")
-
-
-def naive_scores(embeddings, trials, score):
+def naive_scores(embeddings, four_trials, score):
     """One trial at a time."""
     of = dict(zip(embeddings.utterances, embeddings.matrix))
-    return np.array([score(of[e], of[t]) for e, t in zip(trials.enrol, trials.test)])
+    return np.array(
+        [score(of[e], of[t]) for e, t in zip(four_trials.enrol, four_trials.test)]
+    )
 
 
 def test_scores_are_the_naive_ones():
@@ -121,9 +109,9 @@ def test_cosine_of_a_zero_embedding_is_zero():
     assert np.all(scores[touched] == 0) and np.all(scores[~touched] != 0)
 
 
-def test_scores_need_every_utterance(trials):
+def test_scores_need_every_utterance(four_trials):
     with pytest.raises(ValueError, match="no embedding of 'id2/x/1.wav'"):
-        score_trials(Embeddings(("id1/x/1.wav", "id1/y/1.wav"), torch.eye(2)), trials)
+        score_trials(Embeddings(("id1/x/1.wav", "id1/y/1.wav"), torch.eye(2)), four_trials)
 
 
 def test_files_of_one_name_are_not_mistaken_in_scoring():
@@ -164,11 +152,11 @@ def test_scores_of_every_kind(tmp_path):
         assert (tmp_path / "s.txt").read_text() == "a b 1 0.5\na c 0 0.25\n"
 
 
-def test_score_file_appears_whole_or_not_at_all(tmp_path, trials):
+def test_score_file_appears_whole_or_not_at_all(tmp_path, four_trials):
     path = tmp_path / "out" / "scores.txt"
-    write_scores(path, trials, [4.0, 3.0, 2.0, 1.0])
+    write_scores(path, four_trials, [4.0, 3.0, 2.0, 1.0])
     with open(path) as reader:  # a reader of the old file is not disturbed
-        write_scores(path, trials, [1.0, 2.0, 3.0, 4.0])
+        write_scores(path, four_trials, [1.0, 2.0, 3.0, 4.0])
         assert reader.readline() == "id1/x/1.wav id1/y/1.wav 1 4.0\n"
     before = path.read_text()
 
@@ -178,19 +166,21 @@ def test_score_file_appears_whole_or_not_at_all(tmp_path, trials):
             assert path.read_text() == before  # half-way, the old file is still there
             raise OSError("disk full")
 
-    broken = Trials(trials.labels, Broken(trials.enrol), trials.test, trials.path)
+    broken = Trials(
+        four_trials.labels, Broken(four_trials.enrol), four_trials.test, four_trials.path
+    )
     with pytest.raises(OSError, match="disk full"):
         write_scores(path, broken, [5.0, 6.0, 7.0, 8.0])
     assert path.read_text() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_write_scores_refuses_another_number(tmp_path, trials):
+def test_write_scores_refuses_another_number(tmp_path, four_trials):
     for scores in [[0.1], [[0.1, 0.2, 0.3, 0.4]], [0.1] * 5]:
         with pytest.raises(
             ValueError, match="vox1_O.txt has 4 trials, got scores of shape"
         ):
-            write_scores(tmp_path / "s.txt", trials, scores)
+            write_scores(tmp_path / "s.txt", four_trials, scores)
 
 
 # What else is known of a trial

@@ -7,20 +7,7 @@ import numpy as np
 import pytest
 
 from hamsb.verification.trials import find_utterances, read_lists, read_trials
-
-LIST = """\
-1 id1/x/1.wav id1/y/1.wav
-0 id1/x/1.wav id2/x/1.wav
-1 id2/x/1.wav id2/x/2.wav
-0 id2/x/2.wav id1/y/1.wav
-"""
-UTTERANCES = ("id1/x/1.wav", "id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav")
-
-
-@pytest.fixture
-def trials(tmp_path):
-    (tmp_path / "vox1_O.txt").write_text(LIST)
-    return read_trials(tmp_path / "vox1_O.txt")
+from runs import FOUR_TRIALS, UTTERANCES
 
 
 @pytest.fixture
@@ -36,32 +23,34 @@ def corpus(tmp_path):
 # Reading lists
 
 
-def test_read_trials(trials, tmp_path):
-    assert trials.labels.tolist() == [1, 0, 1, 0] and trials.labels.dtype == np.int64
-    assert trials.enrol == ("id1/x/1.wav", "id1/x/1.wav", "id2/x/1.wav", "id2/x/2.wav")
-    assert trials.test == ("id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav", "id1/y/1.wav")
+def test_read_trials(four_trials, tmp_path):
     assert (
-        trials.path == tmp_path / "vox1_O.txt"
-        and trials.name == "vox1_O"
-        and len(trials) == 4
+        four_trials.labels.tolist() == [1, 0, 1, 0] and four_trials.labels.dtype == np.int64
     )
-    assert trials.utterances == UTTERANCES
-    assert trials.speakers == ("id1", "id2")
+    assert four_trials.enrol == ("id1/x/1.wav", "id1/x/1.wav", "id2/x/1.wav", "id2/x/2.wav")
+    assert four_trials.test == ("id1/y/1.wav", "id2/x/1.wav", "id2/x/2.wav", "id1/y/1.wav")
+    assert (
+        four_trials.path == tmp_path / "vox1_O.txt"
+        and four_trials.name == "vox1_O"
+        and len(four_trials) == 4
+    )
+    assert four_trials.utterances == UTTERANCES
+    assert four_trials.speakers == ("id1", "id2")
 
 
-def test_read_trials_of_other_writers(tmp_path, trials):
+def test_read_trials_of_other_writers(tmp_path, four_trials):
     for text in [
-        LIST.replace(" ", "\t"),
-        LIST.replace(" ", "   "),
-        LIST.replace("\n", "\r\n"),
-        LIST[:-1],
+        FOUR_TRIALS.replace(" ", "\t"),
+        FOUR_TRIALS.replace(" ", "   "),
+        FOUR_TRIALS.replace("\n", "\r\n"),
+        FOUR_TRIALS[:-1],
     ]:
         (tmp_path / "other.txt").write_bytes(text.encode())
         other = read_trials(str(tmp_path / "other.txt"))
         assert (other.enrol, other.test, other.labels.tolist()) == (
-            trials.enrol,
-            trials.test,
-            trials.labels.tolist(),
+            four_trials.enrol,
+            four_trials.test,
+            four_trials.labels.tolist(),
         )
 
 
@@ -93,7 +82,7 @@ def test_read_trials_names_file_and_line(tmp_path):
         ],
         [1, 3, 5],
     ):
-        lines = LIST.splitlines()
+        lines = FOUR_TRIALS.splitlines()
         lines.insert(number - 1, line)
         path = tmp_path / "list.txt"
         path.write_text("\n".join(lines) + "\n")
@@ -126,50 +115,50 @@ def test_speakers_need_a_folder(tmp_path):
 # Finding files
 
 
-def test_find_utterances(trials, corpus):
+def test_find_utterances(four_trials, corpus):
     expected = {utterance: corpus / "wav" / utterance for utterance in UTTERANCES}
-    assert find_utterances(trials, [corpus]) == expected
-    assert find_utterances(trials, str(corpus)) == expected
-    assert list(find_utterances(trials, [corpus])) == list(UTTERANCES)
+    assert find_utterances(four_trials, [corpus]) == expected
+    assert find_utterances(four_trials, str(corpus)) == expected
+    assert list(find_utterances(four_trials, [corpus])) == list(UTTERANCES)
 
 
-def test_find_utterances_in_several_roots(trials, corpus, tmp_path):
+def test_find_utterances_in_several_roots(four_trials, corpus, tmp_path):
     (tmp_path / "more" / "wav").mkdir(parents=True)
     shutil.move(corpus / "wav" / "id2", tmp_path / "more" / "wav" / "id2")
-    found = find_utterances(trials, [corpus, tmp_path / "more"])
+    found = find_utterances(four_trials, [corpus, tmp_path / "more"])
     assert found["id1/x/1.wav"] == corpus / "wav" / "id1/x/1.wav"
     assert found["id2/x/1.wav"] == tmp_path / "more" / "wav" / "id2/x/1.wav"
 
 
-def test_missing_utterances(trials, corpus, tmp_path):
+def test_missing_utterances(four_trials, corpus, tmp_path):
     shutil.rmtree(corpus / "wav" / "id2")
     (corpus / "wav" / "id1/x/1.wav").rename(
         corpus / "id1_x_1.wav"
     )  # beside wav is not below it
     with pytest.raises(FileNotFoundError) as error:
-        find_utterances(trials, [corpus, tmp_path / "nowhere"])
-    assert f"{trials.path}:1: no file for id1/x/1.wav; 3 of 4 utterances" in str(
+        find_utterances(four_trials, [corpus, tmp_path / "nowhere"])
+    assert f"{four_trials.path}:1: no file for id1/x/1.wav; 3 of 4 utterances" in str(
         error.value
     )
     assert f"{corpus}/wav, {tmp_path}/nowhere/wav (no such folder)" in str(error.value)
 
 
-def test_missing_utterance_names_its_first_line(trials, corpus):
+def test_missing_utterance_names_its_first_line(four_trials, corpus):
     (corpus / "wav" / "id2/x/2.wav").unlink()
     with pytest.raises(
         FileNotFoundError, match="vox1_O.txt:3: no file for id2/x/2.wav; 1 of 4"
     ):
-        find_utterances(trials, [corpus])
+        find_utterances(four_trials, [corpus])
 
 
-def test_an_utterance_in_two_roots(trials, corpus, tmp_path):
+def test_an_utterance_in_two_roots(four_trials, corpus, tmp_path):
     other = tmp_path / "other" / "wav" / "id2" / "x"
     other.mkdir(parents=True)
     (other / "1.wav").symlink_to(
         corpus / "wav" / "id2/x/1.wav"
     )  # the same file twice is no doubt
     assert (
-        find_utterances(trials, [corpus, tmp_path / "other"])["id2/x/1.wav"]
+        find_utterances(four_trials, [corpus, tmp_path / "other"])["id2/x/1.wav"]
         == corpus / "wav" / "id2/x/1.wav"
     )
     (other / "2.wav").touch()
@@ -177,31 +166,31 @@ def test_an_utterance_in_two_roots(trials, corpus, tmp_path):
         ValueError,
         match=rf"vox1_O.txt:3: id2/x/2.wav is in two roots, .* and {other}/2.wav",
     ):
-        find_utterances(trials, [corpus, tmp_path / "other"])
+        find_utterances(four_trials, [corpus, tmp_path / "other"])
 
 
-def test_no_roots(trials):
+def test_no_roots(four_trials):
     with pytest.raises(ValueError, match="no roots"):
-        find_utterances(trials, [])
+        find_utterances(four_trials, [])
 
 
 # Several lists
 
 
-def test_lists_are_read_together(trials, corpus, tmp_path):
-    lines = LIST.splitlines(keepends=True)
+def test_lists_are_read_together(four_trials, corpus, tmp_path):
+    lines = FOUR_TRIALS.splitlines(keepends=True)
     (tmp_path / "short.txt").write_text("".join(lines[2:]))
-    lists, files = read_lists([trials.path, tmp_path / "short.txt"], corpus)
+    lists, files = read_lists([four_trials.path, tmp_path / "short.txt"], corpus)
     assert [one.name for one in lists] == ["vox1_O", "short"] and len(lists[1]) == 2
     assert files == {name: corpus / "wav" / name for name in UTTERANCES}
-    for one_list in (trials.path, str(trials.path)):
+    for one_list in (four_trials.path, str(four_trials.path)):
         (alone,), _ = read_lists(one_list, [str(corpus)])
-        assert alone.enrol == trials.enrol
+        assert alone.enrol == four_trials.enrol
     (tmp_path / "targets.txt").write_text(lines[0] + lines[2])
     with pytest.raises(ValueError, match="targets.txt: all 2 trials have the label 1; an"):
         read_lists([tmp_path / "targets.txt"], corpus)
     again = tmp_path / "again" / "vox1_O.txt"
     again.parent.mkdir()
-    again.write_text(LIST)
+    again.write_text(FOUR_TRIALS)
     with pytest.raises(ValueError, match="two lists are named 'vox1_O'"):
-        read_lists([trials.path, again], corpus)
+        read_lists([four_trials.path, again], corpus)

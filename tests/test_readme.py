@@ -49,3 +49,24 @@ def test_yaml_diff_builds_the_head_and_loss_it_promises(readme):
     assert isinstance(hparams["classifier"], hamsb.HyperbolicClassifier)
     assert hparams["classifier"].centers.shape == (7, 192)
     assert isinstance(hparams["compute_cost"], hamsb.HAMSoftmax)
+
+
+def test_plain_pytorch_runs_and_learns(readme):
+    (code,) = (block for block in blocks(readme, "python") if "optimizer.step()" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    names = {}
+    exec(code, names)
+    assert names["loss"].isfinite() and names["head"].centers.grad.abs().sum() > 0
+
+
+def test_every_yaml_of_the_documents_exists(repository):
+    """Commands name a yaml by its path below hparams/, the index by its name there."""
+    index = (repository / "hparams" / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w./]+\.yaml)` \|", index, re.M))
+    found = {path.relative_to(repository / "hparams").as_posix()
+             for path in (repository / "hparams").rglob("*.yaml")}  # fmt: skip
+    assert listed == found
+    for name in ("README.md", "RESULTS.md"):
+        text = (repository / "recipes" / "VoxCeleb" / name).read_text(encoding="utf-8")
+        named = set(re.findall(r"\bhparams/([\w./]+\.yaml)", text))
+        assert named and named <= found, f"{name}: {named - found}"

@@ -303,7 +303,7 @@ def test_speechbrain_draws_one_room_for_a_batch(tmp_path):
         write(tmp_path / "rirs" / f"{i}.wav", response)
     made = prepare_audio_csv(tmp_path / "rirs", tmp_path / "rir.csv", key="k")
     torch.manual_seed(0)
-    clicks = torch.eye(1, 100).expand(16, -1)
+    clicks = torch.eye(1, 100).repeat(16, 1)
     rooms = {}
     for module in (time_domain, augment):
         output = module.AddReverb(made)(clicks)

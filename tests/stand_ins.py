@@ -11,7 +11,7 @@ class Framed(torch.nn.Module):
 
 
 class Embedding(torch.nn.Module):
-    """A tiny model, whose samples do not meet: no batch normalisation."""
+    """A tiny model, whose samples do not meet: no batch normalization."""
 
     def __init__(self, input_size, lin_neurons):
         super().__init__()

@@ -26,7 +26,7 @@ GLOO = ["--device=cpu", "--distributed_backend=gloo"]
 
 def tiny_yaml(repository, folder):
     """small_ham.yaml with a tiny model, SGD and a learned ball, without dropout or
-    normalisation over a batch: each step is a function of its utterances alone."""
+    normalization over a batch: each step is a function of its utterances alone."""
     text = (repository / "hparams" / "small_ham.yaml").read_text()
 
     def put(begin, end, replacement):

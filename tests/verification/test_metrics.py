@@ -111,11 +111,11 @@ def test_min_dcf_is_the_naive_one():
         )
         miss, fa = rates_at(threshold, scores, labels)
         assert c_miss * p * miss + c_fa * (1 - p) * fa == pytest.approx(cost, abs=1e-12)
-        normalised, same_threshold = min_dcf(scores, labels, p, c_miss, c_fa)
-        assert normalised == pytest.approx(
+        normalized, same_threshold = min_dcf(scores, labels, p, c_miss, c_fa)
+        assert normalized == pytest.approx(
             cost / min(c_miss * p, c_fa * (1 - p)), abs=1e-12
         )
-        assert normalised <= 1 and same_threshold == threshold
+        assert normalized <= 1 and same_threshold == threshold
 
 
 def test_one_curve_gives_every_number():
@@ -245,7 +245,7 @@ def test_collapsed_model():
         assert min_dcf(scores, labels, p_target=0.9)[0] == pytest.approx(1.0)
 
 
-def test_thresholds_separate_neighbouring_floats():
+def test_thresholds_separate_neighboring_floats():
     """Between adjacent floats there is no middle; between huge ones no overflow."""
     low = 0.5
     high = np.nextafter(low, 1)

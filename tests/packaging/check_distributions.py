@@ -91,7 +91,9 @@ def environment(folder, *install):
     (folder / "lib" / version / "site-packages" / "outer.pth").write_text(
         sysconfig.get_path("purelib") + "\n"
     )
-    run(python, "-m", "pip", "install", "-q", "--no-deps", *install, cwd=folder)
+    # A hamsb among those others is not this one.
+    how = ["-q", "--no-deps", "--ignore-installed"]
+    run(python, "-m", "pip", "install", *how, *install, cwd=folder)
     return python
 
 

@@ -1,6 +1,6 @@
 """Rooms, noises and channels from nothing, where there is no MUSAN and no RIRS_NOISES.
 
-A :class:`Session` is what one recording day adds to a voice, drawn independent of the
+A `Session` is what one recording day adds to a voice, drawn independent of the
 speaker. `record` plays speech through it, as the synthetic corpus does; and
 `make_distortions` writes noises and responses of further sessions as audio files, for
 augmentation. Without distortions that differ between two views of an utterance,
@@ -41,7 +41,7 @@ class Session:
 
     ``pitch`` is a factor of the speaker's fundamental, ``rate_wpm`` words a minute,
     ``channel_db`` the equalizer's gains in dB at 80 to 7500 Hz; ``noise`` is one of
-    :data:`NOISES`.
+    `NOISES`.
     """
 
     pitch: float
@@ -89,7 +89,7 @@ def room_response(rng: np.random.Generator, rt60_s: float, drr_db: float) -> np.
 
 
 def draw_noise(rng: np.random.Generator, kind: str, samples: int) -> np.ndarray:
-    """Noise [samples] of unit power; ``kind`` is one of :data:`NOISES`.
+    """Noise [samples] of unit power; ``kind`` is one of `NOISES`.
 
     White, pink and brown fall by 0, 3 and 6 dB an octave; hum is a mains hum with
     harmonics over pink noise.

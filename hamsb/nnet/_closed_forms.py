@@ -162,7 +162,7 @@ def _conformal(
 class MarginCrossEntropy(torch.autograd.Function):
     """The cross-entropy of each row, [B].
 
-    With p the softmax of the logits (:func:`_penalized_logits`), the gradient is ``scale
+    With p the softmax of the logits (`_penalized_logits`), the gradient is ``scale
     * p`` for the other classes that are not zeroed, and ``scale * (p - 1) * slope`` for
     the target. The similarities are the one [B, C] buffer kept for the backward pass.
 

@@ -1,12 +1,12 @@
 """Hyperbolic balls: where embeddings and speaker centers meet.
 
-Two balls stand behind one interface, :class:`Ball`: ``project`` brings a
+Two balls stand behind one interface, `Ball`: ``project`` brings a
 Euclidean vector into the ball, ``distance`` and ``pairwise_distance`` measure
 there, ``clipped`` tells which vectors the projection cuts short. A head, a
 scorer or a plot is given a ball and never asks which one it is.
 
-:class:`ClippedUnitBall` is the form that Fang & He released and published
-numbers with; :class:`PoincareBall` is the ball of curvature ``-c`` as geometry
+`ClippedUnitBall` is the form that Fang & He released and published
+numbers with; `PoincareBall` is the ball of curvature ``-c`` as geometry
 books have it. The formulas are small functions at the top of this file, the
 classes are thin around them.
 
@@ -62,7 +62,7 @@ def expmap0(v: Tensor, curvature: float | Tensor) -> Tensor:
 
 
 def logmap0(x: Tensor, curvature: float | Tensor) -> Tensor:
-    """Logarithmic map at the origin, the inverse of :func:`expmap0`.
+    """Logarithmic map at the origin, the inverse of `expmap0`.
 
     ``artanh(sqrt(c) |x|) / (sqrt(c) |x|) * x``; points on or outside the rim
     are taken to lie the dtype's epsilon inside of it.
@@ -117,7 +117,7 @@ def soften_norm(v: Tensor, limit: float | Tensor) -> Tensor:
 
     Lengths stay below ``limit``; short vectors are left almost as they are
     (to third order), and the slope along the length is never zero, unlike
-    that of :func:`clip_norm`.
+    that of `clip_norm`.
 
     Example
     -------
@@ -238,21 +238,21 @@ class Ball(nn.Module):
         One matrix product instead of an [N, M, D] tensor, and gradients in
         closed form that keep nothing but the result; differentiating them
         again is a RuntimeError. In float32 a product costs some 4e-7 in ``|x -
-        y|^2``: at coincidence a distance of up to 2e-3 in :class:`ClippedUnitBall`
+        y|^2``: at coincidence a distance of up to 2e-3 in `ClippedUnitBall`
         at the published c = 3. Near the rim it would be 3e-2 at ``sqrt(c)|v| = 2``
-        and 1.5 at 4, so :class:`PoincareBall` takes the product, and nothing else
+        and 1.5 at 4, so `PoincareBall` takes the product, and nothing else
         of that size, in float64 (not on Apple's GPUs, which have none).
         """
         return self._pairwise(x, y, 1)
 
     @_full_precision
     def pairwise_similarity(self, x: Tensor, y: Tensor) -> Tensor:
-        """Minus :meth:`pairwise_distance`, [N, M], without a second buffer."""
+        """Minus `pairwise_distance`, [N, M], without a second buffer."""
         return self._pairwise(x, y, -1)
 
     @_full_precision
     def reference_pairwise_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """:meth:`pairwise_distance` as it reads, with autograd's gradients: what
+        """`pairwise_distance` as it reads, with autograd's gradients: what
         the closed form is compared with, and differentiable twice."""
         dtype, floor = x.dtype, self._floor(x.dtype)
         if self._near_rim:
@@ -262,7 +262,7 @@ class Ball(nn.Module):
 
     @_full_precision
     def clipped(self, x: Tensor) -> Tensor:
-        """Which of the vectors [..., D] exceed what :meth:`project` keeps as
+        """Which of the vectors [..., D] exceed what `project` keeps as
         it is: bool [...]."""
         return self._clipped(x)
 
@@ -381,7 +381,7 @@ class PoincareBall(Ball):
         known to a relative 4e-5 at 4, 8e-4 at 6, 6e-2 at 8.
     limit : {"soft", "hard"}
         For "expmap0": "soft" is a smooth radial map with non-zero slope
-        (:func:`soften_norm`), "hard" a clip.
+        (`soften_norm`), "hard" a clip.
     gain : float, optional
         For "expmap0": what vectors are multiplied by first; 1/sqrt(D) by
         default, as network outputs grow with sqrt(D).
@@ -462,17 +462,17 @@ class PoincareBall(Ball):
 
     @_full_precision
     def expmap0(self, v: Tensor) -> Tensor:
-        """:func:`expmap0` at the ball's curvature, without gain or limit."""
+        """`expmap0` at the ball's curvature, without gain or limit."""
         return expmap0(v, self.curvature)
 
     @_full_precision
     def logmap0(self, x: Tensor) -> Tensor:
-        """:func:`logmap0` at the ball's curvature."""
+        """`logmap0` at the ball's curvature."""
         return logmap0(x, self.curvature)
 
     @_full_precision
     def mobius_add(self, x: Tensor, y: Tensor) -> Tensor:
-        """:func:`mobius_add` at the ball's curvature."""
+        """`mobius_add` at the ball's curvature."""
         return mobius_add(x, y, self.curvature)
 
     def _tangent(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Contrastive losses, self-supervised and supervised.
 
 Self-supervised (Lepage & Dehak, arXiv 2306.03664 and 2404.14913): an utterance
-is told from others by two views of it. :class:`NTXent` contrasts views within
-the batch, :class:`MoCo` with queues of earlier embeddings from a momentum encoder
+is told from others by two views of it. `NTXent` contrasts views within
+the batch, `MoCo` with queues of earlier embeddings from a momentum encoder
 (``hamsb.nnet.momentum``). Both lay out similarities, the positive's in front,
 
     z = (sim(a, p), sim(a, n_1), ..., sim(a, n_K)),   target 0,
@@ -12,13 +12,13 @@ temperature) and the margin: ``Softmax`` makes it NT-Xent, ``AMSoftmax``
 NT-Xent-AM, ``AAMSoftmax`` NT-Xent-AAM. A candidate that is no negative of an
 anchor has the similarity ``-inf``. An anchor without negatives has loss 0.
 
-Supervised (Masztalski et al., arXiv 2507.17540): :class:`SupCon` and
-:class:`HSCL` contrast utterances of a speaker with those of others.
+Supervised (Masztalski et al., arXiv 2507.17540): `SupCon` and
+`HSCL` contrast utterances of a speaker with those of others.
 
 The similarity is an object: cosine, or minus the distance in a given ball.
 Positives are measured directly, the rest by one matrix product; no [B, B, D]
 tensor is made, everything is float32 or wider, and no value is brought to the
-host. :func:`diagnostics` tells of collapse.
+host. `diagnostics` tells of collapse.
 
 Several processes: candidates are gathered with gradient, and each process
 returns the loss of its own anchors. The mean over the processes is the loss of
@@ -109,7 +109,7 @@ class NTXent(_Contrast):
     symmetric : bool
         Which of the two.
     similarity : nn.Module, optional
-        :class:`CosineSimilarity` by default, or :class:`HyperbolicSimilarity`.
+        `CosineSimilarity` by default, or `HyperbolicSimilarity`.
 
     Example
     -------
@@ -176,15 +176,15 @@ class MoCo(_Contrast):
     and (q2, k1), each against the queue of its keys, the losses averaged.
 
     The queues are buffers of this module: checkpoint it. After each optimizer
-    step, :meth:`update` takes the keys of the step. Embeddings are queued as
+    step, `update` takes the keys of the step. Embeddings are queued as
     they are and projected when used, so a ball may learn.
 
     Arguments
     ---------
     loss, similarity : nn.Module
-        As in :class:`NTXent`.
+        As in `NTXent`.
     size, dimension : int
-        As in :class:`hamsb.nnet.momentum.MomentumQueue`.
+        As in `hamsb.nnet.momentum.MomentumQueue`.
     symmetric : bool
         Two queues instead of one.
 
@@ -248,7 +248,7 @@ class MoCo(_Contrast):
         return torch.stack(losses).mean()
 
     def update(self, keys: Sequence[Tensor], labels: Tensor | None = None) -> None:
-        """Queue the keys (and labels) that :meth:`forward` was given."""
+        """Queue the keys (and labels) that `forward` was given."""
         self._check_number("keys", keys)
         for queue, key in zip(self.queues, keys, strict=True):
             cast(MomentumQueue, queue).enqueue(key, labels)
@@ -295,7 +295,7 @@ class SupCon(nn.Module):
         Learn tau, as exp of a parameter: the loss must then be among the
         optimized modules, and be called there.
     similarity : nn.Module, optional
-        As in :class:`NTXent`.
+        As in `NTXent`.
 
     Example
     -------
@@ -394,14 +394,14 @@ class HSCL(SupCon):
     / sum(w)``, the loss of anchor i and positive p is ``-log(c_ip / (c_ip + M_i
     N_i))``. M_i is the number of negatives, B - 2 where every speaker has two
     utterances; of several positives the mean is taken. All in log space. With
-    beta = 0 and two utterances a speaker it is :class:`SupCon` at tau / 2.
+    beta = 0 and two utterances a speaker it is `SupCon` at tau / 2.
 
     Arguments
     ---------
     beta : float
         >= 0. How much hard negatives count; 0 is the plain mean.
     temperature, learnable, similarity :
-        As in :class:`SupCon`.
+        As in `SupCon`.
 
     Example
     -------
@@ -423,7 +423,7 @@ class HSCL(SupCon):
         self.beta = beta
 
     def pair_losses(self, logits: Tensor, others: Tensor, negative: Tensor) -> Tensor:
-        """As of :class:`SupCon`, with reweighted negatives."""
+        """As of `SupCon`, with reweighted negatives."""
         logits = 2 * logits
         weights = (self.beta * logits).detach()
         weights = weights - _logsumexp(weights, negative)

@@ -226,7 +226,7 @@ class RAMSoftmax(AMSoftmax):
 class HSoftmax(Softmax):
     """H-Softmax: ``z_j = -s d(x, w_j)`` (Fang & He, arXiv 2601.19709).
 
-    :class:`Softmax` on minus a distance, such as ``HyperbolicClassifier``
+    `Softmax` on minus a distance, such as ``HyperbolicClassifier``
     returns, under its published name and scale.
 
     Arguments
@@ -249,7 +249,7 @@ class HAMSoftmax(AMSoftmax):
     """HAM-Softmax: ``z_y = -s (d(x, w_y) + m)``, others ``-s d(x, w_j)``
     (Fang & He, arXiv 2601.19709).
 
-    :class:`AMSoftmax` on minus a distance, such as ``HyperbolicClassifier``
+    `AMSoftmax` on minus a distance, such as ``HyperbolicClassifier``
     returns, under its published name; the margin is a hyperbolic length.
 
     Example

@@ -41,7 +41,7 @@ def no_autocast(x: Tensor) -> torch.autocast:
 @contextmanager
 def full_matmul() -> Iterator[None]:
     """A context in which float32 products are of full precision: SpeechBrain switches
-    TensorFloat-32 on. torch.compile cannot trace it; see :func:`product`."""
+    TensorFloat-32 on. torch.compile cannot trace it; see `product`."""
     # The older of torch's two switches sets both, and they must agree; torch 2.8 has
     # the older one alone.
     matmul = torch.backends.cuda.matmul

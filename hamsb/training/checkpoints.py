@@ -149,7 +149,7 @@ class Checkpointer(checkpoints.Checkpointer):
     ) -> None:
         """Save a checkpoint, then delete the least important ones.
 
-        See :meth:`save_checkpoint` and :meth:`delete_checkpoints`;
+        See `save_checkpoint` and `delete_checkpoints`;
         ``keep_recent`` adds recency to the orders of the latter.
         """
         super().save_and_keep_only(

@@ -2,8 +2,8 @@
 
     prepare -> train -> choose -> average -> verify -> export
 
-A script holds a subclass of :class:`hamsb.training.brain.EmbeddingBrain`, which tells
-the training data, the forward pass and the loss, and gives it to :func:`main`, with
+A script holds a subclass of `hamsb.training.brain.EmbeddingBrain`, which tells
+the training data, the forward pass and the loss, and gives it to `main`, with
 the preparation of its data. Everything of a run is in its ``output_folder``:
 ``train_log.txt`` (a line an epoch) and ``epochs.json`` (the same for programs), what
 verify.py writes too (``report.md``, ``metrics.json``, ``scores_<list>.txt``,
@@ -161,7 +161,7 @@ def main(
     arguments : sequence of str
         Those that follow the script's name.
     brain_class : type
-        A subclass of :class:`EmbeddingBrain`.
+        A subclass of `EmbeddingBrain`.
     prepare : callable
         Writes the yaml's ``train_annotation``. It is called by the main process, with
         the keys of PREPARED, and returns an object with the numbers ``speakers``,

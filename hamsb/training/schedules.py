@@ -127,7 +127,7 @@ class LinearMargin:
 class CosineMargin(LinearMargin):
     """A margin that rises along half a cosine, gently at both ends.
 
-    Arguments are :class:`LinearMargin`'s.
+    Arguments are `LinearMargin`'s.
 
     Example
     -------

@@ -19,9 +19,9 @@ What a speaker is
 
 The hierarchy
     voice family -> accent -> speaker -> session, in ``metadata.csv``. A
-    *family* (:data:`FAMILIES`) is a range of fundamental frequencies and a
+    *family* (`FAMILIES`) is a range of fundamental frequencies and a
     vocal tract factor about which its speakers scatter; an *accent*
-    (:data:`ACCENTS`) is one of eSpeak's English voices, with its own phonemes,
+    (`ACCENTS`) is one of eSpeak's English voices, with its own phonemes,
     and is nested in the family. Training and test speakers share families and
     accents, as people do.
 
@@ -50,7 +50,7 @@ How hard it is
     41.0 %; its noise, channel, level or rate: 48 to 52 %.
 
 Run it as ``python recipes/VoxCeleb/mini/mini_corpus.py FOLDER [--seed N]``;
-there is an option for each argument of :func:`make_mini_corpus`.
+there is an option for each argument of `make_mini_corpus`.
 
 Facts about voice variants and parameters: eSpeak NG, ``docs/voices.md`` and
 ``src/include/espeak-ng/speak_lib.h``.
@@ -346,12 +346,12 @@ class Espeak:
     Arguments
     ---------
     folder : path
-        A folder that :func:`copy_espeak_data` filled.
+        A folder that `copy_espeak_data` filled.
 
     Attributes
     ----------
     sample_rate : int
-        Rate of what :meth:`say` returns, Hz (22050).
+        Rate of what `say` returns, Hz (22050).
     """
 
     # Names and values of speak_lib.h.
@@ -412,9 +412,9 @@ class Espeak:
         ---------
         text : str
         accent : str
-            One of :data:`ACCENTS`.
+            One of `ACCENTS`.
         variant : str
-            Contents of a voice variant file, see :func:`variant_text`.
+            Contents of a voice variant file, see `variant_text`.
         rate : int
             Words a minute.
         seed : int
@@ -652,7 +652,7 @@ def make_mini_corpus(
         Seconds of speech an utterance is written for, 1 to 30; real
         durations scatter about it.
     trials : int
-        Length of the trial list, >= 2 (see :func:`draw_trials`).
+        Length of the trial list, >= 2 (see `draw_trials`).
     workers : int or None
         Processes; None for one a CPU. The result does not depend on it.
 

@@ -12,11 +12,24 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.nnet.schedulers import update_learning_rate
-from speechbrain.utils.checkpoints import Checkpoint, average_checkpoints
+from speechbrain.utils.checkpoints import (
+    DEFAULT_LOAD_HOOKS,
+    Checkpoint,
+    average_checkpoints,
+    get_default_hook,
+)
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
 
+from hamsb.training.export import FEATURES
+from hamsb.training.kept import (
+    check_kept,
+    check_unchanged,
+    fingerprint,
+    has_hooks,
+    unsaved,
+)
 from hamsb.training.report import millions, one_line
 from hamsb.utils.files import replacing
 from hamsb.verification.embeddings import embed_utterances
@@ -51,7 +64,10 @@ class EmbeddingBrain(sb.Brain):
     script : str
         The file's name.
     averaged : sequence of str
-        The modules whose weights are averaged and exported.
+        The modules whose weights are averaged and exported; so are features and
+        normalization where training changes them, see `exported`.
+    training_only : sequence of str
+        Modules that learn and that the exported model does without.
     card : dict of str to str
         The model card's ``classify``, lines of Python, and ``needs``, sentences.
     utterances : list of str
@@ -61,6 +77,7 @@ class EmbeddingBrain(sb.Brain):
     opt_class: Callable  # Brain's
     script = ""
     averaged = ("embedding_model",)
+    training_only = ("compute_cost", "momentum_encoder")
     card = {
         "classify": "",
         "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
@@ -78,6 +95,28 @@ class EmbeddingBrain(sb.Brain):
         self.seconds = 0.0  # of training, those before an interruption included
         self.watched: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
+        if self.margin_schedule is not None:  # it may come from an option
+            self.also_save("margin_schedule", self.margin_schedule)
+        self.fresh = {name: fingerprint(self.modules[name]) for name in FEATURES}
+        self.unsaved: dict[str, torch.nn.Module] = {}
+        self.unsaved_before: dict[str, str] = {}
+
+    def also_save(self, name: str, value: Any) -> None:
+        """Add an object to the checkpoints, unless the yaml has done so."""
+        kept = self.checkpointer.recoverables.values()
+        if not any(value is other for other in kept):
+            self.checkpointer.add_recoverable(name, value)
+
+    def check_kept(self, hparams: dict) -> None:
+        """ValueError where a checkpoint or an export would lack what is trained;
+        called before training."""
+        exported = (*FEATURES, *self.averaged)
+        kept = self.checkpointer.recoverables
+        check_kept(hparams, self.modules, kept, exported, self.training_only)
+        self.unsaved = unsaved(self.modules, kept)
+        self.unsaved_before = {
+            name: fingerprint(module) for name, module in self.unsaved.items()
+        }
 
     @staticmethod
     def training_data(hparams: dict) -> tuple:
@@ -145,6 +184,20 @@ class EmbeddingBrain(sb.Brain):
         super().init_optimizers()
         self.opt_class = make
 
+    def make_dataloader(self, dataset, stage, *args, **kwargs):
+        """As Brain's; ValueError where the schedules count other steps than the loader
+        makes."""
+        loader = super().make_dataloader(dataset, stage, *args, **kwargs)
+        counted = getattr(self.hparams, "steps_per_epoch", None)
+        steps = len(loader) // self.grad_accumulation_factor
+        if stage == sb.Stage.TRAIN and counted not in (None, steps):
+            raise ValueError(
+                f"steps_per_epoch={counted}: what the schedules count, but an epoch of "
+                f"these dataloader_options has {len(loader)} batches, {steps} optimizer "
+                "steps. Leave steps_per_epoch out of the command line to have it counted."
+            )
+        return loader
+
     def _wrap_distributed(self):
         """As Brain's; on a CPU without synchronized batch normalization, which
         torch has for accelerators alone: each process normalizes its share."""
@@ -163,10 +216,6 @@ class EmbeddingBrain(sb.Brain):
             raise ValueError(
                 f"average_by={by!r}: 'last', or 'best' with development speakers."
             )
-        if self.margin_schedule is not None:  # it may come from an option
-            kept = self.checkpointer.recoverables.values()
-            if not any(self.margin_schedule is other for other in kept):
-                self.checkpointer.add_recoverable("margin_schedule", self.margin_schedule)
         super().on_fit_start()
         latest = self.checkpointer.find_checkpoint()
         if latest is not None:
@@ -184,6 +233,7 @@ class EmbeddingBrain(sb.Brain):
         self, stage: sb.Stage, stage_loss: float, epoch: int | None = None
     ) -> None:
         """Only training has a stage: development is embedded, not classified."""
+        check_unchanged(self.unsaved, self.unsaved_before)
         train_stats = {"loss": stage_loss}
         for name, values in self.watched.items():
             train_stats[name] = torch.stack(values).mean().item()
@@ -253,11 +303,18 @@ class EmbeddingBrain(sb.Brain):
             raise ValueError("dev_speakers=0: there are no development trials.")
         return self.development
 
+    def exported(self) -> list[str]:
+        """The modules of the exported model that hold something: those that are
+        averaged, and features and normalization if training has changed them."""
+        now = {name: fingerprint(unwrapped(self.modules[name])) for name in FEATURES}
+        return [*(n for n in FEATURES if now[n] != self.fresh[n]), *self.averaged]
+
     def choose_and_average(self) -> list[int]:
         """Load the mean of the chosen checkpoints' weights; returns their epochs.
 
         ``average_by`` "last" takes the last ``avg_checkpoints`` epochs, "best"
-        those with the lowest development EER.
+        those with the lowest development EER. Statistics that have a way of their own
+        to be saved, as a global normalization's, are those of the last of these epochs.
         """
         chosen = self.checkpointer.find_checkpoints(
             min_key={"last": None, "best": "EER"}[self.hparams.average_by],
@@ -268,9 +325,16 @@ class EmbeddingBrain(sb.Brain):
             raise FileNotFoundError(
                 f"{self.checkpointer.checkpoints_dir}: no checkpoint; train first."
             )
-        for name in self.averaged:
-            weights = average_checkpoints(chosen, name)
-            unwrapped(self.modules[name]).load_state_dict(weights)
+        latest = max(chosen, key=lambda checkpoint: checkpoint.meta["epoch"])
+        kept = self.checkpointer.recoverables.items()
+        for name in self.exported():
+            module = unwrapped(self.modules[name])
+            saved = next(each for each, value in kept if value is module)
+            if has_hooks(module):
+                load = get_default_hook(module, DEFAULT_LOAD_HOOKS)
+                load(module, latest.paramfiles[saved], True)
+            else:
+                module.load_state_dict(average_checkpoints(chosen, saved))
         return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
 
 

@@ -1,6 +1,6 @@
 """A run from a yaml to an exported model.
 
-    prepare -> train -> choose -> average -> verify -> export
+    prepare -> train -> choose -> average -> export -> verify
 
 A script holds a subclass of `hamsb.training.brain.EmbeddingBrain`, which tells
 the training data, the forward pass and the loss, and gives it to `main`, with
@@ -8,7 +8,11 @@ the preparation of its data. Everything of a run is in its ``output_folder``:
 ``train_log.txt`` (a line an epoch) and ``epochs.json`` (the same for programs), what
 verify.py writes too (``report.md``, ``metrics.json``, ``scores_<list>.txt``,
 ``det.png``, ``scores.png``) and ``export/``, the folder that
-``EncoderClassifier.from_hparams`` loads.
+``EncoderClassifier.from_hparams`` loads. ``run.json`` says what the run began as; it
+goes on as that, or not at all (`hamsb.training.identity`).
+
+The export is written before the trials are scored, so that what fails there loses no
+model. At the end it is loaded, and must give the scores of the report.
 
 The yaml is loaded in two steps, because hyperpyyaml builds every object as it loads:
 first the plain keys, on which the data are prepared; then the objects, with what was
@@ -17,17 +21,20 @@ counted in the data in the place of the yaml's keys (`count_overrides`).
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.distributed import get_world_size, is_initialized
 
 from hamsb.augment.simulation import make_distortions
+from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.export import export_model
+from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.report import (
     REPORT,
     Preparation,
@@ -38,12 +45,14 @@ from hamsb.training.report import (
 )
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.conditions import versions
-from hamsb.utils.files import only_run, replacing
+from hamsb.utils.files import digest, only_run, replacing
 from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
+from hamsb.utils.run_folder import write_run
 from hamsb.verification.decision import make_decision
+from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.results import System, write_verification
-from hamsb.verification.scoring import score_lists
-from hamsb.verification.trials import find_utterances, read_lists, read_trials
+from hamsb.verification.scoring import score_lists, score_trials
+from hamsb.verification.trials import Trials, find_utterances, read_lists, read_trials
 
 #: What every training script reads.
 KEYS = [
@@ -52,7 +61,7 @@ KEYS = [
     Key("save_folder", "folder", "checkpoints and the csv files of the preparation"),
     Key("data_folder", "folder or list", "training data: wav/<speaker>/<session>/..."),
     Key("test_data_folder", "folder or list", "of the trials, if another", optional=True),
-    Key("verification_file", "file or list", "trials: label enrol test"),
+    Key("verification_file", "file or list", "trials: label enrol test; null: none"),
     Key("train_annotation", "file", "csv of the training utterances, from the preparation"),
     Key("dev_speakers", "number", "held out of training; their trials choose the model"),
     Key("dev_trials", "number", "of each kind, at most"),
@@ -78,13 +87,17 @@ KEYS = [
     Key("prepare_rir_data", "function", "lists room responses before it", optional=True),
     Key("wav_augment", "object", "augmentation of the audio", optional=True),
     Key("fea_augment", "object", "augmentation of the features", optional=True),
-    Key("steps_per_epoch", "number", "replaced by the number of batches", optional=True),
+    Key("batches_per_epoch", "number", "replaced by their number", optional=True),
+    Key("steps_per_epoch", "number", "replaced, of optimizer steps", optional=True),
     Key("processes", "number", "replaced by the number of processes", optional=True),
     Key("out_n_neurons", "number", "replaced by the number of speakers", optional=True),
     Key("speeds", "list of percent", "of speed_perturb, more speakers", optional=True),
     Key("margin_schedule", "object", "sets the loss's margin", optional=True),
     Key("no_weight_decay", "list", "modules whose parameters have none", optional=True),
 ]
+
+NOT_SCORED = "The trials were not scored yet.\n"
+NO_LISTS = "No trial list was given.\n"
 
 # Those that a preparation is called with.
 PREPARED = (
@@ -98,14 +111,26 @@ PREPARED = (
 )
 
 
-def count_overrides(overrides: str, plain: Mapping, preparation: Preparation) -> str:
+def count_overrides(
+    overrides: str, plain: Mapping, preparation: Preparation, accumulated: int = 1
+) -> str:
     """The overrides, with what was counted added.
 
     ``out_n_neurons`` becomes the number of training speakers, times the number
     of ``speeds``, unless the command line gives a larger one; a smaller one is a
-    ValueError.
-    ``steps_per_epoch`` becomes the number of whole batches of one process, and
-    ``processes`` the number of these.
+    ValueError. ``batches_per_epoch`` becomes the number of batches of one process,
+    ``steps_per_epoch`` that of its optimizer steps, and ``processes`` the number of
+    processes.
+
+    Arguments
+    ---------
+    overrides : str
+        Lines of yaml; what they give is left as it is.
+    plain : mapping
+        The yaml's plain keys.
+    preparation : Preparation
+    accumulated : int
+        Batches of an optimizer step, the run option ``grad_accumulation_factor``.
     """
     given = plain_keys(overrides) if overrides else {}
     speeds = plain.get("speeds") or [100]
@@ -116,14 +141,28 @@ def count_overrides(overrides: str, plain: Mapping, preparation: Preparation) ->
             f"{speakers} speakers; leave it out to have it counted."
         )
     processes = get_world_size() if is_initialized() else 1
-    steps = preparation.utterances // (plain["batch_size"] * processes)
+    loader = plain.get("dataloader_options") or {}
+    size = loader.get("batch_size") or plain["batch_size"]
+    whole = loader.get("drop_last", True)
+    share, left = divmod(preparation.utterances, processes)
+    if left and not whole:  # as torch deals a data set out to processes
+        share += 1
+    batches = share // size if whole else -(-share // size)
+    if batches == 0:
+        raise ValueError(
+            f"batch_size={size} in {processes} process(es), but the "
+            f"training data have only {preparation.utterances} utterances."
+        )
+    batches = given.get("batches_per_epoch", batches)
+    steps = batches // accumulated
     if steps == 0:
         raise ValueError(
-            f"batch_size={plain['batch_size']} in {processes} process(es), but the "
-            f"training data have only {preparation.utterances} utterances."
+            f"grad_accumulation_factor={accumulated}: an optimizer step takes so many "
+            f"batches, and an epoch has {batches}; give a smaller one."
         )
     counted = {
         "out_n_neurons": speakers,
+        "batches_per_epoch": batches,
         "steps_per_epoch": steps,
         "processes": processes,
     }
@@ -178,20 +217,29 @@ def main(
     sb.utils.distributed.ddp_init_group(run_opts)
     plain = plain_keys(resolve(hparams_file, overrides))
     output_folder = Path(str(plain["output_folder"]))
+    processes = get_world_size() if is_initialized() else 1
+    script = brain_class.script
     with only_run(output_folder) if if_main_process() else nullcontext():
+        now = identity(script, hparams_file, overrides, run_opts, processes)
+        began = begun(now, hparams_file, overrides, output_folder)
         sb.create_experiment_directory(output_folder)
         if plain.get("mini_corpus") and make_corpus is not None:
             run_on_main(make_corpus, kwargs=plain["mini_corpus"])
         if plain.get("distortions"):
             run_on_main(make_distortions, kwargs=plain["distortions"])
         # First: lists that are wrong leave an earlier preparation as it is.
-        folders = plain.get("test_data_folder") or plain["data_folder"]
-        tests = read_lists(plain["verification_file"], folders)
+        tests: tuple = [], {}
+        if plain["verification_file"]:
+            folders = plain.get("test_data_folder") or plain["data_folder"]
+            tests = read_lists(plain["verification_file"], folders)
         data = {name: plain[name] for name in PREPARED}
+        if began is not None:
+            data["expected"] = began["data"]
         preparation = run_on_main(prepare, kwargs=data)
-        overrides = count_overrides(overrides, plain, preparation)
+        accumulated = run_opts["grad_accumulation_factor"]
+        overrides = count_overrides(overrides, plain, preparation, accumulated)
         options = arguments, hparams_file, run_opts, overrides
-        run(brain_class, options, preparation, tests)
+        run(brain_class, options, preparation, tests, now, began)
 
 
 def run(
@@ -199,8 +247,10 @@ def run(
     options: tuple,
     preparation: Preparation,
     tests: tuple,
+    now: Mapping,
+    began: Mapping | None,
 ) -> None:
-    """Train, choose, average, verify, export, on prepared data.
+    """Train, choose, average, export, verify, on prepared data.
 
     Arguments
     ---------
@@ -211,20 +261,30 @@ def run(
         What was counted, see `main`.
     tests : tuple
         The trial lists and their files, of ``read_lists``.
+    now, began : mapping
+        What the run is, and what it began as, None for a new one.
     """
     arguments, hparams_file, run_opts, overrides = options
     lists, utterances = tests
     resolved = resolve(hparams_file, overrides)
     hparams = load_hparams(hparams_file, overrides)
     output_folder = Path(hparams["output_folder"])
+    annotations = [Path(hparams["train_annotation"])]
     for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):
         if list_files is not None:
-            run_on_main(list_files)
-    train_data, labels = brain_class.training_data(hparams)
+            annotations.append(run_on_main(list_files))
     development = None
     if preparation.dev_trials is not None:
         trials = read_trials(preparation.dev_trials)
         development = trials, find_utterances(trials, hparams["data_folder"])
+        annotations.append(preparation.dev_trials)
+    data = {path.name: digest(path) for path in annotations}
+    if hparams.get("pretrained_model") is not None:
+        weights = Path(hparams["pretrained_model"], "embedding_model.ckpt")
+        if weights.is_file():  # else the script tells
+            data["pretrained_model"] = digest(weights)
+    check_data(began, data, output_folder)
+    train_data, labels = brain_class.training_data(hparams)
     brain = brain_class(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -233,6 +293,7 @@ def run(
         checkpointer=hparams["checkpointer"],
         development=development,
     )
+    brain.check_kept(hparams)
 
     def score(encode):
         return score_lists(
@@ -244,13 +305,14 @@ def run(
         )
 
     untrained = {}
-    if hparams["baselines"] and if_main_process():
+    if hparams["baselines"] and lists and if_main_process():
         untrained["untrained network"] = score(brain.encode)
         untrained["mean log-mel vector"] = score(brain.mean_features)
 
-    if if_main_process():  # that of an earlier run stays until this one trains
+    if if_main_process():
         with replacing(output_folder / "hyperparams.yaml") as partial:
             partial.write_text(resolved, encoding="utf-8")
+        write_run(output_folder, {**now, "data": data})
     brain.fit(
         brain.hparams.epoch_counter,
         train_data,
@@ -261,13 +323,10 @@ def run(
 
     # The model that comes out.
     epochs = brain.choose_and_average()
-    decision = None
+    decision, held_out = None, None
     if development:
-        decision = make_decision(development[0], brain.development_scores())
-    systems = [
-        System("trained", score(brain.encode), score_name="cosine"),
-        *(System(name, scores, baseline=True) for name, scores in untrained.items()),
-    ]
+        held_out = brain.development_scores()
+        decision = make_decision(development[0], held_out)
     experiment = Path(hparams_file).stem
     training = training_facts(brain, preparation)
     table = run_table(brain.facts(hparams), training, epochs)
@@ -276,12 +335,26 @@ def run(
     def report(results):
         return f"{table}\n{results}\n{conditions}\n"
 
+    export = export_model(
+        output_folder / "export",
+        resolved,
+        {name: unwrapped(brain.modules[name]) for name in brain.exported()},
+        labels,
+        model_card(brain, experiment, report(NOT_SCORED if lists else NO_LISTS)),
+        decision,
+    )
+
+    scores = score(brain.encode)
+    systems = [
+        System("trained", scores, score_name="cosine"),
+        *(System(name, scores, baseline=True) for name, scores in untrained.items()),
+    ]
     results = write_verification(
         output_folder,
         lists,
         systems,
         lambda results, _, plots: REPORT.format(
-            experiment=experiment, report=report(results), plots=plots
+            experiment=experiment, report=report(results or NO_LISTS), plots=plots
         ),
         about={
             "experiment": experiment,
@@ -294,12 +367,56 @@ def run(
         progress=not brain.noprogressbar,
         threshold=decision["thresholds"]["eer"] if decision else None,
     )
-    export = export_model(
-        output_folder / "export",
-        resolved,
-        {name: unwrapped(brain.modules[name]) for name in brain.averaged},
-        labels,
-        model_card(brain, experiment, report(results)),
-        decision,
-    )
+    if lists:
+        with replacing(export / "README.md") as partial:
+            card = model_card(brain, experiment, report(results))
+            partial.write_text(card, encoding="utf-8")
+    scored = [(trials, utterances, scores[trials.name]) for trials in lists]
+    if development:
+        scored.append((*development, held_out))
+    check_export(export, brain, scored)
     print(f"\n{table}\n{results}\nReport: {output_folder / 'report.md'}\nModel: {export}")
+
+
+def check_export(
+    export: Path,
+    brain: EmbeddingBrain,
+    scored: Iterable[tuple[Trials, Mapping[str, Path], np.ndarray]],
+) -> None:
+    """Load an exported model as its user will; ValueError where it does not give the
+    scores of the trained one.
+
+    Arguments
+    ---------
+    export : Path
+        The folder.
+    brain : EmbeddingBrain
+        Which was trained.
+    scored : iterable of tuple
+        Trials, their files, and the trained model's scores of all of them, [N]. Of each
+        list the first trial of either kind is compared.
+    """
+    encoder = load_encoder(export, {"device": brain.device, "noprogressbar": True})
+    close = 1e-3 if brain.eval_precision == "fp32" else 3e-2
+    for trials, files, scores in scored:
+        few = [int(np.argmax(trials.labels == label)) for label in (0, 1)]
+        names = {name for i in few for name in (trials.enrol[i], trials.test[i])}
+        embeddings = embed_utterances(
+            {name: files[name] for name in names},
+            encoder.encode_batch,
+            brain.hparams.sample_rate,
+            progress=False,
+        )
+        chosen = Trials(
+            trials.labels[few],
+            tuple(trials.enrol[i] for i in few),
+            tuple(trials.test[i] for i in few),
+            trials.path,
+        )
+        for i, theirs, ours in zip(few, score_trials(embeddings, chosen), scores[few]):
+            if not abs(theirs - ours) <= close:
+                raise ValueError(
+                    f"{export}: gives {theirs:.4f} for line {i + 1} of {trials.path}, "
+                    f"and the trained model {ours:.4f}. The exported model is not what "
+                    "report.md is about; do not use it, and report this as a fault."
+                )

@@ -139,6 +139,10 @@ class SpeakerBrain(EmbeddingBrain):
         return learned(self.modules)
 
     @property
+    def training_only(self):
+        return (*EmbeddingBrain.training_only, *self.branches)
+
+    @property
     def card(self):
         if "classifier" not in self.averaged:
             return super().card

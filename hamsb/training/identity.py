@@ -1,0 +1,235 @@
+"""What a run began as, and whether it goes on as that.
+
+A run's folder continues only where script, settings, run options, versions and data are
+those that its ``run.json`` notes. Weights trained with one margin would else be
+reported as trained with another. What may change is stated here, in `MAY_CHANGE` and
+`LOADER_MAY_CHANGE`; everything else is refused, with the key and both values, before
+anything is written.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from speechbrain.utils.run_opts import RunOptions
+
+from hamsb.utils.conditions import versions
+from hamsb.utils.hparams import bracketed, option_text, plain_keys, read_yaml, resolve
+from hamsb.utils.run_folder import RUN, check_script, read_run
+
+#: Keys of a yaml that may change from one start to the next, and what must hold.
+MAY_CHANGE = {
+    "number_of_epochs": "it may be raised",
+    "num_workers": "",
+    "output_folder": "the folder may be moved",
+    "device": "",
+    "precision": "",
+    "eval_precision": "",
+    "ckpt_interval_minutes": "",
+}
+#: Of the data loader, what changes no batch.
+LOADER_MAY_CHANGE = (
+    "num_workers",
+    "pin_memory",
+    "pin_memory_device",
+    "persistent_workers",
+    "prefetch_factor",
+    "multiprocessing_context",
+    "timeout",
+)
+#: Run options that change what is trained, whether or not the yaml has them as keys.
+RUN_OPTIONS = (
+    "grad_accumulation_factor",
+    "optimizer_step_limit",
+    "max_grad_norm",
+    "skip_nonfinite_grads",
+    "remove_vector_weight_decay",
+    "debug",
+)
+#: Software whose version may change what is trained.
+SOFTWARE = ("hamsb", "speechbrain", "torch")
+
+_MISSING = "nothing"
+
+
+def identity(
+    script: str,
+    hparams_file: str | os.PathLike,
+    overrides: str,
+    run_opts: RunOptions,
+    processes: int,
+) -> dict:
+    """What a run is, but for its data.
+
+    Arguments
+    ---------
+    script : str
+        Its file name.
+    hparams_file : str or Path
+    overrides : str
+        As for `hamsb.utils.hparams.resolve`.
+    run_opts : RunOptions
+    processes : int
+
+    Returns
+    -------
+    dict
+        ``script``, ``settings`` (the resolved yaml), ``options`` and ``versions``, for
+        `hamsb.utils.run_folder.write_run`.
+    """
+    software = versions("cpu")
+    return {
+        "script": script,
+        "settings": resolve(hparams_file, overrides),
+        "options": {name: run_opts[name] for name in RUN_OPTIONS}
+        | {"processes": processes},
+        "versions": {name: software[name].partition("+")[0] for name in SOFTWARE},
+    }
+
+
+def begun(
+    now: Mapping, hparams_file: str | os.PathLike, overrides: str, output_folder: Path
+) -> dict | None:
+    """What the run in a folder began as, where this one goes on with it.
+
+    Arguments
+    ---------
+    now : mapping
+        From `identity`, with the same yaml and overrides.
+    hparams_file : str or Path
+    overrides : str
+    output_folder : Path
+        With the run's checkpoints or export, or nothing yet.
+
+    Returns
+    -------
+    dict or None
+        What ``run.json`` notes. None where nothing is trained there yet, so that the
+        run may be another one.
+
+    Raises
+    ------
+    ValueError
+        Another script, other settings, options or versions: names each key with
+        both values. A trained run that has noted nothing.
+    """
+    check_script(output_folder, now["script"])
+    began = read_run(output_folder)
+    if not _is_trained(output_folder, plain_keys(now["settings"]).get("save_folder")):
+        return None
+    where = f"output_folder={output_folder}"
+    if began is None:
+        raise ValueError(
+            f"{where}: holds a trained model, but no {RUN} that says what it was "
+            "trained with, so this run cannot go on with it. Give another output_folder."
+        )
+    if not {*now, "data"} <= began.keys():
+        raise ValueError(
+            f"{Path(output_folder, RUN)}: lacks part of what the run there began as. "
+            "Restore the file, or give another output_folder."
+        )
+    changed = list(_differences(began, now, hparams_file, overrides))
+    if changed:
+        raise ValueError(
+            f"{where}: the run there began with {'; '.join(changed)}. A folder "
+            "continues only as what it began as. Give another output_folder, or remove "
+            "this one to begin anew."
+        )
+    return began
+
+
+def check_data(began: Mapping | None, data: Mapping[str, str], folder: Path) -> None:
+    """ValueError where data are not those that a run began with.
+
+    Arguments
+    ---------
+    began : mapping or None
+        From `begun`; of None everything goes.
+    data : mapping of str to str
+        Name -> SHA-256 of its contents.
+    folder : Path
+        The ``output_folder``.
+    """
+    if began is None:
+        return
+    changed = [name for name in data if began["data"].get(name, data[name]) != data[name]]
+    if changed:
+        raise ValueError(
+            f"output_folder={folder}: {', '.join(changed)} changed since the run there "
+            "began. Restore the data, or give another output_folder."
+        )
+
+
+def _is_trained(output_folder: Path, save_folder: object) -> bool:
+    saves = {Path(output_folder, "save"), Path(str(save_folder or output_folder))}
+    checkpoints = any(True for save in saves for _ in save.glob("CKPT+*"))
+    return checkpoints or Path(output_folder, "export").is_dir()
+
+
+def _differences(
+    began: Mapping, now: Mapping, hparams_file: str | os.PathLike, overrides: str
+) -> Iterator[str]:
+    """Each difference in words: ``margin=0.2, and now it is 0.5``."""
+    earlier = YAML().load(began["settings"])
+    epochs = earlier.get("number_of_epochs"), _epochs(now)
+    if None not in epochs and epochs[1] < epochs[0]:
+        yield _words("number_of_epochs", *epochs) + ", and it may only be raised"
+    present = YAML().load(_settings(hparams_file, overrides, earlier))
+    theirs, ours = dict(_flat(earlier)), dict(_flat(present))
+    for path in dict.fromkeys([*theirs, *ours]):
+        pair = theirs.get(path, _MISSING), ours.get(path, _MISSING)
+        if pair[0] != pair[1] and not _may_change(path):
+            yield _words(bracketed(path), *pair)
+    for kind in ("options", "versions"):
+        for name, value in now[kind].items():
+            other = began[kind].get(name)
+            if other != value and name not in theirs:
+                yield _words(name, other, value)
+
+
+def _epochs(now: Mapping) -> Any:
+    return plain_keys(now["settings"]).get("number_of_epochs")
+
+
+def _settings(
+    hparams_file: str | os.PathLike, overrides: str, earlier: CommentedMap
+) -> str:
+    """The resolved yaml as it is with the earlier values of what may change, so that
+    what is computed from these is compared with its like."""
+    changes = YAML().load(overrides) if overrides else CommentedMap()
+    names = read_yaml(hparams_file).keys() | changes.keys()
+    for name in MAY_CHANGE:
+        if name in names and name in earlier:
+            changes[name] = earlier[name]
+    stream = io.StringIO()
+    YAML().dump(changes, stream)
+    return resolve(hparams_file, stream.getvalue() if changes else "")
+
+
+def _flat(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
+    """The path of every value of a tree, and the value, a number or a text; of a
+    mapping with a tag also the tag."""
+    if isinstance(node, Mapping):
+        tag = getattr(getattr(node, "tag", None), "value", None)
+        if tag or not node:
+            yield path, tag or "{}"
+        for key, value in node.items():
+            yield from _flat(value, (*path, str(key)))
+    elif isinstance(node, (int, float)):
+        yield path, node
+    else:
+        yield path, " ".join(option_text(node).split())
+
+
+def _may_change(path: tuple) -> bool:
+    if path[0] == "dataloader_options" and path[-1] in LOADER_MAY_CHANGE:
+        return True
+    return len(path) == 1 and path[0] in MAY_CHANGE
+
+
+def _words(name: str, began: object, now: object) -> str:
+    return f"{name}={began}, and now it is {now}"

@@ -1,0 +1,180 @@
+"""Whether a checkpoint and an export hold everything that training changes.
+
+A module that learns and is not in the checkpoint starts anew after an interruption; one
+that is not exported is missing from the model that is used. Neither shows in the loss.
+So `check_kept` refuses both before the first step, and `check_unchanged` finds after the
+first epoch what could not be seen before.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
+from torch import nn
+
+
+def check_kept(
+    hparams: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    recoverables: Mapping[str, Any],
+    exported: Collection[str],
+    training_only: Collection[str],
+) -> None:
+    """ValueError where something would be trained in vain, or lost.
+
+    Arguments
+    ---------
+    hparams : mapping
+        The built keys of the yaml.
+    modules : mapping of str to torch.nn.Module
+        What is trained, not wrapped.
+    recoverables : mapping
+        The checkpointer's.
+    exported : collection of str
+        Modules that an export can hold.
+    training_only : collection of str
+        Modules that the exported model does without: heads of branches, a loss.
+    """
+    advice = "add it to the checkpointer's recoverables in the yaml"
+    trained = {id(p) for module in modules.values() for p in module.parameters()}
+    saved_objects = {id(value) for value in recoverables.values()}
+    saved_tensors = {id(t) for value in recoverables.values() for t in _tensors(value)}
+    for name, value in hparams.items():
+        if name == "modules" or isinstance(value, str):
+            continue
+        for each in _objects(value):
+            if isinstance(each, nn.Module):
+                if any(p.requires_grad and id(p) not in trained for p in each.parameters()):
+                    raise ValueError(
+                        f"{name}: has parameters that nothing trains; add "
+                        f"{name}: !ref <{name}> to the modules in the yaml."
+                    )
+            elif has_hooks(each) and id(each) not in saved_objects:
+                raise ValueError(
+                    f"{name}: counts what a restart needs, and no checkpoint holds it; "
+                    f"{advice}."
+                )
+    for name, module in modules.items():
+        learned = [p for p in module.parameters() if p.requires_grad]
+        if any(id(tensor) not in saved_tensors for tensor in [*learned, *_running(module)]):
+            raise ValueError(
+                f"modules[{name}]: learns or keeps statistics, and no checkpoint holds "
+                f"them; {advice}."
+            )
+        for part in module.modules():
+            if getattr(part, "norm_type", None) == "global" and has_hooks(part):
+                if id(part) not in saved_objects:
+                    raise ValueError(
+                        f"modules[{name}]: norm_type=global keeps statistics, and no "
+                        f"checkpoint holds them; {advice}."
+                    )
+        if learned and name not in {*exported, *training_only}:
+            raise ValueError(
+                f"modules[{name}]: would be trained, but the exported model would lack "
+                f"it. Exported are {', '.join(exported)}; put it inside one of them."
+            )
+
+
+def unsaved(
+    modules: Mapping[str, nn.Module], recoverables: Mapping[str, Any]
+) -> dict[str, nn.Module]:
+    """The modules of which a checkpoint lacks a tensor or what a hook would save."""
+    saved_objects = {id(value) for value in recoverables.values()}
+    saved_tensors = {id(t) for value in recoverables.values() for t in _tensors(value)}
+    return {
+        name: module
+        for name, module in modules.items()
+        if any(id(tensor) not in saved_tensors for tensor in _tensors(module))
+        or any(has_hooks(m) and id(m) not in saved_objects for m in module.modules())
+    }
+
+
+def check_unchanged(modules: Mapping[str, nn.Module], before: Mapping[str, str]) -> None:
+    """ValueError where training has changed a module that no checkpoint holds.
+
+    Arguments
+    ---------
+    modules : mapping of str to torch.nn.Module
+        From `unsaved`.
+    before : mapping of str to str
+        The `fingerprint` of each before training.
+    """
+    for name, module in modules.items():
+        if fingerprint(module) != before[name]:
+            raise ValueError(
+                f"modules[{name}]: training changes what it keeps, and no checkpoint "
+                "holds that; add it to the checkpointer's recoverables in the yaml."
+            )
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of all that a module would save: its state, and what SpeechBrain's hooks
+    of its class and those of its parts save beside it.
+
+    Example
+    -------
+    >>> module = nn.Linear(2, 2)
+    >>> before = fingerprint(module)
+    >>> before == fingerprint(module)
+    True
+    >>> module.bias.data += 1
+    >>> before == fingerprint(module)
+    False
+    """
+    found = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        _add(found, key, value)
+    for part in module.modules():
+        if has_hooks(part):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "state")
+                get_default_hook(part, DEFAULT_SAVE_HOOKS)(part, file)
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            for key, value in state.items():
+                _add(found, key, value)
+    return found.hexdigest()
+
+
+def has_hooks(value: object) -> bool:
+    """Whether an object's class tells SpeechBrain how to save it, beyond what it does
+    with every module."""
+    hook = get_default_hook(value, DEFAULT_SAVE_HOOKS)
+    return hook is not None and hook is not DEFAULT_SAVE_HOOKS[nn.Module]
+
+
+def _add(found: Any, key: str, value: object) -> None:
+    found.update(key.encode())
+    if isinstance(value, torch.Tensor):
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(raw.numpy().tobytes())
+    else:
+        found.update(repr(value).encode())
+
+
+def _objects(value: object) -> Iterator[object]:
+    """An object, or those in nested lists and mappings."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _objects(each)
+    else:
+        yield value
+
+
+def _tensors(value: object) -> Iterable[torch.Tensor]:
+    """What a checkpoint of an object holds, if it is a module."""
+    if not isinstance(value, nn.Module):
+        return ()
+    return value.state_dict(keep_vars=True).values()
+
+
+def _running(module: nn.Module) -> Iterator[torch.Tensor]:
+    """The running statistics of batch normalizations."""
+    for part in module.modules():
+        if getattr(part, "track_running_stats", False):
+            yield from part.buffers(recurse=False)

@@ -78,6 +78,7 @@ from itertools import accumulate, combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from hamsb.dataio.annotations import read_columns
 from hamsb.utils.files import digest, replacing
 from hamsb.verification.trials import read_trials
 
@@ -194,6 +195,7 @@ def prepare_voxceleb(
     sample_rate=16000,
     seed=1234,
     num_workers=None,
+    expected=None,
 ):
     """Writes train.csv, dev.csv and veri_dev.txt, or reuses them.
 
@@ -226,6 +228,9 @@ def prepare_voxceleb(
         Draws development speakers and trials.
     num_workers : int or None
         Processes that read the files; None for ``os.cpu_count()``.
+    expected : mapping of str to str, optional
+        SHA-256 that files in ``save_folder`` must have afterwards, by name, as
+        ``{"train.csv": "9f86..."}``: those that a run began with.
 
     Returns
     -------
@@ -237,8 +242,9 @@ def prepare_voxceleb(
         If a root, its ``wav/`` or a trial list is missing, or a root has no
         wav or flac file.
     ValueError
-        If an option or a trial line is wrong, two files have one ID, or too
-        few speakers remain.
+        If an option or a trial line is wrong, two files have one ID, too few
+        speakers remain, or other files than the ``expected`` ones would come
+        out. ``save_folder`` then keeps what it held.
 
     Example
     -------
@@ -279,10 +285,12 @@ def prepare_voxceleb(
         "data": _fingerprint(found),
         "trial_lists": sorted(digest(path) for path in lists),
     }
-    earlier = _earlier(save_folder, made_from)
+    expected = expected or {}
+    earlier, digests = _earlier(save_folder, made_from)
     if earlier is None:
         excluded = _trial_speakers(lists)
-        return _prepare_anew(save_folder, found, excluded, made_from, workers)
+        return _prepare_anew(save_folder, found, excluded, made_from, workers, expected)
+    _check_expected(save_folder, digests, expected, {})
     logger.info(
         "%s: same data and options, reusing its csv files (%d speakers, %d utterances)",
         save_folder,
@@ -292,7 +300,7 @@ def prepare_voxceleb(
     return earlier
 
 
-def _prepare_anew(save_folder, found, excluded, made_from, workers):
+def _prepare_anew(save_folder, found, excluded, made_from, workers, expected):
     """Opens the files, divides the speakers and writes everything."""
     options = made_from["options"]
     rate = options["sample_rate"]
@@ -321,7 +329,7 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers):
         "hours": sum(u.frames for u in training) / rate / 3600,
         "counts": counts,
     }
-    _write(save_folder, rows, made_from, numbers)
+    _write(save_folder, rows, made_from, numbers, expected)
     prepared = _preparation(save_folder, numbers, bool(held_out), False)
     _log_summary(prepared, found, held_out, development, trials, excluded)
     return prepared
@@ -757,29 +765,85 @@ def _csv_rows(utterances, sample_rate):
     return rows
 
 
-def _write(save_folder, rows, made_from, numbers):
+def _write(save_folder, rows, made_from, numbers, expected):
     """Replaces the files of an earlier preparation; prepare.json comes last.
 
     ``rows`` are the rows of each file, by its name.
     """
     save_folder.mkdir(parents=True, exist_ok=True)
-    for name in rows:
-        _write_rows(save_folder / f"{name}.tmp", rows[name])
-    record = {
-        **made_from,
-        "files": {n: digest(save_folder / f"{n}.tmp") for n in rows},
-        "numbers": numbers,
+    partial = {name: save_folder / f"{name}.tmp" for name in rows}
+    try:
+        for name, path in partial.items():
+            _write_rows(path, rows[name])
+        digests = {name: digest(path) for name, path in partial.items()}
+        _check_expected(save_folder, digests, expected, partial)
+        stale = ["prepare.json", "label_encoder.txt"]
+        stale += [n for n in ("dev.csv", "veri_dev.txt") if n not in rows]
+        for name in stale:
+            if (save_folder / name).exists():
+                logger.info("Deleting %s, which is stale", save_folder / name)
+                (save_folder / name).unlink()
+        for name, path in partial.items():
+            os.replace(path, save_folder / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+    record = {**made_from, "files": digests, "numbers": numbers}
+    with replacing(save_folder / "prepare.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_expected(save_folder, digests, expected, partial):
+    """Refuses other files than those that a run began with.
+
+    ``digests`` are those of the files that come out, by name; ``partial`` says
+    where these are, unless they are in ``save_folder`` already.
+    """
+    others = [name for name in expected if digests.get(name) != expected[name]]
+    if others:
+        after = {name: partial.get(name, save_folder / name) for name in digests}
+        raise ValueError(
+            f"data_folder: {_what_changed(save_folder, expected, after)} since the run "
+            f"in {save_folder} began ({', '.join(others)}). Restore the data, or give "
+            "another output_folder."
+        )
+
+
+def _what_changed(save_folder, expected, after):
+    """What became of the utterances: "3 are new and 1 is gone, for example x"."""
+    before = {name: save_folder / name for name in expected}
+    whole = all(
+        path.is_file() and digest(path) == expected[name] for name, path in before.items()
+    )
+    if not whole:
+        return "the utterances or their division into training and development changed"
+    old, new = _rows_by_id(before), _rows_by_id(after)
+    both = old.keys() & new.keys()
+    groups = {
+        "new": sorted(new.keys() - old.keys()),
+        "gone": sorted(old.keys() - new.keys()),
+        "of another place or length": sorted(i for i in both if old[i][1] != new[i][1]),
+        "held out or no longer": sorted(i for i in both if old[i][0] != new[i][0]),
     }
-    stale = ["prepare.json", "label_encoder.txt"]
-    stale += [n for n in ("dev.csv", "veri_dev.txt") if n not in rows]
-    for name in stale:
-        if (save_folder / name).exists():
-            logger.info("Deleting %s, which is stale", save_folder / name)
-            (save_folder / name).unlink()
-    for name in rows:
-        os.replace(save_folder / f"{name}.tmp", save_folder / name)
-    with replacing(save_folder / "prepare.json") as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    parts = [f"{len(ids):,} {what} ({_some(ids)})" for what, ids in groups.items() if ids]
+    if not parts:
+        return "the utterances are the same, but their trials changed"
+    return f"of {len(old):,} utterances: {', '.join(parts)}"
+
+
+def _some(names, most=3):
+    """The first of some names, separated by commas."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+
+
+def _rows_by_id(files):
+    """File and row of each utterance in train.csv and dev.csv, as far as named."""
+    return {
+        row[0]: (name, row)
+        for name in ("train.csv", "dev.csv")
+        if name in files
+        for _, row in read_columns(files[name], ("ID", "wav", "stop", "spk_id"))
+    }
 
 
 def _write_rows(path, rows):
@@ -793,18 +857,18 @@ def _write_rows(path, rows):
 
 
 def _earlier(save_folder, made_from):
-    """The preparation in ``save_folder`` if it is whole and the same."""
+    """The preparation in ``save_folder`` and its files' digests, if it is whole and
+    the same; else None twice."""
     try:
         record = json.loads((save_folder / "prepare.json").read_text("utf-8"))
+        files = record["files"]
         if any(record[key] != value for key, value in made_from.items()):
-            return None
-        if any(digest(save_folder / n) != d for n, d in record["files"].items()):
-            return None
-        return _preparation(
-            save_folder, record["numbers"], "dev.csv" in record["files"], True
-        )
+            return None, None
+        if any(digest(save_folder / n) != d for n, d in files.items()):
+            return None, None
+        return _preparation(save_folder, record["numbers"], "dev.csv" in files, True), files
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # missing, or not what this function writes
+        return None, None  # missing, or not what this function writes
 
 
 def _preparation(save_folder, numbers, has_dev, reused):

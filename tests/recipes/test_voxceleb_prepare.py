@@ -15,6 +15,7 @@ import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 import voxceleb_prepare
+from hamsb.utils.files import digest
 from hamsb.verification.trials import find_utterances, read_trials
 from voxceleb_prepare import REASONS, prepare_voxceleb
 
@@ -804,6 +805,82 @@ def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatc
         assert not (root / "save/prepare.json").exists()
         assert not prepare(root, dev_speakers=2, seed=7).reused
         assert contents(root / "save") == contents(root / "wanted")
+
+
+# ------------------------------------------------------------------ a run that has begun
+
+
+def begun(save):
+    """The digests of the files that a run begins with."""
+    names = ("train.csv", "dev.csv", "veri_dev.txt")
+    return {name: digest(save / name) for name in names}
+
+
+def test_a_run_that_has_begun_refuses_other_data(tmp_path):
+    gone = "1 gone (id00/s0/00000)"
+    for number, (change, what) in enumerate(
+        [
+            (add, "of 16 utterances: 1 new (id00/s0/new) since the run in"),
+            (remove, f"of 16 utterances: {gone} since"),
+            (rename, "4 new (id03x/s0/00000, id03x/s0/00001, id03x/s1/00000, ...), 4 gone"),
+            (resize, "1 of another place or length (id00/s0/00000) since"),
+            (lambda root: add(root) or remove(root), f"1 new (id00/s0/new), {gone} since"),
+        ]
+    ):
+        root = tmp_path / str(number)
+        prepare(tree(root), dev_speakers=2)
+        (root / "save/label_encoder.txt").write_text("x")
+        before, expected = contents(root / "save"), begun(root / "save")
+        change(root)
+        with pytest.raises(ValueError, match=r"^data_folder: .*Restore the data") as error:
+            prepare(root, dev_speakers=2, expected=expected)
+        assert what in str(error.value)
+        assert contents(root / "save") == before
+        assert not prepare(root, dev_speakers=2).reused
+
+
+def test_a_run_that_has_begun_refuses_another_division(tmp_path):
+    """Of the speakers, of the trials, and without development speakers."""
+    for number, (option, what) in enumerate(
+        [
+            ({"seed": 7}, "held out or no longer (id0"),
+            ({"dev_trials": 2}, "the utterances are the same, but their trials changed"),
+            ({"dev_speakers": 0}, "8 held out or no longer"),
+        ]
+    ):
+        root = tree(tmp_path / str(number))
+        prepare(root, dev_speakers=2)
+        before, expected = contents(root / "save"), begun(root / "save")
+        options = {"dev_speakers": 2, **option}
+        with pytest.raises(ValueError) as error:
+            prepare(root, expected=expected, **options)
+        assert what in str(error.value) and "veri_dev.txt)" in str(error.value)
+        assert contents(root / "save") == before
+
+
+def test_a_run_that_has_begun_refuses_what_another_one_prepared(tmp_path):
+    """Reused or made anew: the files of before are not there to compare with."""
+    prepare(tree(tmp_path), dev_speakers=2)
+    expected = begun(tmp_path / "save")
+    add(tmp_path)
+    prepare(tmp_path, dev_speakers=2)
+    before = contents(tmp_path / "save")
+    for change in (lambda: None, lambda: touch(tmp_path)):
+        change()
+        with pytest.raises(ValueError, match=r"training and development changed since"):
+            prepare(tmp_path, dev_speakers=2, expected=expected)
+        assert contents(tmp_path / "save") == before
+
+
+def test_a_run_that_has_begun_takes_the_same_files(tmp_path):
+    """Reused, or made anew where times, files or the record are lost."""
+    prepare(tree(tmp_path), dev_speakers=2)
+    before, expected = contents(tmp_path / "save"), begun(tmp_path / "save")
+    assert prepare(tmp_path, dev_speakers=2, expected=expected).reused
+    for change in (touch, delete_train, delete_record, edit_trials):
+        change(tmp_path)
+        assert not prepare(tmp_path, dev_speakers=2, expected=expected).reused
+        assert contents(tmp_path / "save") == before
 
 
 # ------------------------------------------------------------------ errors

@@ -10,11 +10,14 @@ The folder holds no path and may be moved: the ``Pretrainer`` in its yaml finds
     the same without classifier and labels. It names no class of hamsb, so
     embeddings and verification need SpeechBrain alone.
 ``embedding_model.ckpt``, ``classifier.ckpt``, ``label_encoder.ckpt``
-    the parameters and the speakers' names.
+    the parameters and the speakers' names; ``compute_features.ckpt``,
+    ``mean_var_norm.ckpt`` where these learned or counted something.
 ``decision.json``
     where to decide: thresholds for the cosine of two embeddings, and the
     calibration of that cosine, from trials of other speakers; for
     ``hamsb.inference.SpeakerRecognition``. Not there where none was given.
+``training.json``
+    whose speech trained the model, and what data; not there where it was not given.
 ``README.md``
     the model card.
 
@@ -29,9 +32,11 @@ from pathlib import Path
 import torch
 import yaml
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 
 from hamsb.utils.files import replacing_folder
 from hamsb.verification.decision import write_decision
+from hamsb.verification.training_data import write_training
 
 FEATURES = ("compute_features", "mean_var_norm")
 
@@ -60,6 +65,7 @@ def export_model(
     label_encoder: CategoricalEncoder | None,
     card: str,
     decision: dict | None = None,
+    training: Mapping | None = None,
 ) -> Path:
     """Write the folder, whole or not at all; an older one is replaced.
 
@@ -74,13 +80,17 @@ def export_model(
         over; a missing one is a ValueError.
     modules : mapping of str to torch.nn.Module
         ``embedding_model`` and, where there is one, ``classifier``, with their
-        trained parameters.
+        trained parameters; ``compute_features`` and ``mean_var_norm`` where they hold
+        parameters or statistics. Each is saved as SpeechBrain's checkpoints save it,
+        with the hooks of its class.
     label_encoder : speechbrain.dataio.encoder.CategoricalEncoder or None
         Speaker name <-> class index; None without a classifier.
     card : str
         The model card, markdown.
     decision : dict, optional
-        As for ``hamsb.verification.decision.write_decision``.
+        As for `hamsb.verification.decision.write_decision`.
+    training : mapping, optional
+        As for `hamsb.verification.training_data.write_training`.
 
     Returns
     -------
@@ -90,16 +100,19 @@ def export_model(
     folder = Path(folder)
     with replacing_folder(folder) as partial:
         for name, module in modules.items():
-            torch.save(_on_cpu(module.state_dict()), partial / f"{name}.ckpt")
+            _save(module, partial / f"{name}.ckpt")
         if label_encoder is not None:
             label_encoder.save(partial / "label_encoder.ckpt")
         whole = inference_yaml(hparams_yaml, tuple(modules), label_encoder is not None)
-        encoder = inference_yaml(hparams_yaml, ("embedding_model",), False)
+        encodes = [name for name in modules if name in (*FEATURES, "embedding_model")]
+        encoder = inference_yaml(hparams_yaml, encodes, False)
         _write(partial / "hyperparams.yaml", whole)
         _write(partial / "embedding.yaml", encoder)
         _write(partial / "README.md", card)
         if decision is not None:
             write_decision(partial, decision)
+        if training is not None:
+            write_training(partial, training)
     return folder
 
 
@@ -111,7 +124,7 @@ def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> s
     hparams_yaml : str
         The experiment's resolved yaml.
     trained : sequence of str
-        Its modules that have parameters to load.
+        Its modules that have parameters or statistics to load.
     labels : bool
         Whether to load the speakers' names too.
 
@@ -137,7 +150,7 @@ def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> s
     """
     root = yaml.compose(hparams_yaml)
     nodes = {key.value: (key, value) for key, value in root.value} if root else {}
-    names = (*FEATURES, *trained)
+    names = tuple(dict.fromkeys((*FEATURES, *trained)))
     missing = [name for name in ("sample_rate", *names) if name not in nodes]
     if missing:
         raise ValueError(
@@ -160,8 +173,21 @@ def _references(names: Sequence[str], indent: str) -> str:
     return "\n".join(f"{indent}{name}: !ref <{name}>" for name in names)
 
 
+def _save(module, path):
+    """Save a module as SpeechBrain's checkpoints do, and as its Pretrainer loads it: what
+    a class keeps beside its parameters and buffers has a hook."""
+    hook = get_default_hook(module, DEFAULT_SAVE_HOOKS)
+    if hook is DEFAULT_SAVE_HOOKS[torch.nn.Module]:
+        torch.save(_on_cpu(module.state_dict()), path)
+    else:
+        hook(module, path)
+
+
 def _on_cpu(state):
-    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+    return {
+        name: value.detach().cpu() if torch.is_tensor(value) else value
+        for name, value in state.items()
+    }
 
 
 def _write(path, text):

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.inference.classifiers import EncoderClassifier
 
 from hamsb.training.export import (
     export_model,
     inference_yaml,
 )
 from hamsb.verification.decision import fingerprint, read_decision, write_decision
+from hamsb.verification.training_data import read_training
 
 EXPERIMENT = """
 sample_rate: 8000
@@ -187,3 +189,61 @@ def test_fingerprint_is_of_yamls_and_parameters_alone(tmp_path, model):
     (folder / "a.ckpt").rename(folder / "b.ckpt")
     others.add(fingerprint(folder))
     assert len(others) == 7
+
+
+# Features and normalizers that learn or count
+
+LEARNED = """
+sample_rate: 16000
+compute_features: !new:speechbrain.lobes.features.Fbank
+  n_mels: 20
+  requires_grad: True
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+  norm_type: global
+embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+  input_size: 20
+  channels: [8, 8, 8, 8, 24]
+  attention_channels: 8
+  lin_neurons: 16
+classifier: !new:hamsb.CosineClassifier
+  input_size: 16
+  out_neurons: 2
+"""
+
+
+def test_learned_features_and_statistics_are_the_models(tmp_path):
+    """What EncoderClassifier gives is what the trained modules give, with either yaml."""
+    torch.manual_seed(0)
+    hparams, labels = load_hyperpyyaml(LEARNED), CategoricalEncoder()
+    labels.update_from_iterable(["a", "b"], sequence_input=False)
+    names = "compute_features", "mean_var_norm", "embedding_model", "classifier"
+    modules = {name: hparams[name] for name in names}
+    features, norm, encoder, _ = modules.values()
+    with torch.no_grad():
+        for parameter in features.parameters():
+            parameter.mul_(1.1)
+    for _ in range(3):
+        norm(features(torch.randn(4, 16000)), torch.ones(4))
+    folder = export_model(tmp_path / "export", LEARNED, modules, labels, "# card\n")
+    assert {f"{name}.ckpt" for name in names} <= {path.name for path in folder.iterdir()}
+    assert list(torch.load(folder / "mean_var_norm.ckpt")) == [
+        "count",
+        "glob_mean",
+        "glob_std",
+    ]
+
+    wavs, lengths = torch.randn(2, 12000), torch.ones(2)
+    for module in modules.values():
+        module.eval()
+    with torch.no_grad():
+        expected = encoder(norm(features(wavs), lengths), lengths)
+    for file in ("hyperparams.yaml", "embedding.yaml"):
+        loaded = EncoderClassifier.from_hparams(source=str(folder), hparams_file=file)
+        assert torch.equal(loaded.encode_batch(wavs), expected)
+
+
+def test_whose_speech_trained_a_model_is_exported_with_it(tmp_path, model):
+    training = {"speakers": ["a"], "development_speakers": ["d"], "data": {}}
+    folder = export_model(tmp_path / "export", **model, training=training)
+    assert read_training(folder) == training
+    assert read_training(export_model(folder, **model)) is None

@@ -346,7 +346,7 @@ def run(
 
     scores = score(brain.encode)
     systems = [
-        System("trained", scores, score_name="cosine"),
+        System("trained", scores, score_name="cosine", plain=True),
         *(System(name, scores, baseline=True) for name, scores in untrained.items()),
     ]
     results = write_verification(
@@ -365,7 +365,7 @@ def run(
             "versions": versions(brain.device),
         },
         progress=not brain.noprogressbar,
-        threshold=decision["thresholds"]["eer"] if decision else None,
+        decision=decision,
     )
     if lists:
         with replacing(export / "README.md") as partial:

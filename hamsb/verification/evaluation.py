@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hamsb.verification.arrays import checked_trials
 from hamsb.verification.bootstrap import bootstrap_eer, interval
 from hamsb.verification.metrics import act_dcf, cllr, det_curve, min_cllr
 from hamsb.verification.trials import Trials, speaker_of
@@ -64,6 +65,53 @@ def evaluate_trials(
     except ValueError as error:
         raise ValueError(f"{trials.path}: {error}") from error
     return {"list": trials.name, **_counts(trials.labels), **numbers}
+
+
+def decision_errors(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict:
+    """What a given threshold does on a list, ready for JSON.
+
+    Arguments
+    ---------
+    scores : array, tensor or list of float
+        [N]; a trial is accepted where its score is at or above the threshold.
+    labels : array, tensor or list of bool or int
+        [N], 1 for the same speaker, 0 for different speakers.
+    threshold : float
+
+    Returns
+    -------
+    dict
+        ``threshold``; ``misses`` and ``miss_rate``: rejected target trials and their
+        share of all target trials; ``false_alarms`` and ``false_alarm_rate``: accepted
+        impostor trials and their share of all impostor trials.
+
+    Raises
+    ------
+    ValueError
+        As for `hamsb.verification.metrics.det_curve`.
+
+    Example
+    -------
+    >>> for key, value in decision_errors([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0], 0.6).items():
+    ...     print(key, value)
+    threshold 0.6
+    misses 1
+    miss_rate 0.5
+    false_alarms 0
+    false_alarm_rate 0.0
+    """
+    values, is_target = checked_trials(scores, labels)
+    accepted = values >= threshold
+    targets = int(is_target.sum())
+    misses = targets - int(accepted[is_target].sum())
+    false_alarms = int(accepted[~is_target].sum())
+    return {
+        "threshold": float(threshold),
+        "misses": misses,
+        "miss_rate": misses / targets,
+        "false_alarms": false_alarms,
+        "false_alarm_rate": false_alarms / (len(values) - targets),
+    }
 
 
 def eer_intervals(

@@ -23,6 +23,7 @@ from scipy.special import ndtr, ndtri
 from hamsb.utils.files import replacing
 from hamsb.utils.packages import optional
 from hamsb.verification.arrays import checked_trials
+from hamsb.verification.evaluation import decision_errors
 from hamsb.verification.metrics import det_curve
 
 with optional("plots"):
@@ -83,12 +84,14 @@ def plot_det(
     curves: Mapping[str, Trials],
     path: str | os.PathLike,
     baselines: Collection[str] = (),
+    thresholds: Mapping[str, float] | None = None,
 ) -> None:
     """Save the detection error tradeoff of one or more systems as a PNG.
 
     The axes are normal deviates [1]_: Gaussian scores give straight lines. The legend
     names each system and its EER, marked on its curve; it stands below the axes where
-    it would cover a curve.
+    it would cover a curve. A threshold is a second mark, a square: where it decides on
+    the curve.
 
     Arguments
     ---------
@@ -101,12 +104,16 @@ def plot_det(
         Names in ``curves``, such as an untrained network: drawn thin and gray. The axes
         fit the other systems, so that a baseline may lie beyond them; the legend then
         says so. Where all are baselines, the axes fit them.
+    thresholds : mapping of str to float, optional
+        For names in ``curves`` the decision threshold, such as one stored with a model:
+        scores at or above it are accepted. Where its errors lie beyond the axes, it is
+        marked at their edge, and the legend says so.
 
     Raises
     ------
     ValueError
-        No curves, a baseline without a curve, or trials that ``det_curve`` refuses;
-        names the system.
+        No curves, a baseline or a threshold without a curve, a threshold that is not
+        finite, or trials that ``det_curve`` refuses; names the system.
 
     References
     ----------
@@ -123,7 +130,7 @@ def plot_det(
     ...     Path(folder, "det.png").read_bytes()[1:4]
     b'PNG'
     """
-    save_figure(_det_figure(curves, baselines), path)
+    save_figure(_det_figure(curves, baselines, thresholds or {}), path)
 
 
 def plot_scores(
@@ -223,17 +230,22 @@ def legend_below(
 
 
 @matplotlib.rc_context(STYLE)
-def _det_figure(curves, baselines=()):
-    """The figure that ``plot_det`` saves: one line and one EER marker a system."""
+def _det_figure(curves, baselines=(), thresholds=None):
+    """The figure that ``plot_det`` saves: one line and one EER marker a system, and a
+    square where a threshold of it is given."""
     if not curves:
         raise ValueError(
             "no curves to plot: give a mapping of system name to (scores, labels)"
         )
-    for name in baselines:
-        if name not in curves:
-            raise ValueError(
-                f"baselines={name!r}: must be one of the curves {list(curves)}."
-            )
+    thresholds = thresholds or {}
+    for what, names in (("baselines", baselines), ("thresholds", thresholds)):
+        for name in names:
+            if name not in curves:
+                raise ValueError(
+                    f"{what}={name!r}: must be one of the curves {list(curves)}."
+                )
+    for threshold in thresholds.values():
+        _check_threshold(threshold)
     points = {name: _points(name, *trials) for name, trials in curves.items()}
     framed = {name: found for name, found in points.items() if name not in baselines}
     low, high = _limits((framed or points).values())
@@ -269,8 +281,35 @@ def _det_figure(curves, baselines=()):
             zorder=3,
             **styles[name],  # for the legend entry: line and marker
         )
+    beyond = False
+    for name, threshold in thresholds.items():
+        errors = decision_errors(*curves[name], threshold)
+        rates = np.array([errors["false_alarm_rate"], errors["miss_rate"]])
+        within = np.clip(rates, low, high)
+        beyond = beyond or bool((within != rates).any())
+        axes.plot(
+            *_deviate(within),
+            marker="s",
+            markersize=5,
+            markerfacecolor="white",
+            markeredgecolor=styles[name]["color"],
+            clip_on=False,
+            zorder=4,
+        )
+    if thresholds:
+        where = " (at the edge: beyond the axes)" * beyond
+        square = {"marker": "s", "markersize": 5, "markerfacecolor": "white"}
+        handles += axes.plot(
+            [], [], "k", linestyle="", **square, label=f"decision threshold{where}"
+        )
     _add_legend(figure, axes, handles, lines)
     return figure
+
+
+def _check_threshold(threshold):
+    """ValueError where a threshold is not finite."""
+    if not math.isfinite(threshold):
+        raise ValueError(f"the threshold must be finite, got {threshold!r}")
 
 
 def _crosses(line, box):
@@ -344,8 +383,8 @@ def _scores_figure(systems, threshold=None, score_name="score"):
         raise ValueError(
             "no scores to plot: give a mapping of system name to (scores, labels)"
         )
-    if threshold is not None and not math.isfinite(threshold):
-        raise ValueError(f"the threshold must be finite, got {threshold!r}")
+    if threshold is not None:
+        _check_threshold(threshold)
     columns = 1 if len(systems) <= 3 else 2
     rows = math.ceil(len(systems) / columns)
     width = COLUMN if columns == 1 else PAGE
@@ -389,12 +428,11 @@ def _draw_scores(axes, name, trials, threshold):
     axes.axvline(equal, color="0.4", linestyle=":", label="threshold of the EER")
     title = [textwrap.fill(name, 55), f"EER {100 * error_rate:.2f} % at {equal:.3g}"]
     if threshold is not None:
-        accept = scores >= threshold
-        miss, false_alarm = np.mean(~accept[is_target]), np.mean(accept[~is_target])
+        errors = decision_errors(scores, is_target, threshold)
         axes.axvline(threshold, color="black", linewidth=1.0, label="decision threshold")
         title.append(
-            f"decision at {threshold:.3g}: {100 * miss:.2f} % misses, "
-            f"{100 * false_alarm:.2f} % false alarms"
+            f"decision at {threshold:.3g}: {100 * errors['miss_rate']:.2f} % misses, "
+            f"{100 * errors['false_alarm_rate']:.2f} % false alarms"
         )
     axes.set_title("\n".join(title))
     axes.set_yticks([])

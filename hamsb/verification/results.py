@@ -13,6 +13,7 @@ from hamsb.utils.packages import missing
 from hamsb.utils.tables import markdown_table
 from hamsb.verification.evaluation import (
     P_TARGETS,
+    decision_errors,
     eer_intervals,
     evaluate_groups,
     evaluate_trials,
@@ -27,6 +28,7 @@ Scores of the system `{first}`:
 
 ![Scores](scores.png)
 """
+NO_LISTS = "No trial list was given, so none was scored.\n"
 MOST_CURVES = 10  # in one plot
 PLOTS = ("det.png", "scores.png")
 
@@ -41,19 +43,24 @@ def write_verification(
     draws: int = 1000,
     about: dict | None = None,
     progress: bool = True,
-    threshold: float | None = None,
+    decision: Mapping | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Write scores, numbers, plots and report of one or more systems, all or nothing.
+
+    Scores and plots that an earlier verification left in the folder, and that this one
+    does not make, are removed.
 
     Arguments
     ---------
     folder : str or Path
     lists : list of Trials
+        May be empty; then there are neither scores nor plots, and nothing is evaluated.
     systems : list of System
         The first one's scores are written, plotted and broken down by groups.
     report : callable
-        From the table, that of the groups or "", and the plots, all markdown, to the
-        text of report.md.
+        From the results, the table of the groups or "", and the plots or "", all
+        markdown, to the text of report.md.
     groups : dict, optional
         Name of the list -> what `hamsb.verification.groups.trial_groups` returned for it.
     p_targets : sequence of float
@@ -63,28 +70,38 @@ def write_verification(
     about : dict, optional
         What metrics.json says of all results: settings, versions.
     progress : bool
-    threshold : float, optional
-        The first system's decision threshold, such as the one that is stored with the
-        model; drawn among its scores.
+    decision : dict, optional
+        What is stored with the model, as `hamsb.verification.decision.read_decision`
+        returns it: its thresholds are applied to the systems that are ``plain``.
+    warnings : sequence of str
+        What a reader of the results must know; the report, metrics.json and the returned
+        text have it beside the warnings that the numbers themselves give cause for.
 
     Returns
     -------
     str
-        The table, one line a list and system.
+        The results, markdown: a table with a line for each list and system, the
+        warnings, and the errors at the stored thresholds.
     """
     records: list[dict] = []
+    thresholds = (decision or {}).get("thresholds", {})
     for trials in tqdm(lists, desc="evaluate", disable=not progress):
         records += evaluate_systems(
-            trials, systems, (groups or {}).get(trials.name, {}), p_targets
+            trials, systems, (groups or {}).get(trials.name, {}), p_targets, thresholds
         )
         if draws:
             scores = np.stack([system.scores[trials.name] for system in systems])
             intervals = eer_intervals(trials, scores, draws)
             for record, ends in zip(records[-len(systems) :], intervals):
                 record["eer_interval"] = ends
-    table = results_table(
-        [{**record, "list": title(record, systems)} for record in records]
-    )
+    titled = [{**record, "list": title(record, systems)} for record in records]
+    warnings = [*warnings, *results_warnings(titled)]
+    parts = [results_table(titled) if lists else NO_LISTS]
+    if warnings:
+        parts.append("".join(f"- Warning: {warning}\n" for warning in warnings))
+    if any("stored_thresholds" in record for record in records):
+        parts.append(decisions_section(titled, (decision or {}).get("list")))
+    results = "\n".join(parts)
     grouped = [
         {"list": record["list"], **group}
         for record in records
@@ -92,23 +109,36 @@ def write_verification(
         for group in record["groups"]
     ]
     why = missing("plots")
-    plots = f"No plots: {why}\n" if why else PICTURES.format(first=systems[0].name)
-    text = report(table, groups_table(grouped) if grouped else "", plots)
+    plots = ""
+    if lists:
+        plots = f"No plots: {why}\n" if why else PICTURES.format(first=systems[0].name)
+    text = report(results, groups_table(grouped) if grouped else "", plots)
     known = json.dumps(about or {}, default=str)
     known = json.loads(known, parse_constant=str)  # JSON has no .inf
-    numbers = json.dumps({**known, "results": records}, indent=2, allow_nan=False)
+    numbers = json.dumps(
+        {**known, "warnings": warnings, "results": records}, indent=2, allow_nan=False
+    )
     with replacing_files(folder) as partial:
         for trials in lists:
             scores = systems[0].scores[trials.name]
-            write_scores(partial / f"scores_{trials.name}.txt", trials, scores)
-        if not why:
-            draw(partial, lists, systems, threshold)
+            write_scores(partial / score_file(trials), trials, scores)
+        if lists and not why:
+            draw(partial, lists, systems, thresholds.get("eer"))
         (partial / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (partial / "report.md").write_text(text, encoding="utf-8")
-    if why:
-        for plot in PLOTS:  # of an earlier run
+        made = {path.name for path in partial.iterdir()}
+    for path in Path(folder).glob("scores_*.txt"):
+        if path.name not in made:
+            path.unlink()
+    for plot in PLOTS:
+        if plot not in made:
             (Path(folder) / plot).unlink(missing_ok=True)
-    return table
+    return results
+
+
+def score_file(trials: Trials) -> str:
+    """The name of the file with a list's scores."""
+    return f"scores_{trials.name}.txt"
 
 
 def draw(
@@ -117,16 +147,19 @@ def draw(
     systems: Sequence[System],
     threshold: float | None,
 ) -> None:
-    """Draw PLOTS into a folder; needs the extra ``[plots]``."""
+    """Draw PLOTS into a folder; needs the extra ``[plots]``. The threshold is that of
+    the systems that are ``plain``."""
     from hamsb.verification import plots
 
     first = systems[0]
     distributions = {
         trials.name: (first.scores[trials.name], trials.labels) for trials in lists
     }
-    plots.plot_scores(distributions, folder / "scores.png", threshold, first.score_name)
-    curves, baselines = det_curves(lists, systems)
-    plots.plot_det(curves, folder / "det.png", baselines)
+    own = threshold if first.plain else None
+    plots.plot_scores(distributions, folder / "scores.png", own, first.score_name)
+    curves, baselines, marked = det_curves(lists, systems)
+    marks = {} if threshold is None else dict.fromkeys(marked, threshold)
+    plots.plot_det(curves, folder / "det.png", baselines, marks)
 
 
 def evaluate_systems(
@@ -134,13 +167,24 @@ def evaluate_systems(
     systems: Sequence[System],
     groups: Mapping[tuple[str, str], np.ndarray],
     p_targets: Sequence[float],
+    thresholds: Mapping[str, float],
 ) -> list[dict]:
     """The numbers of each system on one list, as metrics.json has them."""
     records = []
     for system in systems:
         scores = system.scores[trials.name]
         record = evaluate_trials(trials, scores, p_targets, system.calibrated)
-        who = {"system": system.name, **system.facts, "calibrated": system.calibrated}
+        who = {
+            "system": system.name,
+            **system.facts,
+            "calibrated": system.calibrated,
+            "baseline": system.baseline,
+        }
+        if system.plain and thresholds:
+            record["stored_thresholds"] = {
+                name: decision_errors(scores, trials.labels, threshold)
+                for name, threshold in thresholds.items()
+            }
         parts = evaluate_groups(trials, scores, groups, p_targets)
         records.append({"list": trials.name, **who, **record, "groups": parts})
     return records
@@ -155,19 +199,125 @@ def title(record: Mapping, systems: Sequence[System]) -> str:
 
 def det_curves(
     lists: Sequence[Trials], systems: Sequence[System]
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-    """What `plot_det` draws: the first systems, as many as a plot can have curves, and
-    which of the curves are of baselines."""
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str], list[str]]:
+    """What `plot_det` draws: the first systems, as many as a plot can have curves;
+    which of the curves are of baselines, and which of systems that are ``plain``."""
     drawn = [system for system in systems if system.drawn]
     drawn = drawn[: max(1, MOST_CURVES // len(lists))]
-    curves, baselines = {}, []
+    curves, baselines, plain = {}, [], []
     for trials in lists:
         for system in drawn:
             parts = [trials.name] * (len(lists) > 1) + [system.name] * (len(drawn) > 1)
             label = ": ".join(parts) or trials.name
             curves[label] = system.scores[trials.name], trials.labels
             baselines += [label] * system.baseline
-    return curves, baselines
+            plain += [label] * system.plain
+    return curves, baselines, plain
+
+
+def results_warnings(results: Sequence[Mapping]) -> list[str]:
+    """What numbers say that a reader may overlook, a sentence or two each.
+
+    Arguments
+    ---------
+    results : list of dict
+        As metrics.json has them; ``list`` is what the result is called. Those of a
+        baseline give no warnings.
+
+    Example
+    -------
+    >>> result = {"list": "O", "eer": 0.1, "act_dcf_0.01": 2.5, "cllr": 0.4}
+    >>> for warning in results_warnings([result]):
+    ...     print(warning)
+    O: actDCF(p=0.01) is 2.500. Above 1, deciding by these likelihood ratios costs more \
+than giving every trial the same answer: the calibration does not fit this list. \
+Calibrate on more trials, of recordings that are like the list's.
+    """
+    warnings = []
+    for result in results:
+        if result.get("baseline"):
+            continue
+        name = result["list"]
+        low, _ = result.get("eer_interval", (result["eer"], 1.0))
+        if low > 0.5:
+            warnings.append(
+                f"{name}: the EER is above 50 %, which is worse than guessing: impostor "
+                "trials have the higher scores. Check that label 1 of the list means the "
+                "same speaker."
+            )
+        high = [
+            f"{_NUMBERS[stem][0].format(prior)} is {result[key]:.3f}"
+            for key in result
+            for stem, prior in [_stem(key)]
+            if stem in ("act_dcf_", "cllr") and result[key] > 1
+        ]
+        if high:
+            warnings.append(
+                f"{name}: {' and '.join(high)}. Above 1, deciding by these likelihood "
+                "ratios costs more than giving every trial the same answer: the "
+                "calibration does not fit this list. Calibrate on more trials, of "
+                "recordings that are like the list's."
+            )
+        if result.get("calibration", {"scale": 1})["scale"] <= 0:
+            warnings.append(
+                f"{name}: in the calibration list impostor trials have scores as high as "
+                "target trials, so that the calibration says nothing or turns the scores "
+                "around. Calibrate on another list."
+            )
+        for key, found in result.get("stored_thresholds", {}).items():
+            what = [
+                *["rejects every target trial"] * (found["miss_rate"] == 1),
+                *["accepts every impostor trial"] * (found["false_alarm_rate"] == 1),
+            ]
+            if what:
+                warnings.append(
+                    f"{name}: the model's stored threshold `{key}` "
+                    f"({found['threshold']:.3f}) {' and '.join(what)} of this list. Store "
+                    "one of trials that are like it: verify.py's calibration_file with "
+                    "store_decision."
+                )
+    return warnings
+
+
+DECISIONS = """Errors at the thresholds that are stored with the model{source}:
+
+{table}
+A trial is accepted where its cosine is at or above the threshold. Misses: target trials
+that are rejected; false alarms: impostor trials that are accepted. `eer`, which
+`SpeakerRecognition` decides with, was chosen for as many misses as false alarms in
+percent; `min_dcf_<p>` for the least cost where a share p of the trials is of one speaker.
+"""
+
+
+def decisions_section(results: Sequence[Mapping], source: str | None = None) -> str:
+    """The errors at the thresholds that are stored with a model, markdown.
+
+    Arguments
+    ---------
+    results : list of dict
+        ``list`` is the first cell; ``stored_thresholds``: name -> what
+        `hamsb.verification.evaluation.decision_errors` returns. Others are left out.
+    source : str, optional
+        The name of the list that the thresholds were chosen on.
+    """
+
+    def cell(found, errors, rate, key):
+        return f"{100 * found[rate]:.2f} ({found[errors]} of {key})"
+
+    header = ["list", "threshold", "cosine", "misses %", "false alarms %"]
+    rows = [
+        [
+            result["list"],
+            f"`{name}`",
+            f"{found['threshold']:.3f}",
+            cell(found, "misses", "miss_rate", result["target_trials"]),
+            cell(found, "false_alarms", "false_alarm_rate", result["impostor_trials"]),
+        ]
+        for result in results
+        for name, found in result.get("stored_thresholds", {}).items()
+    ]
+    where = f", chosen on the list `{source}`" if source else ""
+    return DECISIONS.format(source=where, table=markdown_table(header, rows, left=2))
 
 
 def results_table(results: Sequence[Mapping]) -> str:
@@ -257,10 +407,18 @@ def _columns(results):
     columns = {}
     for stem, (name, form) in _NUMBERS.items():
         for key in found:
-            prior = key.removeprefix(stem)
-            if key == stem or (stem.endswith("_") and _is_number(prior)):
-                columns[key] = name.format(prior), form
+            if (of := _stem(key))[0] == stem:
+                columns[key] = name.format(of[1]), form
     return columns
+
+
+def _stem(key):
+    """The entry of _NUMBERS that a key belongs to, or None, and its prior."""
+    for stem in _NUMBERS:
+        prior = key.removeprefix(stem)
+        if key == stem or (stem.endswith("_") and prior != key and _is_number(prior)):
+            return stem, prior
+    return None, ""
 
 
 def _is_number(text: str) -> bool:

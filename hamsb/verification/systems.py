@@ -33,6 +33,9 @@ class System:
         the plots are framed by the others.
     score_name : str
         What its scores are, for the axis of a plot.
+    plain : bool
+        Its scores are the cosines of the model's embeddings as they are: those that the
+        thresholds stored with a model are for.
     facts : dict
         What metrics.json says of it besides.
 
@@ -50,6 +53,7 @@ class System:
     drawn: bool = True
     baseline: bool = False
     score_name: str = "score"
+    plain: bool = False
     facts: dict = field(default_factory=dict)
 
     def calibrated_by(
@@ -141,6 +145,7 @@ def score_systems(
                 f"{similarity}{normalized}",
                 scores,
                 score_name=f"{_SCORE_NAMES.get(similarity, similarity)}{normalized}",
+                plain=similarity == "cosine" and name == "none" and not subtract_mean,
                 facts={"backend": similarity, "normalization": name},
             )
         )

@@ -98,17 +98,20 @@ class Trials:
 
 
 def read_lists(
-    files: str | os.PathLike | Sequence[str | os.PathLike],
+    files: str | os.PathLike | Sequence[str | os.PathLike] | None,
     roots: str | os.PathLike | Sequence[str | os.PathLike],
+    none_allowed: bool = False,
 ) -> tuple[list[Trials], dict[str, Path]]:
     """Read the trial lists and find their audio, before anything takes long.
 
     Arguments
     ---------
     files : str or list of str
-        The trial lists.
+        The trial lists; None or an empty list for none.
     roots : str or list of str
         The folders that hold ``wav/``.
+    none_allowed : bool
+        Whether the caller can do without a list.
 
     Returns
     -------
@@ -119,12 +122,28 @@ def read_lists(
     Raises
     ------
     ValueError
-        Two lists have one name, since their results would overwrite each other;
-        a list has trials of one class only.
+        No list where one is needed, or something that is no path; two lists have one
+        name, since their results would overwrite each other; a list has trials of one
+        class only.
     FileNotFoundError
         A list or an utterance is missing.
     """
-    files = [files] if isinstance(files, (str, os.PathLike)) else files
+    given = files
+    if files is None or files == "":
+        files = []
+    elif isinstance(files, (str, os.PathLike)):
+        files = [files]
+    if not isinstance(files, (list, tuple)) or not all(
+        isinstance(file, os.PathLike) or (isinstance(file, str) and file) for file in files
+    ):
+        raise ValueError(
+            f"verification_file={given!r}: must be a trial list's path, or a list of them."
+        )
+    if not files and not none_allowed:
+        raise ValueError(
+            f"verification_file={given!r}: at least one trial list is needed, a file of "
+            "lines 'label enrol test'."
+        )
     lists = [read_trials(file) for file in files]
     names = [trials.name for trials in lists]
     utterances: dict[str, Path] = {}
@@ -177,7 +196,7 @@ def read_trials(path: str | os.PathLike) -> Trials:
     (array([1, 0]), 'id1/a.wav', 'id2/a.wav')
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"{path}: no such trial list; give a file of lines 'label enrol test', for "
             "VoxCeleb1-O (cleaned) that is "
@@ -185,7 +204,7 @@ def read_trials(path: str | os.PathLike) -> Trials:
         )
     labels, enrol, test = [], [], []
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:  # some editors add a mark
             for number, line in enumerate(lines, start=1):
                 fields = line.split()
                 if len(fields) != 3 or fields[0] not in _LABELS or fields[1] == fields[2]:
@@ -253,7 +272,9 @@ def find_utterances(
     missing = set()
     for utterance in trials.utterances:
         files = [
-            file for root in roots if (file := Path(f"{root}/wav/{utterance}")).is_file()
+            Path(file)
+            for root in roots
+            if os.path.isfile(file := f"{root}/wav/{utterance}")  # False for any text
         ]
         if not files:
             missing.add(utterance)

@@ -13,7 +13,7 @@ clusters of the training speakers in the course of the training.
 from pathlib import Path
 
 from hamsb.dataio.audio import random_crop
-from hamsb.training import run
+from hamsb.training import keys, run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.cluster_refresh import ClusterRefresh
 from hamsb.training.report import describe, millions
@@ -32,7 +32,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
 
 KEYS = [
-    *run.KEYS,
+    *keys.KEYS,
     Key("classifier", "object", "the head: embeddings -> similarities with the speakers"),
     Key(
         "branches",

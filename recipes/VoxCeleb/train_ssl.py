@@ -20,7 +20,7 @@ beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an
 
 from hamsb.dataio.audio import random_crop
 from hamsb.nnet.contrastive import MoCo, diagnostics
-from hamsb.training import run
+from hamsb.training import keys, run
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.hparams import Key
@@ -36,7 +36,7 @@ from speechbrain.dataio.dataset import (
 from speechbrain.utils.data_pipeline import provides, takes
 
 KEYS = [
-    *run.KEYS,
+    *keys.KEYS,
     Key("momentum_encoder", "object", "MoCo's, among the modules", optional=True),
 ]
 

@@ -58,7 +58,7 @@ KEYS = [
     Key("utterances", "number", "so many at random; null: all"),
     Key("crop_seconds", "list of seconds", "each utterance is cut to each, too"),
     Key("snrs", "list of dB", "signal-to-noise ratios: each with noise, too"),
-    Key("noise", "name", f"one of {', '.join(NOISES)}"),
+    Key("noise", "name", "its kind: white, pink, brown or hum"),
     Key("nearest", "number", "of the cosines that make an utterance's confusability"),
     Key("bootstrap_draws", "number", "for the intervals; 0: none"),
 ]

@@ -186,15 +186,25 @@ class EmbeddingBrain(sb.Brain):
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """As Brain's; ValueError where the schedules count other steps than the loader
-        makes."""
+        makes, or end after the training."""
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
+        if stage != sb.Stage.TRAIN:
+            return loader
         counted = getattr(self.hparams, "steps_per_epoch", None)
         steps = len(loader) // self.grad_accumulation_factor
-        if stage == sb.Stage.TRAIN and counted not in (None, steps):
+        if counted not in (None, steps):
             raise ValueError(
                 f"steps_per_epoch={counted}: what the schedules count, but an epoch of "
                 f"these dataloader_options has {len(loader)} batches, {steps} optimizer "
                 "steps. Leave steps_per_epoch out of the command line to have it counted."
+            )
+        schedule = self.margin_schedule
+        last = 0 if schedule is None else schedule.delay_steps + schedule.warmup_steps
+        if last > steps * self.hparams.epoch_counter.limit:
+            raise ValueError(
+                f"margin_schedule: reaches its margin after {last:g} optimizer steps, and "
+                f"the training has {steps * self.hparams.epoch_counter.limit}; give fewer "
+                "warmup_steps, or train longer."
             )
         return loader
 

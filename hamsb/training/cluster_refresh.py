@@ -46,11 +46,14 @@ class ClusterRefresh:
     sample_rate : int
         Hz.
     seed : int
+    epochs : int
+        Of the training.
 
     Raises
     ------
     ValueError
-        The options lack something, have too much, or are out of range; no sampler.
+        The options lack something, have too much, or are out of range; no sampler; the
+        training is over before the first clusters.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ClusterRefresh:
         annotation: str | Path,
         sample_rate: int,
         seed: int,
+        epochs: int,
     ):
         wrong = _NEEDED - options.keys() or options.keys() - _NEEDED - _OPTIONAL
         if wrong:
@@ -75,6 +79,11 @@ class ClusterRefresh:
         every, hard_ratio = options["every"], options["hard_ratio"]
         if type(every) is not int or every < 1:
             raise ValueError(f"cluster_refresh: every={every}: epochs, at least 1.")
+        if every >= epochs:
+            raise ValueError(
+                f"cluster_refresh: every={every}: in {epochs} epochs there would never be "
+                "clusters; give a smaller number."
+            )
         if not 0 <= hard_ratio <= 1:
             raise ValueError(
                 f"cluster_refresh: hard_ratio={hard_ratio}: must lie in [0, 1]."

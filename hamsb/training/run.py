@@ -31,6 +31,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.distributed import get_world_size, is_initialized
 
 from hamsb.augment.simulation import make_distortions
+from hamsb.dataio.annotations import read_speakers
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.export import export_model
@@ -290,6 +291,11 @@ def run(
         labels,
         model_card(brain, experiment, report(NOT_SCORED if lists else NO_LISTS)),
         decision,
+        {
+            "speakers": sorted(set(read_speakers(hparams["train_annotation"]))),
+            "development_speakers": list(development[0].speakers) if development else [],
+            "data": data,
+        },
     )
 
     scores = score(brain.encode)

@@ -191,6 +191,7 @@ class SpeakerBrain(EmbeddingBrain):
                 self.hparams.train_annotation,
                 self.hparams.sample_rate,
                 self.hparams.seed,
+                self.hparams.epoch_counter.limit,
             )
 
     def on_fit_start(self):

@@ -42,7 +42,7 @@ def test_clusters_come_when_they_are_due_and_stay_in_their_files(
         return torch.stack([wavs.mean(1), torch.ones(len(wavs))], 1).unsqueeze(1)
 
     given = {**GIVEN, "every": 2, "batch_size": 3}
-    refresh = ClusterRefresh(given, sampler, tmp_path, annotation, 16000, seed=1)
+    refresh = ClusterRefresh(given, sampler, tmp_path, annotation, 16000, seed=1, epochs=9)
     for epoch in (1, 2, 3, 4):
         files = ["clusters_2.csv"] if epoch > 2 else []
         refresh.before_epoch(epoch, encode, progress=False)
@@ -69,6 +69,6 @@ def test_senseless_options_are_refused(sampler):
     ):
         given = {k: v for k, v in (GIVEN | change).items() if v is not None}
         with pytest.raises(ValueError, match=message):
-            ClusterRefresh(given, sampler, "save", "train.csv", 16000, 1)
+            ClusterRefresh(given, sampler, "save", "train.csv", 16000, 1, 9)
     with pytest.raises(ValueError, match="needs a batch_sampler"):
-        ClusterRefresh(GIVEN, None, "save", "train.csv", 16000, 1)
+        ClusterRefresh(GIVEN, None, "save", "train.csv", 16000, 1, 9)

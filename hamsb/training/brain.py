@@ -97,12 +97,14 @@ class EmbeddingBrain(sb.Brain):
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
         if self.margin_schedule is not None:  # it may come from an option
             self.also_save("margin_schedule", self.margin_schedule)
-        self.fresh = {name: fingerprint(self.modules[name]) for name in FEATURES}
+        self.fresh: dict[str, str] = {}
         self.unsaved: dict[str, torch.nn.Module] = {}
         self.unsaved_before: dict[str, str] = {}
 
     def also_save(self, name: str, value: Any) -> None:
         """Add an object to the checkpoints, unless the yaml has done so."""
+        if self.checkpointer is None:
+            return
         kept = self.checkpointer.recoverables.values()
         if not any(value is other for other in kept):
             self.checkpointer.add_recoverable(name, value)
@@ -113,6 +115,7 @@ class EmbeddingBrain(sb.Brain):
         exported = (*FEATURES, *self.averaged)
         kept = self.checkpointer.recoverables
         check_kept(hparams, self.modules, kept, exported, self.training_only)
+        self.fresh = {name: fingerprint(self.modules[name]) for name in FEATURES}
         self.unsaved = unsaved(self.modules, kept)
         self.unsaved_before = {
             name: fingerprint(module) for name, module in self.unsaved.items()
@@ -316,8 +319,8 @@ class EmbeddingBrain(sb.Brain):
     def exported(self) -> list[str]:
         """The modules of the exported model that hold something: those that are
         averaged, and features and normalization if training has changed them."""
-        now = {name: fingerprint(unwrapped(self.modules[name])) for name in FEATURES}
-        return [*(n for n in FEATURES if now[n] != self.fresh[n]), *self.averaged]
+        now = {name: fingerprint(unwrapped(self.modules[name])) for name in self.fresh}
+        return [*(name for name in now if now[name] != self.fresh[name]), *self.averaged]
 
     def choose_and_average(self) -> list[int]:
         """Load the mean of the chosen checkpoints' weights; returns their epochs.

@@ -127,7 +127,7 @@ def begun(
             f"{where}: holds a trained model, but no {RUN} that says what it was "
             "trained with, so this run cannot go on with it. Give another output_folder."
         )
-    if not {*now, "data"} <= began.keys():
+    if not {*now, "prepared", "data"} <= began.keys():
         raise ValueError(
             f"{Path(output_folder, RUN)}: lacks part of what the run there began as. "
             "Restore the file, or give another output_folder."

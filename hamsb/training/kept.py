@@ -133,6 +133,8 @@ def fingerprint(module: nn.Module) -> str:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder, "state")
                 get_default_hook(part, DEFAULT_SAVE_HOOKS)(part, file)
+                if not file.is_file():  # only the main process saves
+                    continue
                 state = torch.load(file, map_location="cpu", weights_only=True)
             for key, value in state.items():
                 _add(found, key, value)

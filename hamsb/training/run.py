@@ -183,7 +183,7 @@ def main(
             tests = read_lists(plain["verification_file"], folders)
         data = {name: plain[name] for name in PREPARED}
         if began is not None:
-            data["expected"] = began["data"]
+            data["expected"] = began["prepared"]
         preparation = run_on_main(prepare, kwargs=data)
         accumulated = run_opts["grad_accumulation_factor"]
         overrides = count_overrides(overrides, plain, preparation, accumulated)
@@ -218,21 +218,23 @@ def run(
     resolved = resolve(hparams_file, overrides)
     hparams = load_hparams(hparams_file, overrides)
     output_folder = Path(hparams["output_folder"])
-    annotations = [Path(hparams["train_annotation"])]
-    for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):
-        if list_files is not None:
-            annotations.append(run_on_main(list_files))
+    prepared = [Path(hparams["train_annotation"])]
     development = None
     if preparation.dev_trials is not None:
         trials = read_trials(preparation.dev_trials)
         development = trials, find_utterances(trials, hparams["data_folder"])
-        annotations.append(preparation.dev_trials)
-    data = {path.name: digest(path) for path in annotations}
+        prepared.append(preparation.dev_trials)
+    data = {}
+    for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):
+        if list_files is not None:
+            path = run_on_main(list_files)
+            data[path.name] = digest(path)
     if hparams.get("pretrained_model") is not None:
         weights = Path(hparams["pretrained_model"], "embedding_model.ckpt")
         if weights.is_file():  # else the script tells
             data["pretrained_model"] = digest(weights)
     check_data(began, data, output_folder)
+    data = {"prepared": {path.name: digest(path) for path in prepared}, "data": data}
     train_data, labels = brain_class.training_data(hparams)
     brain = brain_class(
         modules=hparams["modules"],
@@ -261,7 +263,7 @@ def run(
     if if_main_process():
         with replacing(output_folder / "hyperparams.yaml") as partial:
             partial.write_text(resolved, encoding="utf-8")
-        write_run(output_folder, {**now, "data": data})
+        write_run(output_folder, {**now, **data})
     brain.fit(
         brain.hparams.epoch_counter,
         train_data,
@@ -294,7 +296,7 @@ def run(
         {
             "speakers": sorted(set(read_speakers(hparams["train_annotation"]))),
             "development_speakers": list(development[0].speakers) if development else [],
-            "data": data,
+            "data": data["prepared"] | data["data"],
         },
     )
 

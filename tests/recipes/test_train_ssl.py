@@ -81,6 +81,7 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch, yaml, more)
         "embedding.yaml",
         "embedding_model.ckpt",
         "hyperparams.yaml",
+        "training.json",
     ]
     assert "classify" not in (out / "export" / "README.md").read_text()
     assert "hamsb" not in (out / "export" / "hyperparams.yaml").read_text()

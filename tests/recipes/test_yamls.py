@@ -45,7 +45,10 @@ TRAINED = {
     "mini_ham": (train, CORPUS),
     "small_ham": (train, {}),
     "small/blend": (train, {}),
-    "small/supcon": (train, {"cluster_refresh": REFRESH[:-1] + ", hard_ratio: 1.0}"}),
+    "small/supcon": (
+        train,
+        {"cluster_refresh": REFRESH[:-1] + ", hard_ratio: 1.0}", "number_of_epochs": 2},
+    ),
     "contrastive/supcon": (train, {}),
     "contrastive/chns": (train, {"clusters": "clusters.csv"}),
     "mini/chns": (train, {**CORPUS, "cluster_refresh": REFRESH, "number_of_epochs": 2}),

@@ -92,6 +92,7 @@ class EmbeddingBrain(sb.Brain):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.development = development
+        self.rate = 0.0  # of the last optimizer step
         self.seconds = 0.0  # of training, those before an interruption included
         self.watched: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
@@ -168,11 +169,17 @@ class EmbeddingBrain(sb.Brain):
         self, batch: PaddedBatch, outputs: Any, loss: torch.Tensor, should_step: bool
     ) -> None:
         """The learning rate and the margin of the next step."""
-        annealing = self.hparams.lr_annealing
-        if should_step and hasattr(annealing, "on_batch_end"):
-            annealing.on_batch_end(self.optimizer)
-        if should_step and self.margin_schedule is not None:
+        if not should_step:
+            return
+        self.rate = self.optimizer.param_groups[0]["lr"]
+        if self.anneals_by_step():
+            self.hparams.lr_annealing.on_batch_end(self.optimizer)
+        if self.margin_schedule is not None:
             self.margin_schedule.step(self.hparams.compute_cost)
+
+    def anneals_by_step(self) -> bool:
+        """Whether the learning rate is a function of optimizer steps, not of epochs."""
+        return hasattr(self.hparams.lr_annealing, "on_batch_end")
 
     # the course of training
 
@@ -255,11 +262,12 @@ class EmbeddingBrain(sb.Brain):
         if self.development is not None:
             meta["EER"] = run_on_main(self.development_eer)
             valid_stats = {"EER": 100 * meta["EER"]}
-        old_rate, new_rate = self.hparams.lr_annealing(epoch)
-        update_learning_rate(self.optimizer, new_rate)
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": old_rate}, train_stats, valid_stats
+            {"epoch": epoch, "lr": self.rate}, train_stats, valid_stats
         )
+        if not self.anneals_by_step():
+            _, rate = self.hparams.lr_annealing(epoch)
+            update_learning_rate(self.optimizer, rate)
         if if_main_process():  # before the checkpoint: an epoch repeated is replaced
             self.write_epoch({"epoch": epoch, **train_stats, **meta})
         self.seconds += time.time() - self.started

@@ -156,7 +156,8 @@ def check_data(began: Mapping | None, data: Mapping[str, str], folder: Path) -> 
     """
     if began is None:
         return
-    changed = [name for name in data if began["data"].get(name, data[name]) != data[name]]
+    earlier = began["data"]
+    changed = [n for n in {**earlier, **data} if earlier.get(n) != data.get(n)]
     if changed:
         raise ValueError(
             f"output_folder={folder}: {', '.join(changed)} changed since the run there "

@@ -39,7 +39,6 @@ def check_kept(
     training_only : collection of str
         Modules that the exported model does without: heads of branches, a loss.
     """
-    advice = "add it to the checkpointer's recoverables in the yaml"
     trained = {id(p) for module in modules.values() for p in module.parameters()}
     saved_objects = {id(value) for value in recoverables.values()}
     saved_tensors = {id(t) for value in recoverables.values() for t in _tensors(value)}
@@ -50,33 +49,37 @@ def check_kept(
             if isinstance(each, nn.Module):
                 if any(p.requires_grad and id(p) not in trained for p in each.parameters()):
                     raise ValueError(
-                        f"{name}: has parameters that nothing trains; add "
-                        f"{name}: !ref <{name}> to the modules in the yaml."
+                        f"{name}: has parameters that nothing trains; name it among the "
+                        f"modules of the yaml, or give --modules='{{{_reference(name)}}}'."
                     )
             elif has_hooks(each) and id(each) not in saved_objects:
                 raise ValueError(
                     f"{name}: counts what a restart needs, and no checkpoint holds it; "
-                    f"{advice}."
+                    f"{_advice(name)}."
                 )
     for name, module in modules.items():
         learned = [p for p in module.parameters() if p.requires_grad]
         if any(id(tensor) not in saved_tensors for tensor in [*learned, *_running(module)]):
             raise ValueError(
                 f"modules[{name}]: learns or keeps statistics, and no checkpoint holds "
-                f"them; {advice}."
+                f"them; {_advice(name)}."
             )
-        for part in module.modules():
-            if getattr(part, "norm_type", None) == "global" and has_hooks(part):
-                if id(part) not in saved_objects:
-                    raise ValueError(
-                        f"modules[{name}]: norm_type=global keeps statistics, and no "
-                        f"checkpoint holds them; {advice}."
-                    )
+        if any(id(part) not in saved_objects for part in global_statistics(module)):
+            raise ValueError(
+                f"modules[{name}]: norm_type=global keeps statistics, and no checkpoint "
+                f"holds them; {_advice(name)}."
+            )
         if learned and name not in {*exported, *training_only}:
             raise ValueError(
                 f"modules[{name}]: would be trained, but the exported model would lack "
                 f"it. Exported are {', '.join(exported)}; put it inside one of them."
             )
+
+
+def global_statistics(module: nn.Module) -> list[nn.Module]:
+    """The parts of a module that normalize with statistics of all that they have seen,
+    SpeechBrain's ``InputNormalization(norm_type="global")``."""
+    return [p for p in module.modules() if getattr(p, "norm_type", None) == "global"]
 
 
 def unsaved(
@@ -107,7 +110,7 @@ def check_unchanged(modules: Mapping[str, nn.Module], before: Mapping[str, str])
         if fingerprint(module) != before[name]:
             raise ValueError(
                 f"modules[{name}]: training changes what it keeps, and no checkpoint "
-                "holds that; add it to the checkpointer's recoverables in the yaml."
+                f"holds that; {_advice(name)}."
             )
 
 
@@ -146,6 +149,15 @@ def has_hooks(value: object) -> bool:
     with every module."""
     hook = get_default_hook(value, DEFAULT_SAVE_HOOKS)
     return hook is not None and hook is not DEFAULT_SAVE_HOOKS[nn.Module]
+
+
+def _advice(name: str) -> str:
+    option = f"--checkpointer='{{recoverables: {{{_reference(name)}}}}}'"
+    return f"name it among the checkpointer's recoverables in the yaml, or give {option}"
+
+
+def _reference(name: str) -> str:
+    return f"{name}: !ref <{name}>"
 
 
 def _add(found: Any, key: str, value: object) -> None:

@@ -36,6 +36,7 @@ from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.export import export_model
 from hamsb.training.identity import begun, check_data, identity
+from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED
 from hamsb.training.report import (
     REPORT,
@@ -245,6 +246,11 @@ def run(
         development=development,
     )
     brain.check_kept(hparams)
+    if hparams["baselines"] and global_statistics(brain.modules["mean_var_norm"]):
+        raise ValueError(
+            "baselines=True: before training mean_var_norm, of norm_type global, has no "
+            "statistics for the untrained network. Add --baselines=False."
+        )
 
     def score(encode):
         return score_lists(
@@ -300,7 +306,7 @@ def run(
         },
     )
 
-    scores = score(brain.encode)
+    scores = score(brain.encode) if lists else {}
     systems = [
         System("trained", scores, score_name="cosine", plain=True),
         *(System(name, scores, baseline=True) for name, scores in untrained.items()),

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import re
+import shutil
 import sys
 
 import pytest
@@ -17,9 +19,11 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 import hamsb
 import train
+import train_ssl
 import verify
 from hamsb.augment.time_domain import SpeedPerturb
-from runs import fork, quick, status_of  # noqa: F401
+from hamsb.training import run as training_run
+from runs import contents, fork, quick, status_of  # noqa: F401
 from stand_ins import Embedding, Framed
 
 HAM = "hparams/small_ham.yaml"
@@ -296,6 +300,150 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     train.main([str(yaml), *tiny_options(number_of_epochs=2)])
     steps = range(1, 13)
     assert margins == pytest.approx([min(0.04 * step, 0.2) for step in steps])
+
+
+def test_the_last_optimizer_step_is_the_schedules_last(run, tmp_path, monkeypatch):
+    """Also where an epoch's last batches make no step, and after more epochs."""
+    seen, on_fit_end = {}, train.SpeakerBrain.choose_and_average
+
+    def look(self):
+        annealing, margin = self.hparams.lr_annealing, self.hparams.margin_schedule
+        seen.update(
+            steps=(self.optimizer_step, annealing.clr_iterations, margin.steps),
+            ends=(2 * annealing.step_size, margin.warmup_steps),
+            rate=self.optimizer.param_groups[0]["lr"],
+        )
+        return on_fit_end(self)
+
+    monkeypatch.setattr(train.SpeakerBrain, "choose_and_average", look)
+    schedule = "!new:hamsb.LinearMargin {margin: 0.2, warmup_steps: !ref "
+    changes = {
+        "grad_accumulation_factor": 2,
+        "batch_size": 5,  # 24 utterances: 4 batches
+        "dataloader_options": "{drop_last: False}",  # 5
+        "margin_schedule": schedule + "<number_of_epochs> * <steps_per_epoch>}",
+    }
+    for epochs, steps in ((2, 4), (3, 6)):
+        run(number_of_epochs=epochs, **changes)
+        assert seen["steps"] == (steps,) * 3 and seen["ends"] == (steps,) * 2
+        assert seen["rate"] == pytest.approx(1e-5)
+    with pytest.raises(ValueError, match="reaches its margin after 7 optimizer steps"):
+        changes["margin_schedule"] = schedule.replace("!ref ", "7}")
+        run(output_folder=tmp_path / "long", number_of_epochs=3, **changes)
+    with pytest.raises(ValueError, match="steps_per_epoch=3: what the schedules count"):
+        run(output_folder=tmp_path / "given", steps_per_epoch=3)
+
+
+def test_a_folder_continues_only_as_what_it_began_as(run, tmp_path, tiny_options):
+    out = run()
+    before = contents(out)
+    for changes, message in (
+        (
+            {"compute_cost": "{margin: 0.5}"},
+            r"compute_cost\[margin\]=0.2, and now it is 0.5",
+        ),
+        ({"dev_speakers": 3}, "dev_speakers=2, and now it is 3"),
+        ({"save_folder": tmp_path / "other"}, "save_folder="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**changes)
+    with pytest.raises(ValueError, match="a run of train.py, whose results train_ssl"):
+        train_ssl.main(["hparams/small/simclr.yaml", *tiny_options()])
+    assert contents(out) == before
+    run()
+    assert {*contents(out)} == {*before}
+
+
+def test_other_data_are_refused_before_anything_is_replaced(run, tiny_corpus, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_corpus / "train", data)
+    out = run(data_folder=data)
+    before = contents(out)
+    gone = sorted((data / "wav").rglob("*.*"))[0]
+    gone.rename(tmp_path / "gone")
+    with pytest.raises(ValueError, match="data_folder: .* gone"):
+        run(data_folder=data)
+    assert contents(out) == before
+    (tmp_path / "gone").rename(gone)
+    os.utime(gone)  # the same file, copied back
+    run(data_folder=data)
+
+
+def test_without_a_trial_list(run, tmp_path, capsys):
+    out = run(verification_file="null", baselines=True)
+    report = (out / "report.md").read_text()
+    assert "No trial list was given" in report and "Development EER" in report
+    assert "No trial list was given" in (out / "export" / "README.md").read_text()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["results"] == [] and 0 <= metrics["development"]["eer"] <= 1
+    assert (out / "export" / "decision.json").is_file()
+    again = run(verification_file="[]", dev_speakers=0, output_folder=tmp_path / "none")
+    assert (again / "export" / "hyperparams.yaml").is_file()
+
+
+def test_the_export_is_there_when_scoring_fails(run, tmp_path, monkeypatch):
+    real = training_run.score_lists
+
+    def fails(*args, **kwargs):
+        raise ValueError("no scores")
+
+    monkeypatch.setattr(training_run, "score_lists", fails)
+    with pytest.raises(ValueError, match="no scores"):
+        run()
+    out = tmp_path / "run"
+    assert "not scored yet" in (out / "export" / "README.md").read_text()
+    assert not (out / "report.md").exists()
+    monkeypatch.setattr(training_run, "score_lists", real)
+    run()
+    card = (out / "export" / "README.md").read_text()
+    assert "not scored yet" not in card and "| veri_test |" in card
+
+
+def test_an_export_that_gives_other_scores_is_found(run, monkeypatch):
+    real = training_run.export_model
+
+    def damaged(folder, *args):
+        export = real(folder, *args)
+        weights = torch.load(export / "embedding_model.ckpt")
+        name = next(name for name in weights if name.endswith("fc.conv.weight"))
+        weights[name][0] += 1.0
+        torch.save(weights, export / "embedding_model.ckpt")
+        return export
+
+    monkeypatch.setattr(training_run, "export_model", damaged)
+    with pytest.raises(ValueError, match="not what report.md is about"):
+        run()
+
+
+@pytest.mark.parametrize(
+    "changes, files",
+    [
+        ({"mean_var_norm": "{norm_type: global}"}, {"mean_var_norm.ckpt"}),
+        (
+            {
+                "compute_features": "{requires_grad: True}",
+                "checkpointer": "{recoverables: {features: !ref <compute_features>}}",
+                "avg_checkpoints": 2,
+            },
+            {"compute_features.ckpt"},
+        ),
+    ],
+)
+def test_features_and_statistics_are_exported(run, changes, files):
+    """The run itself compares the scores of what it exported with its own."""
+    out = run(number_of_epochs=2, **changes)
+    found = {path.name for path in (out / "export").glob("*.ckpt")}
+    assert found == files | {
+        f"{n}.ckpt" for n in ("embedding_model", "classifier", "label_encoder")
+    }
+    for name in ("hyperparams.yaml", "embedding.yaml"):
+        text = (out / "export" / name).read_text()
+        assert all(f"<{file[:-5]}>" in text for file in files)
+
+
+def test_baselines_need_statistics(run):
+    with pytest.raises(ValueError, match="baselines=True: .* norm_type global"):
+        run(mean_var_norm="{norm_type: global}", baselines=True)
 
 
 # ------------------------------------------------------------------ the parts

@@ -85,5 +85,7 @@ def test_optional_keys_may_be_null(brain):
     made = brain(
         margin_schedule=schedule, compute_cost=cost, lr_annealing=SimpleNamespace()
     )
+    made.opt_class = functools.partial(torch.optim.SGD, lr=0.1)
+    made.init_optimizers()
     made.on_fit_batch_end(None, None, None, should_step=True)
     assert cost.margin == pytest.approx(0.1)

@@ -1,6 +1,7 @@
 """A run's parts; whole runs are in tests/recipes."""
 
 import ctypes
+import functools
 import os
 from types import SimpleNamespace
 
@@ -33,6 +34,29 @@ def test_steps_per_epoch_are_those_of_one_process(monkeypatch):
     monkeypatch.setattr(run, "get_world_size", lambda: 7)
     with pytest.raises(ValueError, match="batch_size=4 in 7 process"):
         run.count_overrides("", plain, preparation)
+
+
+def test_steps_are_those_of_the_optimizer_and_the_loader(monkeypatch):
+    preparation = SimpleNamespace(speakers=6, utterances=27)
+    plain = {"batch_size": 4, "batches_per_epoch": 0, "steps_per_epoch": 0}
+    count = functools.partial(run.count_overrides, preparation=preparation)
+
+    def counted(batches, steps):
+        return f"batches_per_epoch: {batches}\nsteps_per_epoch: {steps}"
+
+    assert count("", plain) == counted(6, 6)
+    assert count("", plain, accumulated=4) == counted(6, 1)
+    with pytest.raises(ValueError, match="grad_accumulation_factor=7: .* an epoch has 6"):
+        count("", plain, accumulated=7)
+    plain["dataloader_options"] = {"batch_size": 5}
+    assert count("", plain) == counted(5, 5)
+    plain["dataloader_options"]["drop_last"] = False
+    assert count("", plain) == counted(6, 6)
+    monkeypatch.setattr(run, "is_initialized", lambda: True)
+    monkeypatch.setattr(run, "get_world_size", lambda: 2)
+    assert count("", plain) == counted(3, 3)  # 14 utterances
+    given = "batches_per_epoch: 8"
+    assert count(given, plain, accumulated=2) == f"{given}\nsteps_per_epoch: 4"
 
 
 def test_memory_is_kept_where_the_c_library_can(monkeypatch):

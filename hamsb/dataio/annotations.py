@@ -205,3 +205,37 @@ def read_utterances(annotation: str | os.PathLike) -> dict[str, list[Utterance]]
             )
         found[speaker].append(Utterance(wav, int(start), int(stop)))
     return dict(sorted(found.items()))
+
+
+def utterance_files(annotation: str | os.PathLike) -> dict[str, Path]:
+    r"""The file of each utterance as the trials of a preparation name it.
+
+    Arguments
+    ---------
+    annotation : str or Path
+        A preparation's csv file, as dev.csv: with the columns ``ID``, an utterance
+        without its extension, and ``wav``.
+
+    Returns
+    -------
+    dict of str to Path
+        In the order of the file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_columns`.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "dev.csv")
+    ...     _ = path.write_text("ID,wav\ncalls-id1/s/a,/data/calls/wav/id1/s/a.flac\n")
+    ...     list(utterance_files(path))
+    ['calls-id1/s/a.flac']
+    """
+    return {
+        name + os.path.splitext(wav)[1]: Path(wav)
+        for _, (name, wav) in read_columns(annotation, ("ID", "wav"))
+    }

@@ -32,6 +32,8 @@ KEYS = [
     Key("epoch_counter", "object", "counts the epochs, to its limit"),
     Key("train_logger", "object", "writes a line an epoch"),
     Key("checkpointer", "object", "saves and recovers what training changes"),
+    Key("merge_speakers", "boolean", "of one name in two data folders", optional=True),
+    Key("prefix_speakers", "boolean", "by their data folder's name", optional=True),
     Key("mini_corpus", "mapping", "synthetic, made on the first run", optional=True),
     Key("distortions", "mapping", "simulated noises and rooms, made then", optional=True),
     Key("prepare_noise_data", "function", "lists noises before training", optional=True),
@@ -57,3 +59,6 @@ PREPARED = (
     "min_duration",
     "sample_rate",
 )
+
+#: And with these, where the yaml has them.
+PREPARED_OPTIONALLY = ("merge_speakers", "prefix_speakers")

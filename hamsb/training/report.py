@@ -25,12 +25,15 @@ class Preparation(Protocol):
         Of the training.
     dev_trials : Path or None
         The trial list of the development speakers.
+    dev_csv : Path or None
+        Their utterances.
     """
 
     speakers: int
     utterances: int
     hours: float
     dev_trials: Path | None
+    dev_csv: Path | None
 
 
 REPORT = """# {experiment}

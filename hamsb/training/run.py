@@ -31,13 +31,13 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.distributed import get_world_size, is_initialized
 
 from hamsb.augment.simulation import make_distortions
-from hamsb.dataio.annotations import read_speakers
+from hamsb.dataio.annotations import read_speakers, utterance_files
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.export import export_model
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
-from hamsb.training.keys import KEYS, PREPARED
+from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
 from hamsb.training.report import (
     REPORT,
     Preparation,
@@ -46,6 +46,7 @@ from hamsb.training.report import (
     run_table,
     training_facts,
 )
+from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import digest, only_run, replacing
@@ -55,10 +56,18 @@ from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.results import System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
-from hamsb.verification.trials import Trials, find_utterances, read_lists, read_trials
+from hamsb.verification.trials import Trials, read_lists, read_trials
 
 NOT_SCORED = "The trials were not scored yet.\n"
 NO_LISTS = "No trial list was given.\n"
+
+
+def _batches(plain: Mapping) -> tuple[int, bool]:
+    """The utterances of a batch of one process, and whether all batches are whole."""
+    loader = plain.get("dataloader_options") or {}
+    size = loader.get("batch_size") or plain["batch_size"]
+    check_whole("batch_size", size, 1)
+    return size, loader.get("drop_last", True)
 
 
 def count_overrides(
@@ -91,9 +100,7 @@ def count_overrides(
             f"{speakers} speakers; leave it out to have it counted."
         )
     processes = get_world_size() if is_initialized() else 1
-    loader = plain.get("dataloader_options") or {}
-    size = loader.get("batch_size") or plain["batch_size"]
-    whole = loader.get("drop_last", True)
+    size, whole = _batches(plain)
     share, left = divmod(preparation.utterances, processes)
     if left and not whole:  # as torch deals a data set out to processes
         share += 1
@@ -153,9 +160,11 @@ def main(
         A subclass of `EmbeddingBrain`.
     prepare : callable
         Writes the yaml's ``train_annotation``. It is called by the main process, with
-        the keys of PREPARED, and returns an object with the numbers ``speakers``,
-        ``utterances`` and ``hours`` of the training data, and ``dev_trials``, the
-        development trials' file or None.
+        the keys of PREPARED, those of PREPARED_OPTIONALLY that the yaml has, and
+        ``least_utterances`` that a batch of all processes takes. It returns an object
+        with the numbers ``speakers``, ``utterances`` and ``hours`` of the training data,
+        and ``dev_trials`` and ``dev_csv``, the development trials' file and the csv file
+        of their utterances, or None.
     make_corpus : callable, optional
         Makes the synthetic corpus that a yaml's group ``mini_corpus`` describes, whose
         keys it is called with.
@@ -183,6 +192,9 @@ def main(
             folders = plain.get("test_data_folder") or plain["data_folder"]
             tests = read_lists(plain["verification_file"], folders)
         data = {name: plain[name] for name in PREPARED}
+        data |= {name: plain[name] for name in PREPARED_OPTIONALLY if name in plain}
+        size, whole = _batches(plain)
+        data["least_utterances"] = processes * (size if whole else 1)
         if began is not None:
             data["expected"] = began["prepared"]
         preparation = run_on_main(prepare, kwargs=data)
@@ -223,7 +235,8 @@ def run(
     development = None
     if preparation.dev_trials is not None:
         trials = read_trials(preparation.dev_trials)
-        development = trials, find_utterances(trials, hparams["data_folder"])
+        files = utterance_files(preparation.dev_csv)
+        development = trials, {name: files[name] for name in trials.utterances}
         prepared.append(preparation.dev_trials)
     data = {}
     for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):

@@ -51,6 +51,8 @@ KEYS = [
     Key("backends", "list", "similarities: cosine, hyperbolic"),
     Key("normalizations", "list", "of the scores: none, z-norm, t-norm, s-norm, as-norm"),
     Key("cohort", "folder", "or csv file, or a list: what scores are normalized with"),
+    Key("merge_speakers", "boolean", "of one name in two folders", optional=True),
+    Key("prefix_speakers", "boolean", "by their folder's name", optional=True),
     Key("cohort_per_speaker", "number", "of utterances, at most; null: all"),
     Key("cohort_speaker_means", "boolean", "each speaker's mean, not each utterance"),
     Key("cohort_size", "number", "of as-norm: the nearest to each side of a trial"),
@@ -128,7 +130,10 @@ def read_data(hparams, folder, sample_rate):
     data.groups(duration_bins=hparams["duration_bins"])  # refuses what does not fit
     if hparams["cohort"] is None:
         return data
-    tables = cohort_tables(hparams["cohort"], data, folder / "cohort", sample_rate)
+    names = ("merge_speakers", "prefix_speakers")
+    options = {name: hparams[name] for name in names if name in hparams}
+    cohort, folder = hparams["cohort"], folder / "cohort"
+    tables = cohort_tables(cohort, data, folder, sample_rate, **options)
     cohort = find_cohort(tables, data.all_lists, hparams["cohort_per_speaker"])
     data = replace(data, cohort_files=cohort)
     means = hparams["cohort_speaker_means"]
@@ -141,14 +146,15 @@ def read_data(hparams, folder, sample_rate):
     return data
 
 
-def cohort_tables(cohort, data, folder, sample_rate):
+def cohort_tables(cohort, data, folder, sample_rate, **options):
     """The csv files of a cohort; folders that hold ``wav/`` are prepared as training
     data are, into another folder."""
     cohort = [cohort] if isinstance(cohort, str) else cohort
     if all(str(path).endswith(".csv") for path in cohort):
         return cohort
     lists = [trials.path for trials in data.all_lists]
-    prepare_voxceleb(cohort, folder, lists, dev_speakers=0, sample_rate=sample_rate)
+    options |= {"dev_speakers": 0, "sample_rate": sample_rate}
+    prepare_voxceleb(cohort, folder, lists, **options)
     return [folder / "train.csv"]
 
 

@@ -28,6 +28,14 @@ paired within it. They are shared out evenly over the speakers. Impostor trials
 are drawn uniformly from all pairs of utterances of two development speakers.
 No pair occurs twice, in either order.
 
+A speaker's name that occurs in two roots is an error, unless
+``merge_speakers`` says that it is one person (a corpus spread over two disks)
+or ``prefix_speakers`` that names are to be told apart by root. A speaker
+``id1`` of the root ``/data/calls`` is then ``calls-id1``, in IDs and in
+``veri_dev.txt`` too, whose paths are then no longer those below ``wav/``;
+`hamsb.dataio.annotations.utterance_files` finds their files. A trial list names
+speakers as their folders are called: it keeps all of that name from training.
+
 Files
 -----
 The first rule that fits a file decides, and the summary counts it.
@@ -79,6 +87,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hamsb.dataio.annotations import read_columns
+from hamsb.dataio.layouts import explain_layout, names_part
 from hamsb.utils.files import digest, replacing
 from hamsb.verification.trials import read_trials
 
@@ -105,6 +114,7 @@ REASONS = {
     "stereo": "several channels: used, to be averaged when loaded",
 }
 
+_WRITTEN = ("train.csv", "dev.csv", "veri_dev.txt", "left_out.csv")
 _FORMAT_VERSION = 1  # of prepare.json and of the files' meaning
 _SILENCE = 1e-4  # -80 dB relative to full scale
 _END = 1024  # samples read of every file
@@ -152,7 +162,9 @@ class _Found(NamedTuple):
     """A file below wav/, as the folders tell it."""
 
     path: str  # absolute
-    name: str  # below wav/
+    name: str  # below wav/, behind the root's prefix
+    root: str
+    folder: str  # the speaker's, without a prefix
     size: int  # bytes; 0 also for what is not a file
     mtime: int  # nanoseconds
     reason: str  # why it cannot be used, or ""
@@ -196,6 +208,9 @@ def prepare_voxceleb(
     seed=1234,
     num_workers=None,
     expected=None,
+    merge_speakers=False,
+    prefix_speakers=False,
+    least_utterances=0,
 ):
     """Writes train.csv, dev.csv and veri_dev.txt, or reuses them.
 
@@ -230,7 +245,14 @@ def prepare_voxceleb(
         Processes that read the files; None for ``os.cpu_count()``.
     expected : mapping of str to str, optional
         SHA-256 that files in ``save_folder`` must have afterwards, by name, as
-        ``{"train.csv": "9f86..."}``: those that a run began with.
+        ``{"train.csv": "9f86..."}``: those that a run began with. Files that
+        are not written here are left alone.
+    merge_speakers : bool
+        Speakers of one name in several roots are one person.
+    prefix_speakers : bool
+        They are different persons: all names begin with their root's.
+    least_utterances : int
+        So many must be left to train: a batch of all processes.
 
     Returns
     -------
@@ -240,11 +262,13 @@ def prepare_voxceleb(
     ------
     FileNotFoundError
         If a root, its ``wav/`` or a trial list is missing, or a root has no
-        wav or flac file.
+        wav or flac file in its place.
     ValueError
-        If an option or a trial line is wrong, two files have one ID, too few
-        speakers remain, or other files than the ``expected`` ones would come
-        out. ``save_folder`` then keeps what it held.
+        If an option or a trial line is wrong, the speakers of a root are parts
+        of a corpus by name (``wav/train/``), two roots have speakers of one
+        name, two files have one ID, too few speakers or utterances remain, or
+        other files than the ``expected`` ones would come out. ``save_folder``
+        then keeps what it held.
 
     Example
     -------
@@ -266,7 +290,14 @@ def prepare_voxceleb(
         "min_duration": _seconds("min_duration", min_duration),
         "sample_rate": _integer("sample_rate", sample_rate, 1),
         "seed": _integer("seed", seed, None),
+        "merge_speakers": _boolean("merge_speakers", merge_speakers),
+        "prefix_speakers": _boolean("prefix_speakers", prefix_speakers),
     }
+    if merge_speakers and prefix_speakers:
+        raise ValueError(
+            "merge_speakers=True, prefix_speakers=True: speakers of one name are either "
+            "one person or several; give one of the two."
+        )
     if dev_speakers == 1:
         raise ValueError(
             "dev_speakers is 1, but impostor trials need two speakers: "
@@ -276,9 +307,10 @@ def prepare_voxceleb(
         num_workers = os.cpu_count() or 1
     workers = _integer("num_workers", num_workers, 1)
     lists = _check_lists(verification_file)
+    least = _integer("least_utterances", least_utterances, 0)
     save_folder = Path(save_folder)
 
-    found = _scan(options["roots"])
+    found = _scan(options["roots"], prefix_speakers)
     made_from = {
         "version": _FORMAT_VERSION,
         "options": options,
@@ -289,7 +321,8 @@ def prepare_voxceleb(
     earlier, digests = _earlier(save_folder, made_from)
     if earlier is None:
         excluded = _trial_speakers(lists)
-        return _prepare_anew(save_folder, found, excluded, made_from, workers, expected)
+        checks = expected, least
+        return _prepare_anew(save_folder, found, excluded, made_from, workers, checks)
     _check_expected(save_folder, digests, expected, {})
     logger.info(
         "%s: same data and options, reusing its csv files (%d speakers, %d utterances)",
@@ -300,22 +333,19 @@ def prepare_voxceleb(
     return earlier
 
 
-def _prepare_anew(save_folder, found, excluded, made_from, workers, expected):
+def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
     """Opens the files, divides the speakers and writes everything."""
     options = made_from["options"]
     rate = options["sample_rate"]
+    expected, least = checks
+    _check_shared(found, excluded, options)
     _check_ids(found)
+    _warn_of_layout(found, options["roots"])
     usable, left_out, counts = _sort_out(found, excluded, options, workers)
-    why = _why_left_out(left_out, counts)
-    held_out = _hold_out(usable, options, why)
+    _check_size(usable, options, least, _why_left_out(usable, left_out, counts))
+    held_out = _hold_out(usable, options["dev_speakers"], options["seed"])
     development = [u for u in usable if u.file.speaker in held_out]
     training = [u for u in usable if u.file.speaker not in held_out]
-    speakers = len({u.file.speaker for u in training})
-    if speakers < 2:
-        raise ValueError(
-            f"{speakers} training speakers remain, at least 2 are needed; "
-            f"{len(held_out)} are held out (dev_speakers). {why}"
-        )
 
     trials = _draw_trials(development, options)
     rows = {"train.csv": _csv_rows(training, rate)}
@@ -324,7 +354,7 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, expected):
         rows["veri_dev.txt"] = trials
     rows["left_out.csv"] = [_LeftOut._fields, *left_out]
     numbers = {
-        "speakers": speakers,
+        "speakers": len({u.file.speaker for u in training}),
         "utterances": len(training),
         "hours": sum(u.frames for u in training) / rate / 3600,
         "counts": counts,
@@ -354,6 +384,12 @@ def _integer(name, value, least):
         wanted = "an integer" if least is None else f"an integer >= {least}"
         raise ValueError(f"{name} is {value!r}; it must be {wanted}")
     return int(value)
+
+
+def _boolean(name, value):
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+    return value
 
 
 def _seconds(name, value):
@@ -389,18 +425,16 @@ def _check_roots(data_folder):
 
 def _hint(root):
     """What to do about a root without wav/."""
-    if os.path.basename(root) == "wav":
-        return f"give the folder above it, {os.path.dirname(root)}"
+    above = [path for path in (Path(root), *Path(root).parents) if path.name == "wav"]
+    if above:
+        return f"give the folder above it, {above[-1].parent}"
     for part in ("aac", "dev/aac", "test/aac"):
         if os.path.isdir(os.path.join(root, part)):
             return (
                 f"{part}/ is VoxCeleb2 as downloaded: "
                 f"{_convert_m4a(os.path.join(root, part))}"
             )
-    for part in ("dev", "test"):
-        if os.path.isdir(os.path.join(root, part, "wav")):
-            return f"{part}/ has one: give {os.path.join(root, part)}"
-    return "files are looked for at wav/<speaker>/<session>/<utterance>.wav"
+    return explain_layout(root, AUDIO + OTHER_AUDIO)
 
 
 def _is_utf8(text):
@@ -433,6 +467,12 @@ def _trial_speakers(lists):
                 f"{path} has paths that begin with wav/; remove that: a path "
                 "begins with its speaker, as in id10270/5r0dWxy17C8/00001.wav"
             )
+        if all(map(names_part, here)):
+            raise ValueError(
+                f"{path} has paths that begin with {', '.join(here)}, which are parts of "
+                "a corpus and not speakers; remove that: a path begins with its speaker, "
+                "as in id10270/5r0dWxy17C8/00001.wav"
+            )
         speakers.update(here)
     return speakers
 
@@ -440,23 +480,46 @@ def _trial_speakers(lists):
 # ---------------------------------------------------------------- folders
 
 
-def _scan(roots):
+def _scan(roots, prefix_speakers):
     """All audio files below the roots' wav/, sorted by name and path."""
+    prefixes = _prefixes(roots) if prefix_speakers else [""] * len(roots)
     found = []
-    for root in roots:
-        here = list(_walk(os.path.join(root, "wav"), "", 0))
-        if not any(os.path.splitext(f.path)[1].lower() in AUDIO for f in here):
+    for root, prefix in zip(roots, prefixes):
+        here = list(_walk(os.path.join(root, "wav"), "", 0, root, prefix))
+        speakers = {f.folder for f in here if f.reason in ("", "unusable_name")}
+        if not speakers:
             raise FileNotFoundError(_no_audio(root, here))
+        if all(map(names_part, speakers)):
+            raise ValueError(
+                f"data_folder={root}: its speakers would be {_some(sorted(speakers))}: "
+                f"{explain_layout(root, AUDIO)}."
+            )
         found.extend(here)
     return sorted(found, key=lambda f: (f.id, f.path))
 
 
+def _prefixes(roots):
+    """What tells the speakers of each root from those of the others, ``calls-``: as
+    much of the ends of their paths as that takes."""
+    parts = [Path(root).parts[1:] for root in roots]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(path[-depth:]) for path in parts]
+        if len(set(names)) == len(roots):
+            break
+    if not all(map(_is_plain, names)):
+        raise ValueError(
+            f"prefix_speakers: white space in a folder's name ({_some(names)}) would be "
+            "in the names of its speakers; give a link with another name as data_folder"
+        )
+    return [f"{name}-" for name in names]
+
+
 def _no_audio(root, here):
     wav = os.path.join(root, "wav")
-    extensions = [os.path.splitext(f.path)[1].lower() for f in here]
-    kinds = Counter(e.lstrip(".") for e in extensions if e in OTHER_AUDIO)
+    placed = [f.path for f in here if f.reason == "not_wav_or_flac"]
+    kinds = Counter(os.path.splitext(path)[1].lower().lstrip(".") for path in placed)
     if not kinds:
-        return f"{wav} holds no wav or flac file at <speaker>/<session>/<utterance>"
+        return f"data_folder={root}: {explain_layout(root, AUDIO + OTHER_AUDIO)}."
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     how = "convert them: ffmpeg -i IN -ac 1 -ar 16000 OUT.flac"
     if "m4a" in kinds:
@@ -473,14 +536,14 @@ def _convert_m4a(folder):
     )
 
 
-def _walk(folder, below, depth):
+def _walk(folder, below, depth, root, prefix):
     """Yields the files of a folder; depth 2 is where utterances lie."""
     with os.scandir(folder) as entries:
         for entry in entries:
             name = below + entry.name
             is_folder = entry.is_dir()
             if is_folder and depth < 2:
-                yield from _walk(entry.path, name + "/", depth + 1)
+                yield from _walk(entry.path, name + "/", depth + 1, root, prefix)
                 continue
             extension = os.path.splitext(entry.name)[1].lower()
             if not is_folder and extension not in AUDIO + OTHER_AUDIO:
@@ -494,7 +557,8 @@ def _walk(folder, below, depth):
                 reason = ""
             else:
                 reason = "unusable_name"
-            yield _Found(entry.path, name, size, mtime, reason)
+            speaker = name.partition("/")[0]
+            yield _Found(entry.path, prefix + name, root, speaker, size, mtime, reason)
 
 
 def _is_plain(name):
@@ -518,6 +582,67 @@ def _fingerprint(found):
         hashed.update(os.fsencode(file.path))
         hashed.update(f"\0{file.size} {file.mtime}\n".encode())
     return hashed.hexdigest()
+
+
+def _check_shared(found, excluded, options):
+    """Refuses speakers of one name in two roots, unless an option tells who they are."""
+    roots, people = defaultdict(set), defaultdict(set)
+    for file in found:
+        if not file.reason and file.folder not in excluded:
+            roots[file.folder].add(file.root)
+            people[file.speaker].add((file.root, file.folder))
+    shared = sorted(name for name in roots if len(roots[name]) > 1)
+    if options["prefix_speakers"]:  # "a" + "b-c" and "a-b" + "c"
+        if any(len(same) > 1 for same in people.values()):
+            raise ValueError(
+                "prefix_speakers: speakers of two roots get one name; give links with "
+                "other names as data_folder"
+            )
+    elif shared and not options["merge_speakers"]:
+        one, other = sorted(roots[shared[0]])[:2]
+        names = set(shared)
+        files = [file for file in found if file.folder in names]
+        twice = sum(a.id == b.id and a.root != b.root for a, b in zip(files, files[1:]))
+        copy = (
+            f" {twice:,} utterances have one name in both, too: if one folder repeats "
+            "the other, leave that out."
+        )
+        raise ValueError(
+            f"data_folder: {len(shared):,} speakers occur both in {one} and in {other} "
+            f"({_some(shared)}). Give merge_speakers=True if they are the same persons, "
+            f"or prefix_speakers=True if they are others of the same name."
+            + copy
+            * bool(twice)
+        )
+
+
+def _warn_of_layout(found, roots):
+    """Says what may be wrong with a layout that can be used."""
+    for root in roots:
+        here = [file for file in found if file.root == root]
+        placed = [file for file in here if file.reason != "misplaced"]
+        if 2 * len(placed) <= len(here):
+            logger.warning("%s: %s.", root, explain_layout(root, AUDIO + OTHER_AUDIO))
+        sessions = defaultdict(set)
+        for file in placed:
+            sessions[file.folder].add(file.session)
+        parts = sorted(filter(names_part, sessions))
+        if parts:
+            logger.warning(
+                "%s: %s taken for a speaker, though that is the name of a part of a "
+                "corpus; files are looked for at wav/<speaker>/<session>/<utterance>",
+                root,
+                ", ".join(parts),
+            )
+        elif len(sessions) <= 3 and all(len(s) >= 10 for s in sessions.values()):
+            logger.warning(
+                "%s: only %d speakers (%s) with %d sessions or more each; if the speakers "
+                "are the folders in those, move them up into wav/",
+                root,
+                len(sessions),
+                ", ".join(sorted(sessions)),
+                min(map(len, sessions.values())),
+            )
 
 
 def _check_ids(found):
@@ -546,8 +671,8 @@ def _sort_out(found, excluded, options, workers):
     for file in found:
         if file.reason in ("misplaced", "not_wav_or_flac"):
             left_out.append(_LeftOut(file.path, file.reason, ""))
-        elif file.speaker in excluded:
-            left_out.append(_LeftOut(file.path, "trial_speaker", file.speaker))
+        elif file.folder in excluded:
+            left_out.append(_LeftOut(file.path, "trial_speaker", file.folder))
         elif file.reason:
             left_out.append(_LeftOut(file.path, file.reason, ""))
         else:
@@ -564,16 +689,22 @@ def _sort_out(found, excluded, options, workers):
     return usable, sorted(left_out), counts
 
 
-def _why_left_out(left_out, counts):
-    """A sentence for the errors that too few speakers cause."""
+def _why_left_out(usable, left_out, counts):
+    """Why there are no more files, for an error: what precedes it and what follows."""
     if not left_out:
-        return "No file was left out."
-    parts = [f"{counts[r]} {r}" for r in REASONS if counts[r] and r != "stereo"]
-    path, reason, detail = left_out[0]
-    return (
-        f"Files left out: {', '.join(parts)}, for example {path} ({reason}"
-        f"{': ' if detail else ''}{detail})."
+        return "", " No file was left out."
+    parts = [
+        f"{counts[reason]:,} {text.partition(': left')[0]}"
+        for reason, text in REASONS.items()
+        if counts[reason] and reason != "stereo"
+    ]
+    path, _, detail = left_out[0]
+    number = len(usable) + len(left_out)
+    why = (
+        f"{len(left_out):,} of {number:,} files are left out: {', '.join(parts)}; for "
+        f"example {path}{f' ({detail})' if detail else ''}."
     )
+    return (f" {why}", "") if 2 * len(left_out) >= number else ("", f" {why}")
 
 
 def _look_at_all(files, options, workers):
@@ -682,22 +813,45 @@ def _missing_bytes(path, size):
 # ---------------------------------------------------------------- speakers
 
 
-def _hold_out(usable, options, why):
-    """The development speakers: a set of names."""
+def _check_size(usable, options, least_utterances, why):
+    """Refuses data that are too few; names all options that they cannot meet."""
     wanted = options["dev_speakers"]
     files = Counter(utterance.file.speaker for utterance in usable)
-    able = [speaker for speaker, count in files.items() if count >= 2]
-    if wanted > len(able):
-        raise ValueError(
-            f"dev_speakers is {wanted}, but of the {len(files)} speakers that "
-            f"may train {len(able)} have two usable files; ask for fewer. {why}"
+    able = sum(count >= 2 for count in files.values())
+    most = min(able, len(files) - 2)
+    faults, held_out, after = [], wanted, ""
+    if len(files) < 2:
+        faults.append(f"Speakers that may train: {len(files)}, at least 2 are needed.")
+    elif wanted > most:
+        held_out = most if most >= 2 else 0
+        after = f" with dev_speakers={held_out}"
+        faults.append(
+            f"dev_speakers={wanted}: of the {len(files)} speakers that may train {able} "
+            f"have two usable files, and 2 speakers must be left to train; give {held_out}"
+            f"{' or fewer' if held_out else ' (then there are no development trials)'}."
         )
+    held_out = _hold_out(usable, held_out, options["seed"])
+    left = sum(utterance.file.speaker not in held_out for utterance in usable)
+    if left < least_utterances and len(files) >= 2:
+        faults.append(
+            f"batch_size: a batch of all processes takes {least_utterances:,} utterances, "
+            f"and {left:,} are left to train{after}; make it smaller."
+        )
+    if faults:
+        cause, rest = why
+        cause = cause or " too few data."
+        raise ValueError(f"data_folder:{cause} {' '.join(faults)}{rest}")
+
+
+def _hold_out(usable, number, seed):
+    """The development speakers: a set of names."""
+    files = Counter(utterance.file.speaker for utterance in usable)
+    able = [speaker for speaker, count in files.items() if count >= 2]
 
     def lot(speaker):
-        text = f"{options['seed']} {speaker}"
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(f"{seed} {speaker}".encode()).digest()
 
-    return set(sorted(able, key=lot)[:wanted])
+    return set(sorted(able, key=lot)[:number])
 
 
 def _draw_trials(development, options):
@@ -799,6 +953,7 @@ def _check_expected(save_folder, digests, expected, partial):
     ``digests`` are those of the files that come out, by name; ``partial`` says
     where these are, unless they are in ``save_folder`` already.
     """
+    expected = {name: expected[name] for name in _WRITTEN if name in expected}
     others = [name for name in expected if digests.get(name) != expected[name]]
     if others:
         after = {name: partial.get(name, save_folder / name) for name in digests}
@@ -811,11 +966,11 @@ def _check_expected(save_folder, digests, expected, partial):
 
 def _what_changed(save_folder, expected, after):
     """What became of the utterances: "3 are new and 1 is gone, for example x"."""
-    before = {name: save_folder / name for name in expected}
-    whole = all(
-        path.is_file() and digest(path) == expected[name] for name, path in before.items()
-    )
-    if not whole:
+    before = {name: save_folder / name for name in _WRITTEN}
+    before = {name: path for name, path in before.items() if path.is_file()}
+    if any(
+        name not in before or digest(before[name]) != expected[name] for name in expected
+    ):
         return "the utterances or their division into training and development changed"
     old, new = _rows_by_id(before), _rows_by_id(after)
     both = old.keys() & new.keys()
@@ -883,7 +1038,7 @@ def _preparation(save_folder, numbers, has_dev, reused):
 
 def _log_summary(prepared, found, held_out, development, trials, excluded):
     """One block: what was found, what it is used for, what is left out."""
-    present = len(excluded & {file.speaker for file in found})
+    present = len(excluded & {file.folder for file in found})
     targets = sum(label for label, _, _ in trials)
     unused = len(found) - prepared.utterances - len(development)
     lines = [

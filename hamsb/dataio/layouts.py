@@ -55,7 +55,8 @@ def explain_layout(root: str | os.PathLike, extensions: Collection[str]) -> str:
     """
     files: list[tuple[str, ...]] = []
     others: Counter[str] = Counter()
-    for parts in _files(os.fspath(root), (), [_MOST_FOLDERS]):
+    left = [_MOST_FOLDERS]
+    for parts in _files(os.fspath(root), (), left):
         extension = os.path.splitext(parts[-1])[1].lower()
         if extension in extensions:
             files.append(parts)
@@ -69,8 +70,8 @@ def explain_layout(root: str | os.PathLike, extensions: Collection[str]) -> str:
     wrong = wrong or files
     example = "/".join(wrong[0])
     return (
-        f"{len(wrong):,} of {len(files):,} audio files are not at {_LAYOUT}, for example "
-        f"{example}: {_meaning(Path(root), wrong)}"
+        f"{len(wrong):,} of {'' if left[0] else 'the first '}{len(files):,} audio files are "
+        f"not at {_LAYOUT}, for example {example}: {_meaning(Path(root), wrong)}"
     )
 
 

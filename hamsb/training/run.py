@@ -160,11 +160,12 @@ def main(
         A subclass of `EmbeddingBrain`.
     prepare : callable
         Writes the yaml's ``train_annotation``. It is called by the main process, with
-        the keys of PREPARED, those of PREPARED_OPTIONALLY that the yaml has, and
-        ``least_utterances`` that a batch of all processes takes. It returns an object
-        with the numbers ``speakers``, ``utterances`` and ``hours`` of the training data,
-        and ``dev_trials`` and ``dev_csv``, the development trials' file and the csv file
-        of their utterances, or None.
+        the keys of PREPARED, those of PREPARED_OPTIONALLY that the yaml has, the
+        ``least_utterances`` that a batch of all processes takes, and, where a run has
+        begun, the digests ``expected`` of its files. It returns an object with the
+        numbers ``speakers``, ``utterances`` and ``hours`` of the training data, and
+        ``dev_trials`` and ``dev_csv``, the development trials' file and the csv file of
+        their utterances, or None.
     make_corpus : callable, optional
         Makes the synthetic corpus that a yaml's group ``mini_corpus`` describes, whose
         keys it is called with.
@@ -233,7 +234,7 @@ def run(
     output_folder = Path(hparams["output_folder"])
     prepared = [Path(hparams["train_annotation"])]
     development = None
-    if preparation.dev_trials is not None:
+    if preparation.dev_trials is not None and preparation.dev_csv is not None:
         trials = read_trials(preparation.dev_trials)
         files = utterance_files(preparation.dev_csv)
         development = trials, {name: files[name] for name in trials.utterances}

@@ -245,8 +245,7 @@ def prepare_voxceleb(
         Processes that read the files; None for ``os.cpu_count()``.
     expected : mapping of str to str, optional
         SHA-256 that files in ``save_folder`` must have afterwards, by name, as
-        ``{"train.csv": "9f86..."}``: those that a run began with. Files that
-        are not written here are left alone.
+        ``{"train.csv": "9f86..."}``: those that a run began with.
     merge_speakers : bool
         Speakers of one name in several roots are one person.
     prefix_speakers : bool
@@ -953,7 +952,6 @@ def _check_expected(save_folder, digests, expected, partial):
     ``digests`` are those of the files that come out, by name; ``partial`` says
     where these are, unless they are in ``save_folder`` already.
     """
-    expected = {name: expected[name] for name in _WRITTEN if name in expected}
     others = [name for name in expected if digests.get(name) != expected[name]]
     if others:
         after = {name: partial.get(name, save_folder / name) for name in digests}

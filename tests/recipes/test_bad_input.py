@@ -87,17 +87,27 @@ def refused(options, finished, monkeypatch, capsys):
 # ----------------------------------------------------------------- wrong options
 
 
-def test_wrong_options(refused, monkeypatch):
+def test_wrong_options(refused, finished_once, tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "wav").symlink_to(finished_once / "audio" / "wav")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     for changes, message in (
         # A missing data folder, and whole values: SpeechBrain makes "/a/b c.txt" of it.
         ({"data_folder": "/a/b=c.txt"}, "data_folder /a/b=c.txt is not a folder"),
         ({"test_data_folder": "/a"}, "no file for .*/a/wav .no such folder"),
         # too few speakers
-        ({"dev_speakers": 7}, "1 training speakers remain, at least 2 are needed"),
-        ({"dev_speakers": 9}, "dev_speakers is 9, but of the 8 speakers"),
+        ({"dev_speakers": 7}, "dev_speakers=7: of the 8 speakers .* give 6 or fewer"),
+        (
+            {"dev_speakers": 9, "batch_size": 400},
+            "dev_speakers=9: .* batch_size: a batch .* 400 utterances, and 8 are left",
+        ),
         ({"out_n_neurons": 5}, "out_n_neurons=5, but the training data have 6 speakers"),
-        ({"batch_size": 400}, "batch_size=400.*only 24 utterances"),
+        ({"batch_size": 400}, "batch_size: .* takes 400 utterances, and 24 are left"),
+        ({"batch_size": 0}, "batch_size=0: "),
+        (
+            {"data_folder": f"[{finished_once}/audio, {tmp_path}/copy]"},
+            "data_folder: 8 speakers occur both in .* 32 utterances have one name in both",
+        ),
         # margin, scale, curvature
         (
             {"compute_cost": "{margin: -0.1}"},

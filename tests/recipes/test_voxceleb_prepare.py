@@ -15,8 +15,9 @@ import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 import voxceleb_prepare
+from hamsb.dataio.annotations import utterance_files
 from hamsb.utils.files import digest
-from hamsb.verification.trials import find_utterances, read_trials
+from hamsb.verification.trials import find_utterances, read_trials, speaker_of
 from voxceleb_prepare import REASONS, prepare_voxceleb
 
 RATE = 16000
@@ -134,8 +135,8 @@ def test_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
 
 def test_several_roots_are_one_corpus(tmp_path):
     one, two = tree(tmp_path / "one", 2), tree(tmp_path / "two", 3, first=2)
-    put(two, "id00/other/00000.wav")  # a speaker may be in both
-    prepared = prepare([two, one], tmp_path / "save")
+    put(two, "id00/other/00000.wav")
+    prepared = prepare([two, one], tmp_path / "save", merge_speakers=True)
     found = rows(prepared.train_csv)
     assert (prepared.speakers, prepared.utterances) == (5, 21)
     assert [row["ID"] for row in found] == sorted(row["ID"] for row in found)
@@ -146,7 +147,7 @@ def test_one_id_twice_names_both_files(tmp_path):
     one, two = tree(tmp_path / "one", 2), tree(tmp_path / "two", 2, first=2)
     clash = put(two, "id00/s0/00000.flac")
     with pytest.raises(ValueError, match="two files have the ID 'id00/s0/00000'") as error:
-        prepare([one, two])
+        prepare([one, two], merge_speakers=True)
     assert str(clash) in str(error.value)
     assert str(one / "wav/id00/s0/00000.wav") in str(error.value)
 
@@ -155,6 +156,158 @@ def test_wav_beside_flac_is_one_id_twice(tmp_path):
     put(tree(tmp_path), "id00/s0/00000.flac")
     with pytest.raises(ValueError, match="two files have the ID"):
         prepare(tmp_path)
+
+
+# ------------------------------------------------------------------ names in two roots
+
+
+@pytest.fixture
+def namesakes(tmp_path):
+    """Two roots with speakers id00 to id03, in sessions of their own but for one
+    utterance, and id04 in the second alone."""
+    one = tree(tmp_path / "one", sessions=1)
+    for number in range(5):
+        for utterance in range(2):
+            put(tmp_path / "two", f"id{number:02}/other/{utterance:05}.flac")
+    return [one, tmp_path / "two"]
+
+
+def test_a_name_in_two_roots_is_refused(namesakes, tmp_path):
+    one, two = namesakes
+    message = (
+        f"data_folder: 4 speakers occur both in {one} and in {two} .id00, id01, id02, "
+        "....*Give merge_speakers=True if .*, or prefix_speakers=True if .*name.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare([two, one], tmp_path / "save")
+    assert not (tmp_path / "save").exists()
+    put(two, "id02/s0/00000.flac")
+    with pytest.raises(ValueError, match="1 utterances have one name in both, too: if"):
+        prepare([one, two])
+
+
+def test_a_name_in_two_roots_that_does_not_train_is_no_fault(namesakes, tmp_path):
+    """Of a speaker who is in a trial list."""
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text(f"1 id0{number}/a id0{number}/b\n")
+    lists = [tmp_path / f"{number}.txt" for number in range(4)]
+    with pytest.raises(ValueError, match="data_folder: 1 speakers occur both .*id03"):
+        prepare(namesakes, verification_file=lists[:3])
+    put(namesakes[0], "id05/s0/0.wav")
+    prepared = prepare(namesakes, verification_file=lists)
+    assert {row["spk_id"] for row in rows(prepared.train_csv)} == {"id04", "id05"}
+
+
+def test_merged_speakers_are_one_person_each(namesakes, tmp_path):
+    options = {"merge_speakers": True, "dev_speakers": 2}
+    prepared = prepare(namesakes, tmp_path / "save", **options)
+    assert prepared.speakers == 3 and len(rows(prepared.dev_csv)) == 8
+    assert prepare(namesakes, tmp_path / "save", **options).reused
+    with pytest.raises(ValueError, match="4 speakers occur both"):  # not reused
+        prepare(namesakes, tmp_path / "save", dev_speakers=2)
+
+
+def test_prefixed_speakers_are_told_apart(namesakes, tmp_path):
+    """In the csv files and in the trials, where they have files of one name, too."""
+    put(namesakes[1], "id02/s0/00000.wav")
+    one, two = (
+        prepare(roots, tmp_path / str(i), dev_speakers=4, prefix_speakers=True)
+        for i, roots in enumerate((namesakes, namesakes[::-1]))
+    )
+    assert one.dev_csv.read_text() == two.dev_csv.read_text()
+    found = rows(one.train_csv) + rows(one.dev_csv)
+    assert {row["spk_id"] for row in found} == {
+        *(f"one-id0{number}" for number in range(4)),
+        *(f"two-id0{number}" for number in range(5)),
+    }
+    assert len({row["ID"] for row in found}) == 8 + 11
+    for row in found:
+        root, _, folder = row["spk_id"].partition("-")
+        assert row["wav"].startswith(f"{tmp_path}/{root}/wav/{folder}/")
+    listed, files = read_trials(one.dev_trials), utterance_files(one.dev_csv)
+    assert set(listed.utterances) == set(files)
+    assert set(listed.speakers) == {row["spk_id"] for row in rows(one.dev_csv)}
+    for label, a, b in zip(listed.labels, listed.enrol, listed.test):
+        assert label == (speaker_of(a) == speaker_of(b))
+    for name, file in files.items():
+        assert str(file) == f"{tmp_path}/{name[:3]}/wav/{name[4:]}" and file.is_file()
+
+
+def test_prefixed_speakers_of_trial_lists_never_train(namesakes, tmp_path):
+    """By their folder's name, in each root."""
+    (tmp_path / "list.txt").write_text("1 id01/a id01/b\n")
+    options = {"prefix_speakers": True, "verification_file": tmp_path / "list.txt"}
+    prepared = prepare(namesakes, **options)
+    names = {row["spk_id"] for row in rows(prepared.train_csv)}
+    assert len(names) == 7 and not any("id01" in name for name in names)
+
+
+def test_prefixes_are_as_long_as_it_takes(tmp_path):
+    roots = [tree(tmp_path / name, 2) for name in ("a/dev", "b/dev", "c/test")]
+    prepared = prepare(roots, prefix_speakers=True)
+    names = {row["spk_id"].rpartition("-")[0] for row in rows(prepared.train_csv)}
+    assert names == {"a-dev", "b-dev", "c-test"}
+
+
+def test_prefixes_that_tell_nobody_apart(tmp_path):
+    put(tmp_path / "a", "b-c/s/0.wav")
+    put(tmp_path / "a-b", "c/s/0.wav")
+    with pytest.raises(ValueError, match="prefix_speakers: speakers of two roots get one"):
+        prepare([tmp_path / "a", tmp_path / "a-b"], prefix_speakers=True)
+    with pytest.raises(ValueError, match="prefix_speakers: white space .*my calls"):
+        prepare([tree(tmp_path / "my calls"), tmp_path / "a"], prefix_speakers=True)
+
+
+# ------------------------------------------------------------------ other layouts
+
+
+def test_files_elsewhere_are_named_first(tmp_path):
+    """Not that dev_speakers are too many."""
+    for number in range(4):
+        put(tmp_path, f"id{number}/0.wav")
+    message = (
+        f"^data_folder={tmp_path}: 4 of 4 audio files are not at wav/<speaker>/<session>/"
+        r"<utterance>, for example wav/id0/0\.wav: they are at wav/<speaker>/<utterance>"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        prepare(tmp_path, dev_speakers=2)
+
+
+def test_parts_of_a_corpus_are_no_speakers(tmp_path):
+    for part in ("train", "dev", "test-clean"):
+        for speaker in ("S1", "S2"):
+            put(tmp_path, f"{part}/{speaker}/0.wav")
+    message = (
+        f"^data_folder={tmp_path}: its speakers would be dev, test-clean, train: "
+        "6 of 6 .* dev is the name of a part of a corpus.*wav/S1/0/0.wav"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path)
+
+
+def test_what_may_be_another_layout_is_warned_of(tmp_path, caplog):
+    part, few, astray, good = (
+        tmp_path / name for name in ("part", "few", "astray", "good")
+    )
+    put(tree(part), "test/id09/0.wav")
+    for number in range(10):
+        put(few, f"one/s{number}/0.wav")
+        put(few, f"other/s{number}/0.wav")
+    tree(astray, 2, sessions=1, utterances=1)
+    put(astray, "id09/0.wav")
+    put(astray, "id09/1.wav")
+    put(tree(good, 2, sessions=9), "id01/0.wav")  # two speakers, and one file astray
+    for root, message in (
+        (part, "test taken for a speaker, though that is the name of a part"),
+        (few, "only 2 speakers (one, other) with 10 sessions or more each"),
+        (astray, "2 of 4 audio files are not at"),
+        (good, None),
+    ):
+        caplog.clear()
+        prepare(root)
+        warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert len(warnings) == (message is not None)
+        assert message is None or message in warnings[0]
 
 
 # ------------------------------------------------------------------ rules for files
@@ -440,9 +593,8 @@ def test_development_speakers_have_two_usable_files(tmp_path):
         short(tmp_path / f"wav/id{number}/s0/1.wav")
     prepared = prepare(tmp_path, dev_speakers=3)
     assert {row["spk_id"] for row in rows(prepared.dev_csv)} == {"id00", "id01", "id02"}
-    with pytest.raises(
-        ValueError, match="dev_speakers is 4, but of the 9 .* 3 have two .* 6 too_short"
-    ):
+    message = "dev_speakers=4: of the 9 .* 3 have two .* 6 of 18 files .*: 6 too short"
+    with pytest.raises(ValueError, match=message):
         prepare(tmp_path, dev_speakers=4)
 
 
@@ -812,7 +964,7 @@ def test_interrupted_preparation_does_not_pass_for_complete(tmp_path, monkeypatc
 
 def begun(save):
     """The digests of the files that a run begins with."""
-    names = ("train.csv", "dev.csv", "veri_dev.txt")
+    names = ("train.csv", "veri_dev.txt")
     return {name: digest(save / name) for name in names}
 
 
@@ -888,31 +1040,68 @@ def test_a_run_that_has_begun_takes_the_same_files(tmp_path):
 
 def test_too_few_speakers(tmp_path):
     tree(tmp_path, 3)
-    with pytest.raises(ValueError, match="1 training speakers remain, at least 2"):
+    with pytest.raises(ValueError, match="2 speakers must be left to train; give 0 .then"):
         prepare(tmp_path, dev_speakers=2)
     assert not (tmp_path / "save").exists()
+
+
+def test_all_that_a_small_corpus_cannot_meet_is_told_at_once(tmp_path):
+    tree(tmp_path, 5)
+    message = (
+        "data_folder: too few data. dev_speakers=9: of the 5 speakers .* give 3 or fewer. "
+        "batch_size: a batch of all processes takes 9 utterances, and 8 are left to train "
+        "with dev_speakers=3; make it smaller. No file was left out."
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, dev_speakers=9, least_utterances=9)
+    with pytest.raises(
+        ValueError, match=r"few data. batch_size: .* 8 are left to train; m"
+    ):
+        prepare(tmp_path, dev_speakers=3, least_utterances=9)
+    with pytest.raises(ValueError, match=r"few data. dev_speakers=4: .*fewer. No file"):
+        prepare(tmp_path, dev_speakers=4, least_utterances=8)
+    assert not (tmp_path / "save").exists()
+    assert prepare(tmp_path, dev_speakers=3, least_utterances=8).utterances == 8
+
+
+def test_most_files_left_out_are_the_cause(tmp_path):
+    tree(tmp_path, 3, sessions=1)
+    for number in range(6):
+        put(tmp_path, f"id00/s0/x{number}.wav", rate=8000)
+    message = (
+        r"^data_folder: 6 of 12 files are left out: 6 at another sampling rate; for "
+        r"example .*x0.wav \(8000 Hz\). dev_speakers=2: of the 3 .*trials\).$"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, dev_speakers=2)
 
 
 def test_too_few_speakers_says_why_files_are_left_out(tmp_path):
     tree(tmp_path, 1)
     for number in range(5, 8):
         put(tmp_path, f"id0{number}/s0/0.wav", rate=8000)
-    with pytest.raises(ValueError, match=r"Files left out: 3 other_rate, .*: 8000 Hz"):
+    message = (
+        "data_folder: too few data. Speakers that may train: 1, at least 2 are needed. "
+        "3 of 7 files are left out: 3 at another sampling rate; for example .*8000 Hz"
+    )
+    with pytest.raises(ValueError, match=message):
         prepare(tmp_path)
 
 
 def test_no_wav_folder(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=f"{tmp_path} has no wav/ folder; files are looked"
+        FileNotFoundError, match=f"{tmp_path} has no wav/ folder; no audio file at wav/<s"
     ):
         prepare(tmp_path)
     tree(tmp_path / "dev")
-    with pytest.raises(FileNotFoundError, match=f"give {tmp_path}/dev"):
+    with pytest.raises(FileNotFoundError, match=f"did you mean data_folder={tmp_path}/dev"):
         prepare(tmp_path)
     with pytest.raises(
         FileNotFoundError, match=f"give the folder above it, {tmp_path}/dev"
     ):
         prepare(tmp_path / "dev/wav")
+    with pytest.raises(FileNotFoundError, match=f"folder above it, {tmp_path}/dev"):
+        prepare(tmp_path / "dev/wav/id00")
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/gone is not a folder"):
         prepare(tmp_path / "gone")
 
@@ -922,7 +1111,7 @@ def test_second_root_is_checked_too(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/two has no wav/"):
         prepare([tree(tmp_path / "one"), tmp_path / "two"])
     (tmp_path / "two/wav").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/two/wav holds no wav or flac"):
+    with pytest.raises(FileNotFoundError, match=f"={tmp_path}/two: no audio file at"):
         prepare([tmp_path / "one", tmp_path / "two"])
 
 
@@ -978,6 +1167,10 @@ def test_malformed_trial_list(tmp_path):
                 "0 wav/id00/a/0.wav wav/id01/a/0.wav\n",
                 "list.txt has paths that begin with wav/",
             ),
+            (
+                "1 test/id01/0.wav test/id01/1.wav\n0 dev/id01/0.wav test/id02/0.wav\n",
+                "list.txt has paths that begin with dev, test, which are parts",
+            ),
         ]
     ):
         root = tmp_path / str(number)
@@ -1005,6 +1198,8 @@ def test_wrong_option(tmp_path):
             ({"min_duration": "1 s"}, "min_duration is '1 s'"),
             ({"sample_rate": 0}, "sample_rate is 0"),
             ({"seed": None}, "seed is None"),
+            ({"merge_speakers": "yes"}, "merge_speakers is 'yes'; it must be True or"),
+            ({"merge_speakers": True, "prefix_speakers": True}, "give one of the two"),
             ({"num_workers": 0}, "num_workers is 0"),
         ]
     ):

@@ -68,10 +68,10 @@ def explain_layout(root: str | os.PathLike, extensions: Collection[str]) -> str:
     files.sort()
     wrong = [parts for parts in files if len(parts) != 4 or parts[0] != "wav"]
     wrong = wrong or files
-    example = "/".join(wrong[0])
+    first = "" if left[0] else "the first "
     return (
-        f"{len(wrong):,} of {'' if left[0] else 'the first '}{len(files):,} audio files are "
-        f"not at {_LAYOUT}, for example {example}: {_meaning(Path(root), wrong)}"
+        f"{len(wrong):,} of {first}{len(files):,} audio files are not at {_LAYOUT}, for "
+        f"example {'/'.join(wrong[0])}: {_meaning(Path(root), wrong)}"
     )
 
 

@@ -232,6 +232,16 @@ def test_the_cohort_has_no_speaker_of_the_trials(run, corpus, tmp_path):
     assert "25 utterances of 7 speakers" in cohort_line(cohort=f"[{path}, {path}]")
 
 
+def test_a_cohort_of_two_folders_with_namesakes(run, corpus, tmp_path):
+    options = {"normalizations": "[s-norm]", "bootstrap_draws": 0}
+    options["cohort"] = f"[{corpus / 'train'}, {tmp_path / 'more'}]"
+    write_speakers(tmp_path / "more", 2, first=44)
+    with pytest.raises(ValueError, match="2 speakers occur both in .*merge_speakers=True"):
+        run(**options)
+    report = (run(**options, prefix_speakers=True) / "report.md").read_text()
+    assert "Cohort: 32 utterances of 8 speakers" in report
+
+
 def test_utterances_of_a_speaker_are_spread_evenly(corpus, tmp_path):
     nothing = VerificationData([], {})
     tables = verify.cohort_tables(str(corpus / "train"), nothing, tmp_path, 16000)

@@ -3,11 +3,13 @@
 import ctypes
 import functools
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from hamsb.training import run
+from hamsb.training.keys import PREPARED
 
 
 def test_counts_replace_only_keys_that_the_yaml_has():
@@ -57,6 +59,36 @@ def test_steps_are_those_of_the_optimizer_and_the_loader(monkeypatch):
     assert count("", plain) == counted(3, 3)  # 14 utterances
     given = "batches_per_epoch: 8"
     assert count(given, plain, accumulated=2) == f"{given}\nsteps_per_epoch: 4"
+
+
+def test_a_preparation_is_told_what_the_yaml_and_the_processes_ask(
+    tiny_options, monkeypatch
+):
+    """Whether namesakes in two data folders are one person, and the least utterances:
+    a batch, or one where the last batch need not be whole."""
+
+    class Told(Exception):
+        pass
+
+    def prepare(**options):
+        raise Told(options)
+
+    monkeypatch.setattr(run, "is_initialized", lambda: True)
+    monkeypatch.setattr(run, "get_world_size", lambda: 3)
+    yaml = str(Path(__file__).parents[2] / "hparams" / "small_ham.yaml")
+    brain_class = SimpleNamespace(script="train.py")
+    for changes, told, least in (
+        ({}, {}, 12),
+        ({"merge_speakers": True}, {"merge_speakers": True}, 12),
+        ({"prefix_speakers": True}, {"prefix_speakers": True}, 12),
+        ({"dataloader_options": "{drop_last: False}"}, {}, 3),
+    ):
+        with pytest.raises(Told) as error:
+            run.main([yaml, *tiny_options(**changes)], brain_class, prepare)
+        (options,) = error.value.args
+        assert options.keys() - {*PREPARED, *told} == {"least_utterances"}
+        assert told.items() <= options.items()
+        assert options["least_utterances"] == least
 
 
 def test_memory_is_kept_where_the_c_library_can(monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from hamsb.dataio.clusters import Clusters, read_clusters
-from hamsb.utils.checks import check_choice, check_whole
+from hamsb.utils.checks import check_choice, check_whole, is_number
 
 
 class SpeakerBatchSampler(Sampler):
@@ -86,8 +86,8 @@ class SpeakerBatchSampler(Sampler):
     ):
         check_choice("further_clusters", further_clusters, ("random", "nearest"))
         check_choice("single_utterance", single_utterance, ("repeat", "drop"))
-        if not 0 <= hard_ratio <= 1:
-            raise ValueError(f"hard_ratio={hard_ratio}: must lie in [0, 1].")
+        if not is_number(hard_ratio) or not 0 <= hard_ratio <= 1:
+            raise ValueError(f"hard_ratio={hard_ratio!r}: must lie in [0, 1].")
         if hard_ratio > 0 and clusters is None:
             raise ValueError(
                 f"hard_ratio={hard_ratio}: hard speakers need clusters; give a cluster "

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from hamsb.nnet._closed_forms import PairwiseDistance
 from hamsb.nnet.precision import full_matmul, no_autocast, widened, widest
-from hamsb.utils.checks import check_choice, check_positive
+from hamsb.utils.checks import check_choice, check_positive, is_number
 
 # The published form's constants.
 _RIM = 1e-5  # the clip stays this share inside the radius
@@ -425,8 +425,8 @@ class PoincareBall(Ball):
         check_choice("learnable", learnable, (False, True, "curvature", "gain"))
         if gain is not None:
             check_positive("gain", gain)
-        if not 0 < max_radius < 1:
-            raise ValueError(f"max_radius={max_radius}: must lie in (0, 1).")
+        if not is_number(max_radius) or not 0 < max_radius < 1:
+            raise ValueError(f"max_radius={max_radius!r}: must lie in (0, 1).")
         if learnable == "gain" and projection == "clip":
             raise ValueError("learnable='gain': projection 'clip' has no gain.")
         self.projection = projection
@@ -509,5 +509,6 @@ def check_ball(ball: object) -> None:
     """ValueError where something is no ball."""
     if not isinstance(ball, Ball):
         raise ValueError(
-            f"ball={ball!r}: must be a ball, such as hamsb.ClippedUnitBall(curvature=3.0)."
+            f"ball={ball!r}: must be a ball, such as hamsb.ClippedUnitBall(curvature=3.0), "
+            "in a yaml !new:hamsb.ClippedUnitBall with curvature: 3.0 below it."
         )

@@ -4,6 +4,9 @@ They stand where SpeechBrain's ``Classifier`` stands: embeddings [B, 1, D] to
 similarities [B, 1, C], unscaled. Scale and margin belong to the loss
 (``hamsb.nnet.losses``). What is learned for a speaker is called its center (class
 weight, prototype).
+
+A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
+``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
 """
 
 import torch
@@ -13,7 +16,7 @@ from torch.nn.functional import linear, normalize
 from hamsb.nnet._batches import vectors
 from hamsb.nnet.balls import Ball, check_ball
 from hamsb.nnet.precision import no_autocast
-from hamsb.utils.checks import check_positive, check_whole
+from hamsb.utils.checks import check_flag, check_positive, check_whole
 
 
 class CosineClassifier(nn.Module):
@@ -46,6 +49,8 @@ class CosineClassifier(nn.Module):
     torch.Size([8, 1, 5])
     """
 
+    gives = "cosine"
+
     def __init__(
         self, input_size: int, out_neurons: int, initial_scale: float | None = None
     ):
@@ -75,6 +80,11 @@ class CosineClassifier(nn.Module):
         """
         x = vectors("embeddings", x, self.weight.shape[1])
         return linear(normalize(x), normalize(self.weight)).unsqueeze(1)
+
+    @property
+    def out_neurons(self) -> int:
+        """C, the number of speakers."""
+        return len(self.weight)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
@@ -116,6 +126,7 @@ class HyperbolicClassifier(nn.Module):
     torch.Size([8, 1, 5])
     """
 
+    gives = "distance"
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
 
     def __init__(
@@ -132,6 +143,7 @@ class HyperbolicClassifier(nn.Module):
         check_whole("out_neurons", out_neurons, 1)
         check_ball(ball)
         check_positive("initial_scale", initial_scale)
+        check_flag("batch_norm", batch_norm)
         if center_norm is not None:
             check_positive("center_norm", center_norm)
         self.ball = ball
@@ -167,6 +179,11 @@ class HyperbolicClassifier(nn.Module):
         if self.center_norm is None:
             return self.centers
         return self.center_norm * normalize(self.centers, dim=1)
+
+    @property
+    def out_neurons(self) -> int:
+        """C, the number of speakers."""
+        return len(self.centers)
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""

@@ -27,7 +27,7 @@ are the gradients. Every process needs the same number of utterances.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -35,11 +35,12 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from hamsb.nnet._batches import gathered, processes, speaker_indices, two_views, vectors
-from hamsb.nnet.losses import AAMSoftmax, AMSoftmax, RAMSoftmax, Softmax
+from hamsb.nnet.kinds import in_words
+from hamsb.nnet.losses import AMSoftmax, Softmax
 from hamsb.nnet.momentum import MomentumQueue
 from hamsb.nnet.precision import no_autocast
-from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Similarity
-from hamsb.utils.checks import check_not_negative, check_positive
+from hamsb.nnet.similarities import CosineSimilarity, Similarity
+from hamsb.utils.checks import check_flag, check_not_negative, check_positive
 
 # -------------------------------------------------------------- self-supervised
 
@@ -47,18 +48,26 @@ from hamsb.utils.checks import check_not_negative, check_positive
 class _Contrast(nn.Module):
     """An anchor's positive against its negatives, under a margin loss."""
 
+    expects: Collection[str] = ("views",)
+
     def __init__(self, loss: Softmax, similarity: Similarity | None = None):
         super().__init__()
+        if not isinstance(loss, Softmax):
+            raise ValueError(
+                f"loss={loss!r}: must be a loss, such as hamsb.AMSoftmax(margin=0.1)."
+            )
         self.loss = loss
-        self.similarity = CosineSimilarity() if similarity is None else similarity
-        if isinstance(loss, RAMSoftmax):
+        self.similarity = _checked(similarity)
+        if loss.zero_below_target:
             raise ValueError(
                 f"loss={loss}: would count masked candidates; use Softmax, AMSoftmax or "
                 "AAMSoftmax."
             )
-        if isinstance(loss, AAMSoftmax) and isinstance(similarity, HyperbolicSimilarity):
+        gives = self.similarity.gives
+        if gives and gives not in loss.expects:
             raise ValueError(
-                f"loss={loss}: turns angles, and a distance is none; use AMSoftmax."
+                f"loss={loss}: expects {in_words(loss.expects)}, but the similarity gives "
+                f"{in_words([gives])}; use AMSoftmax."
             )
 
     @property
@@ -126,6 +135,7 @@ class NTXent(_Contrast):
         similarity: Similarity | None = None,
     ):
         super().__init__(loss, similarity)
+        check_flag("symmetric", symmetric)
         self.symmetric = symmetric
 
     def forward(
@@ -209,6 +219,7 @@ class MoCo(_Contrast):
         similarity: Similarity | None = None,
     ):
         super().__init__(loss, similarity)
+        check_flag("symmetric", symmetric)
         self.queues = nn.ModuleList(
             MomentumQueue(size, dimension) for _ in range(2 if symmetric else 1)
         )
@@ -256,6 +267,7 @@ class MoCo(_Contrast):
     def _against(
         self, queue: MomentumQueue, queries: Tensor, keys: Tensor, labels: Tensor | None
     ) -> Tensor:
+        queries = vectors("queries", queries, queue.keys.shape[1])
         queries, keys = two_views(queries, keys)
         mask = queue.empty
         if labels is not None:
@@ -305,6 +317,7 @@ class SupCon(nn.Module):
     tensor(True)
     """
 
+    expects: Collection[str] = ("embedding",)
     log_temperature: nn.Parameter  # where it is learned alone
 
     def __init__(
@@ -315,10 +328,11 @@ class SupCon(nn.Module):
     ):
         super().__init__()
         check_positive("temperature", temperature)
+        check_flag("learnable", learnable)
         self._initial_temperature = float(temperature)
         if learnable:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
-        self.similarity = CosineSimilarity() if similarity is None else similarity
+        self.similarity = _checked(similarity)
 
     @property
     def temperature(self) -> float | Tensor:
@@ -441,6 +455,18 @@ def _logsumexp(logits: Tensor, among: Tensor) -> Tensor:
     dtype's lowest number, since -inf would have the gradient NaN."""
     lowest = torch.finfo(logits.dtype).min
     return logits.masked_fill(~among, lowest).logsumexp(1, keepdim=True)
+
+
+def _checked(similarity: Similarity | None) -> Similarity:
+    """The similarity that is given, or the cosine; ValueError where it is none."""
+    if similarity is None:
+        return CosineSimilarity()
+    if not isinstance(similarity, Similarity):
+        raise ValueError(
+            f"similarity={similarity!r}: must be a similarity, such as "
+            "hamsb.CosineSimilarity()."
+        )
+    return similarity
 
 
 # ------------------------------------------------------------------ diagnostics

@@ -3,9 +3,24 @@
 Each loss takes (predictions [B, 1, C], targets [B, 1], length=None) and
 returns the mean over the batch of a cross-entropy, so it stands where
 SpeechBrain's ``compute_cost`` stands. Predictions are similarities, higher is
-more similar: cosines for the Euclidean losses, the outputs of a linear layer
-for softmax, minus hyperbolic distances for H- and HAM-Softmax. The mathematics
-is the same; no loss knows which head it serves.
+more similar: cosines, minus hyperbolic distances, or the outputs of a linear layer.
+No loss knows which head it serves. It says in ``expects`` of which kinds its
+predictions may be (`hamsb.nnet.kinds`):
+
+==========================  =======  ===============  ======
+                            cosines  minus distances  logits
+==========================  =======  ===============  ======
+`Softmax`, `AMSoftmax`      yes      yes              yes
+`AAMSoftmax`, `RAMSoftmax`  yes      no               no
+`HSoftmax`, `HAMSoftmax`    no       yes              no
+==========================  =======  ===============  ======
+
+AAM-Softmax turns angles, and RAM-Softmax's zero lies in the middle of the cosines: on
+minus distances both would train, to nothing. H- and HAM-Softmax are the names of
+`Softmax` and `AMSoftmax` on minus distances alone.
+
+The first call outside of torch.compile looks at the values of the predictions and
+targets, for which a GPU is waited for once. Later calls do not.
 
 ``margin`` and ``scale`` may be set during training (a margin schedule does);
 nothing derived from them is kept. Targets stay sparse: no one-hot matrix.
@@ -17,12 +32,14 @@ that ``forward`` uses.
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
 from hamsb.nnet._batches import speaker_indices
 from hamsb.nnet._closed_forms import MarginCrossEntropy
+from hamsb.nnet.kinds import SIMILARITIES, check_values
 from hamsb.nnet.precision import widened
 from hamsb.utils.checks import check_not_negative, check_positive
 
@@ -45,7 +62,9 @@ class Softmax(nn.Module):
     tensor(1.3863)
     """
 
+    expects: Collection[str] = SIMILARITIES
     zero_below_target = False
+    _looked = False  # at the first predictions and targets
 
     def __init__(self, scale: float = 1.0):
         super().__init__()
@@ -59,6 +78,7 @@ class Softmax(nn.Module):
     @scale.setter
     def scale(self, value: float) -> None:
         check_positive("scale", value)
+        _check_order(getattr(self, "_margin", 0), value)
         self._scale = value
 
     def forward(
@@ -79,7 +99,9 @@ class Softmax(nn.Module):
         Returns
         -------
         torch.Tensor
-            A scalar. A ValueError tells of shapes or dtypes that do not fit.
+            A scalar. A ValueError tells of shapes or dtypes that do not fit, of
+            predictions that the loss does not expect and of targets outside of [0, C):
+            both in the first call, and targets on the CPU in every call.
         """
         rows, classes = predictions.shape[0], predictions.shape[-1]
         if predictions.numel() != rows * classes or predictions.dim() not in (2, 3):
@@ -88,10 +110,19 @@ class Softmax(nn.Module):
             )
         targets = speaker_indices("targets", targets, predictions).unsqueeze(1)
         similarities = widened(predictions).reshape(rows, classes)
-        value, slope = self.penalize(similarities.detach().gather(1, targets))
+        self._look_once(similarities, targets)
+        value, slope = self.penalize(_of_targets(similarities.detach(), targets))
         return MarginCrossEntropy.apply(
             similarities, targets, value, slope, self.scale, self.zero_below_target
         ).mean()
+
+    def _look_once(self, similarities: Tensor, targets: Tensor) -> None:
+        """Check what waits for the device, once; not tensors without values."""
+        if torch.compiler.is_compiling() or self._looked or type(targets) is not Tensor:
+            return
+        check_values(type(self).__name__, self.expects, similarities)
+        _check_range(targets, similarities.shape[1])
+        self._looked = True
 
     def logits(self, similarities: Tensor, targets: Tensor) -> Tensor:
         """What the cross-entropy is of: [B, C] from similarities [B, C] and
@@ -119,7 +150,7 @@ class AMSoftmax(Softmax):
     Arguments
     ---------
     margin : float
-        m >= 0, in units of the similarity.
+        m >= 0, in units of the similarity; at most the scale.
     scale : float
         s > 0.
 
@@ -142,6 +173,7 @@ class AMSoftmax(Softmax):
     @margin.setter
     def margin(self, value: float) -> None:
         check_not_negative("margin", value)
+        _check_order(value, self.scale)
         self._check_margin(value)
         self._margin = value
 
@@ -178,6 +210,8 @@ class AAMSoftmax(AMSoftmax):
     >>> AAMSoftmax(margin=math.pi / 6, scale=1.0).logits(cosines, torch.tensor([0]))
     tensor([[-0.5000,  0.1000]])
     """
+
+    expects = ("cosine",)
 
     def _check_margin(self, value: float) -> None:
         if value >= math.pi:
@@ -220,6 +254,7 @@ class RAMSoftmax(AMSoftmax):
     tensor([[3., 4., 0.]])
     """
 
+    expects = ("cosine",)
     zero_below_target = True
 
 
@@ -241,6 +276,8 @@ class HSoftmax(Softmax):
     tensor(0.0486)
     """
 
+    expects = ("distance",)
+
     def __init__(self, scale: float = 30.0):
         super().__init__(scale)
 
@@ -258,3 +295,38 @@ class HAMSoftmax(AMSoftmax):
     >>> loss(-torch.tensor([[[0.0, 0.2]]]), torch.tensor([[0]]))
     tensor(0.6931)
     """
+
+    expects = ("distance",)
+
+
+def _check_order(margin: float, scale: float) -> None:
+    """ValueError where a margin is larger than the scale."""
+    if margin > scale:
+        raise ValueError(
+            f"margin={margin}: must not be larger than scale={scale}; are the two in each "
+            "other's place?"
+        )
+
+
+def _check_range(targets: Tensor, classes: int) -> None:
+    """ValueError where a target [B, 1] is no class."""
+    low, high = (each.item() for each in targets.aminmax()) if len(targets) else (0, 0)
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"targets between {low} and {high}, but the predictions are of {classes} "
+            f"classes: speaker indices lie in [0, {classes}). Give the head as many "
+            "out_neurons as there are speakers."
+        )
+
+
+def _of_targets(similarities: Tensor, targets: Tensor) -> Tensor:
+    """The targets' similarities [B, 1]. Where the CPU refuses a target, a ValueError
+    says which."""
+    if torch.compiler.is_compiling():
+        return similarities.gather(1, targets)
+    try:
+        return similarities.gather(1, targets)
+    except (RuntimeError, IndexError):
+        if targets.device.type == "cpu":
+            _check_range(targets, similarities.shape[1])
+        raise

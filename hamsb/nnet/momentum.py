@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hamsb.nnet._batches import gathered, processes, speaker_indices, vectors
-from hamsb.utils.checks import check_whole
+from hamsb.utils.checks import check_whole, is_number
 
 
 class MomentumQueue(nn.Module):
@@ -122,8 +122,8 @@ class MomentumEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, momentum: float = 0.999):
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: must lie in [0, 1).")
+        if not is_number(momentum) or not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum!r}: must lie in [0, 1).")
         self.momentum = momentum
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
 

@@ -21,9 +21,13 @@ class Similarity(nn.Module):
     ----------
     name : str
         For tables and files.
+    gives : str
+        What the similarity is, one of `hamsb.nnet.kinds.KINDS`; "" is not compared with
+        what a loss expects.
     """
 
     name = ""
+    gives = ""
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Embeddings [..., D] in the form that is compared, [..., D], float32 or wider."""
@@ -60,6 +64,7 @@ class CosineSimilarity(Similarity):
     """
 
     name = "cosine"
+    gives = "cosine"
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """Embeddings [..., D] at length 1, float32 or wider."""
@@ -104,6 +109,7 @@ class HyperbolicSimilarity(Similarity):
     """
 
     name = "hyperbolic"
+    gives = "distance"
 
     def __init__(self, ball: Ball):
         super().__init__()

@@ -15,7 +15,6 @@ keeps that where nobody steps a schedule.
 """
 
 import math
-from numbers import Real
 from typing import Any
 
 from speechbrain.utils.checkpoints import (
@@ -23,6 +22,8 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+
+from hamsb.utils.checks import check_not_negative
 
 
 @register_checkpoint_hooks
@@ -142,7 +143,5 @@ class CosineMargin(LinearMargin):
 
 
 def _checked(name: str, value: Any) -> float:
-    is_number = isinstance(value, Real)
-    if not is_number or not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value!r}: a finite number, not negative, is needed.")
+    check_not_negative(name, value)
     return value

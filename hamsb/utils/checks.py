@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -13,8 +13,19 @@ def check_choice(name: str, value: object, choices: Collection) -> None:
     -------
     >>> check_choice("limit", "soft", ("soft", "hard"))
     """
-    if value not in choices:
+    if not any(type(value) is type(each) and value == each for each in choices):
         raise ValueError(f"{name}={value!r}: must be one of {list(choices)}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number: no text, no bool, no tensor.
+
+    Example
+    -------
+    >>> [is_number(value) for value in (0.2, 3, "0.2", True, None)]
+    [True, True, False, False, False]
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -24,11 +35,8 @@ def check_positive(name: str, value: Any) -> None:
     -------
     >>> check_positive("curvature", 3.0)
     """
-    try:
-        fits = 0 < value < math.inf
-    except TypeError:
-        fits = False
-    if not fits:
+    _check_number(name, value, "positive and finite")
+    if not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: must be positive and finite.")
 
 
@@ -39,12 +47,26 @@ def check_not_negative(name: str, value: Any) -> None:
     -------
     >>> check_not_negative("margin", 0.0)
     """
-    try:
-        fits = 0 <= value < math.inf
-    except TypeError:
-        fits = False
-    if not fits:
+    _check_number(name, value, "finite and not negative")
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name}={value!r}: must be finite and not negative.")
+
+
+def _check_number(name: str, value: object, rule: str) -> None:
+    if not is_number(value):
+        raise ValueError(f"{name}={value!r}: must be a number, {rule}.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """ValueError where a value is neither True nor False: a yaml's ``no`` is a text,
+    which would count as true.
+
+    Example
+    -------
+    >>> check_flag("learnable", False)
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

@@ -12,9 +12,10 @@ clusters of the training speakers in the course of the training.
 
 from pathlib import Path
 
-from hamsb.dataio.audio import random_crop
+from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
 from hamsb.training import keys, run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.branches import check_branches
 from hamsb.training.cluster_refresh import ClusterRefresh
 from hamsb.training.report import describe, millions
 from hamsb.utils.command_line import main_or_exit
@@ -23,13 +24,8 @@ from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
 
 import torch
-from speechbrain.dataio.dataset import (
-    DynamicItemDataset,
-    add_dynamic_item,
-    set_output_keys,
-)
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.utils.data_pipeline import provides, takes
 
 KEYS = [
     *keys.KEYS,
@@ -57,22 +53,9 @@ def dataio_prep(hparams):
     if speed_perturb is not None:
         crop = speed_perturb.read_length(crop)
 
-    @takes("wav", "start", "stop")
-    @provides("sig")
-    def audio_pipeline(wav, start, stop):
-        return random_crop(wav, int(start), int(stop), crop)
-
     labels = CategoricalEncoder()
-
-    @takes("spk_id")
-    @provides("spk_id", "spk_id_encoded")
-    def label_pipeline(spk_id):
-        yield spk_id
-        yield labels.encode_sequence_torch([spk_id])
-
     train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
-    add_dynamic_item([train], audio_pipeline)
-    add_dynamic_item([train], label_pipeline)
+    add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
     labels.load_or_create(
         path=Path(hparams["save_folder"]) / "label_encoder.txt",
         from_didatasets=[train],
@@ -81,7 +64,7 @@ def dataio_prep(hparams):
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))
-    set_output_keys([train], ["id", "sig", "spk_id_encoded"])
+    train.set_output_keys(["id", "sig", "spk_id_encoded"])
     return train, labels
 
 
@@ -166,6 +149,12 @@ class SpeakerBrain(EmbeddingBrain):
     @staticmethod
     def training_data(hparams):
         data, labels = dataio_prep(hparams)
+        check_branches(
+            hparams.get("branches"),
+            hparams["compute_cost"],
+            hparams["modules"],
+            len(labels),
+        )
         if hparams.get("pretrained_model") is not None:
             load_pretrained(hparams["pretrained_model"], hparams, labels)
         return data, labels if "classifier" in learned(hparams) else None

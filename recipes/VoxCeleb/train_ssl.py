@@ -18,22 +18,19 @@ beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an
 "uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
 """
 
-from hamsb.dataio.audio import random_crop
+from hamsb.dataio.pipelines import TwoCrops, add_steps
 from hamsb.nnet.contrastive import MoCo, diagnostics
 from hamsb.training import keys, run
 from hamsb.training.brain import EmbeddingBrain
+from hamsb.training.branches import expects
+from hamsb.training.report import one_line
 from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.hparams import Key
 from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
 
 import torch
-from speechbrain.dataio.dataset import (
-    DynamicItemDataset,
-    add_dynamic_item,
-    set_output_keys,
-)
-from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.dataio.dataset import DynamicItemDataset
 
 KEYS = [
     *keys.KEYS,
@@ -44,17 +41,26 @@ KEYS = [
 def dataio_prep(hparams):
     """The training dataset: two random crops of each utterance, and no speaker."""
     crop = int(hparams["sentence_len"] * hparams["sample_rate"])
-
-    @takes("wav", "start", "stop")
-    @provides("first", "second")
-    def audio_pipeline(wav, start, stop):
-        yield random_crop(wav, int(start), int(stop), crop)
-        yield random_crop(wav, int(start), int(stop), crop)
-
     train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
-    add_dynamic_item([train], audio_pipeline)
-    set_output_keys([train], ["id", "first", "second"])
+    add_steps(train, TwoCrops(crop))
+    train.set_output_keys(["id", "first", "second"])
     return train
+
+
+def check_cost(hparams):
+    """ValueError where the loss is none of two views, or what MoCo needs is missing."""
+    cost, modules = hparams["compute_cost"], hparams["modules"]
+    if "views" not in (expects(cost) or ("views",)):
+        raise ValueError(
+            f"compute_cost={one_line(cost)}: compares no views of an utterance; give "
+            "hamsb.NTXent or hamsb.MoCo, or train with train.py."
+        )
+    needed = ["compute_cost", *(["momentum_encoder"] if isinstance(cost, MoCo) else [])]
+    missing = [name for name in needed if name not in modules]
+    if missing:
+        raise ValueError(
+            f"modules: {type(cost).__name__} needs {' and '.join(missing)} among them."
+        )
 
 
 def check_queue(cost, utterances):
@@ -78,6 +84,7 @@ class ContrastiveBrain(EmbeddingBrain):
 
     @staticmethod
     def training_data(hparams):
+        check_cost(hparams)
         data = dataio_prep(hparams)
         check_queue(hparams["compute_cost"], len(data))
         return data, None

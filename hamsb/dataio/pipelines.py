@@ -1,0 +1,110 @@
+"""What a training dataset computes for an utterance: crops, and the speaker's index.
+
+Each is a callable with ``takes`` and ``provides``, for SpeechBrain's
+``add_dynamic_item``. Unlike a function that ``takes`` decorates inside of another one, it
+can be sent to another process: a data loader's ``multiprocessing_context`` may be
+``fork``, ``forkserver`` or ``spawn``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CategoricalEncoder
+from torch import Tensor
+
+from hamsb.dataio.audio import random_crop
+from hamsb.utils.checks import check_whole
+
+
+class Step(Protocol):
+    """A callable that knows the keys of its arguments and results."""
+
+    takes: Sequence[str]
+    provides: Sequence[str]
+    __call__: Callable[..., Any]
+
+
+class RandomCrop:
+    """A random crop of an utterance, ``sig``, as `random_crop` draws it.
+
+    Arguments
+    ---------
+    length : int
+        Of the crop, in samples.
+    """
+
+    takes = ("wav", "start", "stop")
+    provides = ("sig",)
+
+    def __init__(self, length: int):
+        check_whole("length", length, 1)
+        self.length = length
+
+    def __call__(self, wav: str, start: str, stop: str) -> Tensor:
+        """[length], float32."""
+        return random_crop(wav, int(start), int(stop), self.length)
+
+
+class TwoCrops:
+    """Two random crops of an utterance, ``first`` and ``second``, drawn independently.
+
+    Arguments are `RandomCrop`'s.
+    """
+
+    takes = RandomCrop.takes
+    provides = ("first", "second")
+
+    def __init__(self, length: int):
+        self.crop = RandomCrop(length)
+
+    def __call__(self, wav: str, start: str, stop: str) -> tuple[Tensor, Tensor]:
+        """[length] each, float32."""
+        return self.crop(wav, start, stop), self.crop(wav, start, stop)
+
+
+class SpeakerIndex:
+    """A speaker's index, ``spk_id_encoded``.
+
+    Arguments
+    ---------
+    labels : CategoricalEncoder
+        Speaker <-> index. It may be filled later.
+
+    Example
+    -------
+    >>> labels = CategoricalEncoder()
+    >>> labels.update_from_iterable(["id1", "id2"], sequence_input=False)
+    >>> SpeakerIndex(labels)("id2")
+    tensor([1])
+    """
+
+    takes = ("spk_id",)
+    provides = ("spk_id_encoded",)
+
+    def __init__(self, labels: CategoricalEncoder):
+        self.labels = labels
+
+    def __call__(self, speaker: str) -> Tensor:
+        """[1], int64; an unknown speaker is a KeyError."""
+        return self.labels.encode_sequence_torch([speaker])
+
+
+def add_steps(dataset: DynamicItemDataset, *steps: Step) -> None:
+    """Have a dataset compute what steps provide.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Has the keys that they take.
+    *steps : callable
+        With attributes ``takes`` and ``provides``.
+
+    Example
+    -------
+    >>> row = {"wav": "a.wav", "start": "0", "stop": "16000", "spk_id": "id1"}
+    >>> dataset = DynamicItemDataset({"a": row}, output_keys=["id"])
+    >>> add_steps(dataset, RandomCrop(8000))
+    """
+    for step in steps:
+        dataset.add_dynamic_item(step, list(step.takes), list(step.provides))

@@ -122,6 +122,8 @@ class MomentumEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, momentum: float = 0.999):
         super().__init__()
+        if not isinstance(encoder, nn.Module):
+            raise ValueError(f"encoder={encoder!r}: must be a network, to be copied.")
         if not is_number(momentum) or not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum!r}: must lie in [0, 1).")
         self.momentum = momentum

@@ -18,6 +18,7 @@ from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.branches import check_branches
 from hamsb.training.cluster_refresh import ClusterRefresh
 from hamsb.training.report import describe, millions
+from hamsb.utils.checks import check_flag
 from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.hparams import Key
 from mini.mini_corpus import make_mini_corpus
@@ -148,6 +149,8 @@ class SpeakerBrain(EmbeddingBrain):
 
     @staticmethod
     def training_data(hparams):
+        if hparams.get("separate_views") is not None:
+            check_flag("separate_views", hparams["separate_views"])
         data, labels = dataio_prep(hparams)
         check_branches(
             hparams.get("branches"),

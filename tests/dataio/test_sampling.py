@@ -297,6 +297,7 @@ def test_options_out_of_their_range_are_refused():
         ({"seed": -1}, "seed=-1"),
         ({"hard_ratio": 1.01}, r"hard_ratio=1.01: must lie in \[0, 1\]"),
         ({"hard_ratio": -0.1}, "hard_ratio=-0.1"),
+        ({"hard_ratio": "0.5"}, "hard_ratio='0.5': must lie in"),
         (
             {"hard_ratio": 0.1, "clusters": None},
             "hard_ratio=0.1: hard speakers need clusters",

@@ -16,6 +16,8 @@ from hamsb import (
     Checkpointer,
     ClippedUnitBall,
     CosineMargin,
+    CosineSimilarity,
+    HAMSoftmax,
     HyperbolicSimilarity,
     MoCo,
     MomentumEncoder,
@@ -258,7 +260,7 @@ def test_positives_of_the_ball_are_measured_directly():
     x, y = similarity.project(first), similarity.project(second)
     assert (similarity.paired(x, y) - truth).abs().max() < 1e-5
     assert (similarity.pairwise(x, y).diagonal() - truth).abs().max() > 1e-3
-    cost = NTXent(AMSoftmax(10.0, 1.0), similarity=similarity)  # far from loss 0
+    cost = NTXent(AMSoftmax(10.0, 10.0), similarity=similarity)  # far from loss 0
     exact = cost(first.double(), second.double()).item()
     assert cost(first, second).item() == pytest.approx(exact, abs=2e-4)
 
@@ -752,8 +754,18 @@ def test_diagnostics_of_collapse_and_of_the_uniform_sphere():
         (lambda x: NTXent(Softmax())(x, x, torch.ones(4)), "float32.*indices"),
         (lambda x: NTXent(Softmax())(x, x, torch.ones(3).long()), r"\[3\].*\[4, 2\]"),
         (lambda x: NTXent(RAMSoftmax()), "RAMSoftmax.*masked candidates"),
-        (lambda x: NTXent(AAMSoftmax(), True, hyperbolic()), "angles.*AMSoftmax"),
-        (lambda x: MoCo(AAMSoftmax(), 5, 2, False, hyperbolic()), "angles"),
+        (lambda x: NTXent(AAMSoftmax(), True, hyperbolic()), "cosines.*minus dist.*AMS"),
+        (lambda x: MoCo(AAMSoftmax(), 5, 2, False, hyperbolic()), "expects cosines"),
+        (lambda x: NTXent(HAMSoftmax()), "expects minus distances.*gives cosines"),
+        (lambda x: NTXent("AMSoftmax"), "loss='AMSoftmax': must be a loss, such as"),
+        (lambda x: NTXent(Softmax(), similarity="cosine"), "similarity='cosine'.*such as"),
+        (lambda x: SupCon(similarity=CosineSimilarity), "similarity=.*such as"),
+        (lambda x: NTXent(Softmax(), "no"), "symmetric='no': must be True or False"),
+        (lambda x: MoCo(Softmax(), 5, 2, "no"), "symmetric='no': must be True or False"),
+        (lambda x: SupCon(learnable="no"), "learnable='no': must be True or False"),
+        (lambda x: SupCon("0.1"), "temperature='0.1': must be a number"),
+        (lambda x: HSCL(None), "beta=None: must be a number"),
+        (lambda x: MoCo(Softmax(), 5, 3)([x], [x]), r"queries.*\[4, 2\].*\[B, 1, 3\]"),
         (lambda x: MoCo(Softmax(), 5, 2)(x, x), r"4 queries for 1 queue"),
         (lambda x: MoCo(Softmax(), 5, 2, True)([x], [x, x]), r"1 queries for 2 queue"),
         (lambda x: MoCo(Softmax(), 5, 2)([x], [x, x]), r"2 keys for 1 queue"),

@@ -13,6 +13,7 @@ from speechbrain.nnet.losses import (
 )
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hamsb.nnet._closed_forms
 from cases import looped
@@ -20,9 +21,11 @@ from hamsb import (
     AAMSoftmax,
     AMSoftmax,
     ClippedUnitBall,
+    CosineClassifier,
     HAMSoftmax,
     HSoftmax,
     HyperbolicClassifier,
+    PoincareBall,
     RAMSoftmax,
     Softmax,
 )
@@ -43,6 +46,14 @@ def batch(seed, rows=12, classes=7, dtype=torch.float64):
     cosines = 2 * torch.rand(rows, 1, classes, generator=generator, dtype=dtype) - 1
     targets = torch.randint(classes, (rows, 1), generator=generator)
     return cosines.requires_grad_(), targets
+
+
+def batch_for(loss, seed, **options):
+    """Cosines, or minus distances where the loss takes these alone."""
+    similarities, targets = batch(seed, **options)
+    if loss.expects == ("distance",):
+        similarities = (similarities.detach() - 1).requires_grad_()
+    return similarities, targets
 
 
 def value_and_gradient(loss, similarities, targets):
@@ -100,7 +111,7 @@ def naive(name, margin, scale):
 )
 def test_equals_the_naive_loop(case, seed):
     name, ours, margin, scale = case
-    cosines, targets = batch(seed)
+    cosines, targets = batch_for(ours, seed)
     assert ours(cosines, targets).item() == pytest.approx(
         naive(name, margin, scale)(cosines, targets), rel=1e-9
     )
@@ -111,7 +122,7 @@ def test_closed_form_is_cross_entropy_of_the_logits(name, dtype, block, monkeypa
     """In one block of rows or several."""
     monkeypatch.setattr(hamsb.nnet._closed_forms, "BLOCK", block)
     loss = LOSSES[name]
-    cosines, targets = batch(7, dtype=dtype)
+    cosines, targets = batch_for(loss, 7, dtype=dtype)
 
     def reference(similarities, targets):
         rows, y = similarities.squeeze(1), targets.squeeze(1)
@@ -127,7 +138,7 @@ def test_closed_form_is_cross_entropy_of_the_logits(name, dtype, block, monkeypa
 
 @looped(name=LOSSES)
 def test_gradcheck(name):
-    cosines, targets = batch(8, rows=5, classes=4)
+    cosines, targets = batch_for(LOSSES[name], 8, rows=5, classes=4)
     assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, targets), cosines)
 
 
@@ -152,7 +163,7 @@ def test_head_and_loss_keep_one_buffer_of_predictions():
 
 def test_differentiating_twice_is_refused():
     cosines, targets = batch(9)
-    value = HAMSoftmax()(cosines, targets)
+    value = AMSoftmax()(cosines, targets)
     with pytest.raises(RuntimeError, match="twice.*logits"):
         torch.autograd.grad(value, cosines, create_graph=True)
 
@@ -162,7 +173,9 @@ def test_head_and_loss_compile_to_one_graph(name):
     """Values and gradients of the compiled ones are those of the eager ones."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    head = HyperbolicClassifier(6, 11, ClippedUnitBall(3.0))
+    head, centers = CosineClassifier(6, 11), "weight"
+    if "cosine" not in LOSSES[name].expects:
+        head, centers = HyperbolicClassifier(6, 11, ClippedUnitBall(3.0)), "centers"
     x, targets = torch.randn(8, 1, 6), torch.randint(11, (8, 1))
 
     def step(x, targets):
@@ -172,7 +185,7 @@ def test_head_and_loss_compile_to_one_graph(name):
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
         a = x.clone().requires_grad_()
         value = function(a, targets)
-        found.append([value, *torch.autograd.grad(value, [a, head.centers])])
+        found.append([value, *torch.autograd.grad(value, [a, getattr(head, centers)])])
     assert found[0][1].abs().max() > 0
     for eager, compiled in zip(*found, strict=True):
         torch.testing.assert_close(compiled, eager)
@@ -229,7 +242,7 @@ def test_ram_reproduces_the_released_numbers():
 
 
 def test_published_names_are_the_same_mathematics():
-    cosines, targets = batch(1)
+    cosines, targets = batch_for(HSoftmax(), 1)
     assert_same(HSoftmax(20.0), Softmax(20.0), cosines, targets)
     assert_same(HAMSoftmax(0.2, 20.0), AMSoftmax(0.2, 20.0), cosines, targets)
     assert_same(HAMSoftmax(0.0, 20.0), HSoftmax(20.0), cosines, targets)
@@ -243,7 +256,7 @@ def test_softmax_on_a_linear_head_is_cross_entropy():
 
 @looped(kind=[AMSoftmax, AAMSoftmax, RAMSoftmax, HAMSoftmax])
 def test_margin_may_change_during_training(kind):
-    cosines, targets = batch(3)
+    cosines, targets = batch_for(kind(), 3)
     scheduled = kind(margin=0.0, scale=30.0)
     before = scheduled(cosines, targets)
     scheduled.margin = 0.3
@@ -254,8 +267,8 @@ def test_margin_may_change_during_training(kind):
 
 @looped(kind=[Softmax, HSoftmax, AMSoftmax, AAMSoftmax, RAMSoftmax])
 def test_length_shape_and_dtype_are_as_speechbrain_gives_them(kind):
-    cosines, targets = batch(4, dtype=torch.float32)
     loss = kind()
+    cosines, targets = batch_for(loss, 4, dtype=torch.float32)
     expected = loss(cosines, targets)
     assert expected.dim() == 0
     assert loss(cosines, targets, length=torch.ones(len(targets))) == expected
@@ -290,8 +303,107 @@ def test_a_mistake_is_never_a_type_error_that_speechbrain_would_swallow():
         {"scale": 0.0},
         {"scale": math.nan},
         {"margin": math.inf},
+        {"margin": "abc"},
+        {"margin": None},
+        {"margin": True},
+        {"margin": torch.tensor(0.2)},
+        {"scale": "30"},
+        {"scale": [30.0]},
     ):
         with pytest.raises(ValueError, match="margin|scale"):
             HAMSoftmax(**options)
     with pytest.raises(ValueError, match="angle"):
         AAMSoftmax(margin=3.2)
+
+
+# ----------------------------------------------------- what is seen in the first call
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def predictions_of(head, classes=100):
+    torch.manual_seed(0)
+    heads = {
+        "cosines": lambda: CosineClassifier(16, classes),
+        "clipped": lambda: HyperbolicClassifier(16, classes, ClippedUnitBall(3.0)),
+        "poincare": lambda: HyperbolicClassifier(16, classes, PoincareBall(1.0)),
+        "logits": lambda: nn.Linear(16, classes),
+    }
+    x = torch.randn(8, 1, 16) * (0.5 if head == "poincare" else 5)
+    return heads[head]()(x).detach()
+
+
+@looped(
+    kind=[Softmax, HSoftmax, AMSoftmax, AAMSoftmax, RAMSoftmax, HAMSoftmax],
+    head=["cosines", "clipped", "poincare", "logits"],
+)
+def test_a_loss_refuses_a_head_that_gives_something_else(kind, head):
+    predictions, targets = predictions_of(head), torch.zeros(8, 1).long()
+    gives = {"cosines": "cosine", "logits": "logits"}.get(head, "distance")
+    if gives in kind.expects:
+        assert kind()(predictions, targets).isfinite()
+        return
+    loss = kind()
+    for _ in range(2):  # a call that was refused was not the first
+        with pytest.raises(ValueError, match=f"{kind.__name__}: expects .* head such as"):
+            loss(predictions, targets)
+
+
+@looped(kind=[HSoftmax, AAMSoftmax, RAMSoftmax, HAMSoftmax])
+def test_later_calls_read_no_value(kind):
+    loss, (fitting, targets) = kind(), batch_for(kind(), 5, dtype=torch.float32)
+    with Operations() as first:
+        loss(fitting, targets)
+    reading = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero"}
+    assert first.seen & reading
+    with Operations() as later:
+        loss(fitting, targets).backward()
+        value = loss(fitting + 7, targets)
+    assert value.isfinite()
+    assert not later.seen & reading and "mul" in later.seen
+    assert loss.state_dict() == {}
+
+
+def test_no_value_is_read_under_compile():
+    """Nor is a graph broken where the first call is of the compiled one."""
+    torch._dynamo.reset()
+    loss, targets = AAMSoftmax(), torch.zeros(8, 1).long()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert compiled(predictions_of("clipped"), targets).isfinite()
+    with pytest.raises(ValueError, match="expects cosines"):
+        loss(predictions_of("clipped"), targets)
+
+
+@looped(case=[([0, 5], "between 0 and 5.*5 classes"), ([-1, 4], "between -1 and 4")])
+def test_targets_beyond_the_classes_are_named(case):
+    targets, message = torch.tensor(case[0]).unsqueeze(1), case[1]
+    loss, predictions = AMSoftmax(), torch.zeros(2, 1, 5)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            loss(predictions, targets)
+    loss(predictions, torch.tensor([[0], [4]]))
+    with pytest.raises(ValueError, match=message):
+        loss(predictions, targets)
+
+
+def test_margin_and_scale_in_each_others_place():
+    for kind in (AMSoftmax, RAMSoftmax, HAMSoftmax):
+        with pytest.raises(ValueError, match=r"margin=30: .* scale=0\.2; are the two"):
+            kind(30, 0.2)
+    loss = HAMSoftmax(0.2, 30.0)
+    with pytest.raises(ValueError, match="margin=31: .*scale=30"):
+        loss.margin = 31
+    with pytest.raises(ValueError, match=r"margin=0\.2: .*scale=0\.1"):
+        loss.scale = 0.1
+    assert (loss.margin, loss.scale) == (0.2, 30.0)
+    AMSoftmax(1.0, 1.0)

@@ -79,6 +79,8 @@ def test_momentum_encoder_does_not_hold_the_encoder_itself():
         (lambda: MomentumQueue(3, 0), "dimension=0"),
         (lambda: MomentumQueue(3, 4).enqueue(torch.zeros(2, 5)), r"\[2, 5\].*\[B, 1, 4\]"),
         (lambda: MomentumEncoder(nn.Linear(2, 2), 1.0), r"momentum=1.0.*\[0, 1\)"),
+        (lambda: MomentumEncoder(nn.Linear(2, 2), "0.9"), "momentum='0.9': must lie in"),
+        (lambda: MomentumEncoder("encoder"), "encoder='encoder': must be a network"),
         (lambda: MomentumEncoder(nn.Linear(2, 2)).update(nn.Linear(2, 3)), "shapes"),
     ]
 )

@@ -129,6 +129,24 @@ def test_wrong_options(refused, finished_once, tmp_path, monkeypatch):
         refused(message, begun="average_by" in changes, **changes)
 
 
+def test_what_does_not_fit_together(options, tiny_corpus, tmp_path):
+    """A loss and its head, the head and the speakers; and a yaml's no, which is a text."""
+    aam = "!new:hamsb.AAMSoftmax {margin: 0.2, scale: 30.0}"
+    for changes, message in (
+        (
+            {"compute_cost": aam},
+            "AAMSoftmax.*: expects cosines, but classifier gives minus",
+        ),
+        ({"classifier": "{out_neurons: 5}"}, "a head of 5 classes for 6 training speakers"),
+        ({"separate_views": "no"}, "separate_views='no': must be True or False"),
+    ):
+        changes |= {"output_folder": tmp_path / "refused"}
+        changes |= {"data_folder": tiny_corpus / "train"}
+        with pytest.raises(ValueError, match=message):
+            train.main([HAM, *options(**changes)])
+        assert not (tmp_path / "refused" / "train_log.txt").exists()
+
+
 def test_a_repeated_key(refused):
     refused("seed: given twice, 1 and 2", "--seed=1", "--seed=2")
 

@@ -3,11 +3,14 @@
 import importlib
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
@@ -447,6 +450,20 @@ def test_baselines_need_statistics(run):
 
 
 # ------------------------------------------------------------------ the parts
+
+
+def test_the_dataset_can_be_sent_to_other_processes(tmp_path):
+    """So that forkserver and spawn may start the workers of a data loader."""
+    soundfile.write(tmp_path / "a.wav", np.arange(1000) / 2000, 16000)
+    (tmp_path / "train.csv").write_text(
+        f"ID,duration,wav,start,stop,spk_id\na,0.0625,{tmp_path / 'a.wav'},0,1000,x\n"
+    )
+    hparams = {"train_annotation": tmp_path / "train.csv", "save_folder": tmp_path}
+    hparams |= {"sentence_len": 0.05, "sample_rate": 16000}
+    data, labels = train.dataio_prep(hparams)
+    assert len(labels) == 1
+    (entry,) = pickle.loads(pickle.dumps(data))
+    assert entry["sig"].shape == (800,) and entry["spk_id_encoded"].tolist() == [0]
 
 
 class Distorted(torch.nn.Module):

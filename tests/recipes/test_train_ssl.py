@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import pickle
 import random
 import re
 from types import SimpleNamespace
@@ -366,6 +367,20 @@ def test_each_view_is_distorted_on_its_own(brain):
     assert torch.equal(seen[1], batch.second.data + 2)
 
 
+def test_a_loss_that_compares_no_views_is_refused():
+    moco = MoCo(hamsb.Softmax(), 5, 4)
+    for cost, modules, message in (
+        (hamsb.SupCon(), {}, r"compute_cost=SupCon\(.*: compares no views"),
+        (hamsb.AMSoftmax(), {}, "give hamsb.NTXent or hamsb.MoCo"),
+        (moco, {"compute_cost": moco}, "modules: MoCo needs momentum_encoder among them"),
+        (NTXent(hamsb.Softmax()), {}, "modules: NTXent needs compute_cost"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_ssl.check_cost({"compute_cost": cost, "modules": modules})
+    given = {"compute_cost": moco, "momentum_encoder": torch.nn.Identity()}
+    train_ssl.check_cost({"compute_cost": moco, "modules": given})
+
+
 def test_the_two_crops_are_independent(tmp_path):
     import numpy as np
     import soundfile
@@ -379,6 +394,7 @@ def test_the_two_crops_are_independent(tmp_path):
     torch.manual_seed(0)
     crops = [data[0] for _ in range(50)]
     assert crops[0].keys() == {"id", "first", "second"}
+    assert pickle.loads(pickle.dumps(data))[0].keys() == crops[0].keys()  # as workers are
     starts = torch.tensor([[crop["first"][0], crop["second"][0]] for crop in crops])
     assert crops[0]["first"].shape == crops[0]["second"].shape == (800,)
     assert math.fabs(torch.corrcoef(starts.T)[0, 1]) < 0.4

@@ -55,6 +55,8 @@ def test_every_margin_loss_computes_with_the_margin_set():
     for kind, name in product(SCHEDULES, names):
         cost, schedule = getattr(hamsb, name)(margin=0.2, scale=10.0), kind(0.2, 10)
         predictions = torch.tensor([[[0.6, 0.5, 0.1]]])
+        if name == "HAMSoftmax":
+            predictions = predictions - 1
         targets = torch.tensor([[0]])
         schedule.apply(cost)
         for step in range(12):
@@ -81,12 +83,14 @@ def test_a_loss_without_margin_is_a_value_error():
 def test_a_final_margin_that_the_loss_does_not_take_shows_at_once():
     with pytest.raises(ValueError, match="margin=3.2"):
         LinearMargin(3.2, 1000).apply(hamsb.AAMSoftmax())
+    with pytest.raises(ValueError, match="margin=1000: must not be larger than scale=30"):
+        LinearMargin(1000, 0.2).apply(hamsb.HAMSoftmax())
 
 
 def test_arguments_out_of_range_are_named():
     names = ["margin", "warmup_steps", "initial_margin", "delay_steps"]
     for kind, name, value in product(
-        SCHEDULES, names, [-1, math.nan, math.inf, "0.2", None]
+        SCHEDULES, names, [-1, math.nan, math.inf, "0.2", None, True]
     ):
         arguments = {"margin": 0.2, "warmup_steps": 10, name: value}
         with pytest.raises(ValueError, match=f"{name}={value!r}"):

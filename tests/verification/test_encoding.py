@@ -92,6 +92,9 @@ def test_errors_of_another_kind_are_passed_on():
     encoder = Encoder(needs, 16000)
     with pytest.raises(ValueError, match=r"^a.wav: lasts 0.5000 s.*at least 0.7500 s"):
         encoder(torch.randn(1, 8000), ["a.wav"])
+    quiet = Encoder(lambda wavs: wavs[:, :3] / (wavs.shape[1] >= 4000), 16000)
+    with pytest.raises(ValueError, match=r"^a.wav: lasts 0.1250 s.*at least 0.2500 s"):
+        quiet(torch.randn(1, 2000), ["a.wav"])
     infinite = Encoder(lambda wavs: wavs[:, :3] / 0, 16000)
     with pytest.raises(ValueError, match=r"^b: the embedding is not finite \(3 of 3"):
         infinite(torch.ones(2, 8000), ["b", "c"])

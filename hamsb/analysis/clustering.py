@@ -23,13 +23,14 @@ from tqdm import tqdm
 from hamsb.analysis.cluster_quality import cluster_quality, distance_matrix
 from hamsb.analysis.kmeans import ball_kmeans, kmeans
 from hamsb.dataio.annotations import Utterance, read_utterances
-from hamsb.dataio.audio import read_crop
+from hamsb.dataio.audio import SILENCE, read_crop
 from hamsb.dataio.clusters import Clusters, make_clusters
 from hamsb.nnet.balls import Ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Similarity
 from hamsb.utils.checks import check_whole
 from hamsb.utils.packages import optional
 from hamsb.verification.embeddings import speaker_means
+from hamsb.verification.encoding import Encoder
 
 # Measures of quality, and where their better end is.
 MEASURES = {
@@ -88,7 +89,8 @@ def embed_speakers(
     """The mean embedding of each training speaker, over crops of random utterances.
 
     Which crops is a function of the csv file and the seed; no other random state is
-    read or changed. Nothing is padded or repeated.
+    read or changed. Nothing is padded or repeated. A silent crop, which there may be in a
+    recording that is not silent, is left out.
 
     Arguments
     ---------
@@ -119,8 +121,9 @@ def embed_speakers(
     Raises
     ------
     FileNotFoundError, ValueError
-        As `read_utterances` and `read_crop`; a number out of range; an embedding that
-        is not finite (names the file).
+        As `read_utterances` and `read_crop`; a number out of range; a crop that is too
+        short for the model, or whose embedding is not finite (names the file); a speaker
+        all of whose crops are silent.
     """
     check_whole("utterances", utterances, least=1)
     check_whole("seed", seed, least=0)
@@ -131,20 +134,30 @@ def embed_speakers(
     found = read_utterances(annotation)
     crops = draw_crops(found, utterances, length, np.random.default_rng(seed))
     crops.sort(key=lambda crop: crop[1].frames)
-    rows = []
+    encoder = Encoder(encode, sample_rate)
+    rows, speakers = [], []
     bar = tqdm(total=len(crops), desc="embed speakers", disable=not progress)
     with torch.no_grad(), bar:
         for batch in _equal_lengths(crops, batch_size):
-            wavs = torch.stack(
-                [
-                    read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
-                    for _, crop in batch
-                ]
-            )
-            rows.append(encode(wavs).reshape(len(batch), -1).float().cpu())
-            _check_finite(rows[-1], batch)
+            wavs = [
+                read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
+                for _, crop in batch
+            ]
+            heard = [i for i, wav in enumerate(wavs) if wav.abs().amax() > SILENCE]
+            if heard:
+                files = [batch[i][1].wav for i in heard]
+                embeddings = encoder(torch.stack([wavs[i] for i in heard]), files)
+                rows.append(embeddings.reshape(len(heard), -1).float().cpu())
+                speakers += [batch[i][0] for i in heard]
             bar.update(len(batch))
-    names, means = speaker_means(torch.cat(rows), [speaker for speaker, _ in crops])
+    if silent := sorted(found.keys() - set(speakers)):
+        crop = next(crop for speaker, crop in crops if speaker == silent[0])
+        raise ValueError(
+            f"{crop.wav}: silent, as are all crops of speaker {silent[0]}, of "
+            f"{len(silent)} speaker(s) in all; take their lines out of {annotation}, or "
+            "longer crops."
+        )
+    names, means = speaker_means(torch.cat(rows), speakers)
     return list(names), means
 
 
@@ -156,16 +169,6 @@ def _equal_lengths(
         equal = list(group)
         for start in range(0, len(equal), batch_size):
             yield equal[start : start + batch_size]
-
-
-def _check_finite(embeddings: Tensor, crops: Sequence[tuple[str, Utterance]]) -> None:
-    """ValueError that names the file of an embedding that is not finite."""
-    for row, (speaker, crop) in zip(embeddings, crops, strict=True):
-        if not row.isfinite().all():
-            raise ValueError(
-                f"{crop.wav}: the embedding of speaker {speaker} is not finite; look at "
-                "the audio file and at the model's parameters."
-            )
 
 
 # ------------------------------------------------------------------------- clusters

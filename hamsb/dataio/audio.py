@@ -1,7 +1,8 @@
 """Reading audio: whole files, and crops of which nothing else is read."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import soundfile
 import torch
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.preprocess import AudioNormalizer
+
+SILENCE = 1e-4  # of full scale, -80 dBFS: no sample is above
 
 
 def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Tensor:
@@ -31,13 +34,13 @@ def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Te
     FileNotFoundError
         No such file.
     ValueError
-        It cannot be read as audio, or holds no samples.
+        It cannot be read as audio, or `check_audio` refuses its samples.
 
     Example
     -------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     audio_io.save(f"{folder}/a.wav", torch.full((2, 400), 0.5), 8000)
+    ...     audio_io.save(f"{folder}/a.wav", torch.rand(2, 400), 8000)
     ...     load_audio(f"{folder}/a.wav", AudioNormalizer(16000)).shape
     torch.Size([800])
     """
@@ -51,7 +54,113 @@ def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Te
         ) from error
     if len(audio) == 0:
         raise ValueError(f"{path}: no samples; fetch or convert it again")
-    return normalizer(audio, rate)
+    wav = normalizer(audio, rate)
+    try:
+        check_audio(wav, path, normalizer.sample_rate)
+    except ValueError as error:
+        if audio.shape[1] == 1:
+            raise
+        raise ValueError(f"{error} Its {audio.shape[1]} channels were averaged.") from None
+    return wav
+
+
+def check_audio(wav: torch.Tensor, name: object, sample_rate: int) -> None:
+    """ValueError where there is nothing in a recording that a model could tell apart.
+
+    Its embedding would be a number like any other, and two silent recordings one speaker.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        [T], or [T, C], at full scale 1.
+    name : str or Path
+        What the message begins with: the file, or the row of a batch.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    ValueError
+        No samples; samples that are not finite; no sample above -80 dBFS, which is
+        silence for the preparation of training data too; nothing but a constant.
+
+    Example
+    -------
+    >>> check_audio(torch.zeros(8000), "a.wav", 16000)
+    Traceback (most recent call last):
+    ValueError: a.wav: silent, no sample above -80 dBFS in 0.500 s; give a recording of \
+speech.
+    """
+    if wav.numel() == 0:
+        raise ValueError(f"{name}: no samples; give a recording of speech.")
+    low, high = torch.stack(wav.detach().float().aminmax()).tolist()  # nan is passed on
+    seconds = f"{len(wav) / sample_rate:.3f} s"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        wrong = int((~wav.isfinite()).sum())
+        raise ValueError(
+            f"{name}: {wrong} of the {wav.numel()} samples ({seconds}) are not finite "
+            "numbers; fetch or convert it again."
+        )
+    if max(-low, high) <= SILENCE:
+        raise ValueError(
+            f"{name}: silent, no sample above -80 dBFS in {seconds}; give a recording of "
+            "speech."
+        )
+    if high - low <= 2 * SILENCE and len(wav) > 1:
+        raise ValueError(
+            f"{name}: silent, nothing but a constant of {high:.3g} in {seconds}; give a "
+            "recording of speech."
+        )
+
+
+def check_files(
+    files: Iterable[str | os.PathLike], sample_rate: int, least_samples: int = 1
+) -> None:
+    """Look at the headers of files that are to be embedded later, some 0.2 ms each.
+
+    What a header cannot tell, as silence, is told when the file is read.
+
+    Arguments
+    ---------
+    files : iterable of str or Path
+        Audio files; each is looked at once.
+    sample_rate : int
+        Of the model, in Hz.
+    least_samples : int
+        Fewer at that rate are too few: `hamsb.verification.encoding.Encoder` knows.
+
+    Raises
+    ------
+    ValueError
+        Some cannot be embedded: missing, unreadable, empty or too short. The message
+        has their number, and three of them with the reason.
+    """
+    distinct = dict.fromkeys(map(str, files))
+    found = {path: _fault(path, sample_rate, least_samples) for path in distinct}
+    faults = [f"{path}: {fault}" for path, fault in found.items() if fault]
+    if faults:
+        rest = len(faults) - 3
+        more = f"\n  and {rest} more" * (rest > 0)
+        raise ValueError(
+            f"{len(faults)} of {len(distinct)} audio files cannot be embedded; mend "
+            "them, or remove their trials:\n  " + "\n  ".join(faults[:3]) + more
+        )
+
+
+def _fault(path, sample_rate, least_samples):
+    """Why a file cannot be embedded, as far as its header tells; "" where it can."""
+    try:
+        header = soundfile.info(path)
+    except (RuntimeError, OSError) as error:
+        if not Path(path).is_file():
+            return "no such audio file"
+        return f"cannot be read as audio ({error})"
+    if header.frames == 0:
+        return "no samples"
+    if header.frames * sample_rate < least_samples * header.samplerate:
+        least = f"{least_samples / sample_rate:.4f} s"
+        return f"lasts {header.duration:.4f} s, and the model needs at least {least}"
+    return ""
 
 
 def read_crop(

@@ -1,7 +1,10 @@
 """Exported models: loaded, and deciding where they should."""
 
 import copy
+import difflib
+import functools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,19 @@ import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchFrom, guess_source
 
-from hamsb.dataio.audio import load_audio
+from hamsb.dataio.audio import check_audio, load_audio
+from hamsb.inference.folder import HPARAMS, exports_near, model_folder
 from hamsb.nnet.balls import Ball
+from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import DECISION, read_decision
+from hamsb.verification.encoding import Encoder
+
+_SOURCE = "source.txt"  # in a savedir: whose files it holds
 
 
 class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
-    """SpeechBrain's ``SpeakerRecognition`` with two differences.
+    """SpeechBrain's ``SpeakerRecognition`` with four differences.
 
     - It accepts a pair of utterances at the threshold stored with the model
       (``decision.json``, from trials of development speakers or a calibration list),
@@ -25,6 +33,9 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
     - It reads a file by its own path. SpeechBrain's, given a ``savedir``, links each
       file into it by name and takes what is there already: VoxCeleb's
       ``id1/x/00001.wav`` and ``id2/y/00001.wav`` become one recording [1]_.
+    - A recording that is silent, empty, not finite or too short for the model is a
+      ValueError with its name, in every method, and never a score.
+    - A ``savedir`` never gives one model's weights to another [2]_.
 
     Arguments and folders are the same; SpeechBrain's class loads the folders too.
 
@@ -39,6 +50,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
     References
     ----------
     .. [1] https://github.com/speechbrain/speechbrain/issues/1025
+    .. [2] https://github.com/speechbrain/speechbrain/issues/1055
 
     Example
     -------
@@ -55,13 +67,67 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         self.decision = decision
 
     @classmethod
-    def from_hparams(cls, source: str, *args: Any, **kwargs: Any) -> "SpeakerRecognition":
-        """As SpeechBrain's, with the same arguments; reads the decision too, where the
-        source is a local folder."""
-        kind, folder = guess_source(source)
-        if kind == FetchFrom.LOCAL:
-            kwargs.setdefault("decision", read_decision(folder))
-        return super().from_hparams(source, *args, **kwargs)
+    def from_hparams(
+        cls,
+        source: str | os.PathLike,
+        hparams_file: str = HPARAMS,
+        savedir: str | os.PathLike | None = None,
+        **kwargs: Any,
+    ) -> "SpeakerRecognition":
+        """Load a model, as SpeechBrain's method of this name.
+
+        Arguments
+        ---------
+        source : str or Path
+            A folder, a name on Hugging Face's hub, ``owner/name``, or a web address. The
+            decision of a folder is read too.
+        hparams_file : str
+            The yaml in it.
+        savedir : str or Path, optional
+            Where files of the hub or the web are kept. A folder's are read where they
+            are.
+        **kwargs
+            As for SpeechBrain's.
+
+        Raises
+        ------
+        FileNotFoundError
+            The source is a path, and no model is there.
+        ValueError
+            ``savedir`` holds the files of another model.
+        """
+        if isinstance(source, os.PathLike):
+            source = os.fspath(source)
+        kind, place = guess_source(source)
+        on_hub = kind == FetchFrom.HUGGING_FACE and _is_hub_name(place)
+        if not (on_hub or kind == FetchFrom.URI):
+            model_folder(place, "source", hparams_file)
+            kwargs.setdefault("decision", read_decision(place))
+            if not kwargs.get("download_only"):
+                savedir = None
+        load = functools.partial(
+            super().from_hparams,
+            source,
+            hparams_file=hparams_file,
+            savedir=savedir,
+            **kwargs,
+        )
+        if savedir is not None:
+            _check_savedir(savedir, place)
+        try:
+            model = load()
+        except (OSError, ValueError) as error:
+            if not on_hub:
+                raise
+            near = "".join(f" Did you mean {path}?" for path in exports_near(Path(place)))
+            raise FileNotFoundError(
+                f"source={source}: no such folder, and as the name of a model on Hugging "
+                f"Face's hub it failed: {' '.join(str(error).split())}{near}"
+            ) from error
+        if savedir is not None:
+            with replacing(Path(savedir, _SOURCE)) as partial:
+                partial.write_text(f"{place}\n", encoding="utf-8")
+        return model
 
     def threshold(self, name: str = "eer") -> float:
         """A threshold on cosines that is stored with the model.
@@ -129,7 +195,52 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         savedir :
             Is not used; SpeechBrain's method has it.
         """
-        return load_audio(path, self.audio_normalizer).to(self.device)
+        wav = load_audio(path, self.audio_normalizer)
+        self._encoder.check_brief(path, len(wav))
+        return wav.to(self.device)
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        encode = functools.partial(EncoderClassifier.encode_batch, self)
+        return Encoder(encode, self.audio_normalizer.sample_rate)
+
+    def encode_batch(
+        self,
+        wavs: torch.Tensor,
+        wav_lens: torch.Tensor | None = None,
+        normalize: bool = False,
+    ) -> torch.Tensor:
+        """Embeddings [B, 1, D] of a batch, as SpeechBrain's method gives them.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Audio [B, T] at the model's rate, or one recording [T].
+        wav_lens : torch.Tensor, optional
+            Lengths relative to the longest, [B].
+        normalize : bool
+            As for SpeechBrain's.
+
+        Raises
+        ------
+        ValueError
+            A row is silent, empty, not finite or too short (names it, as ``wavs[3]``), or
+            its embedding is not finite.
+        """
+        return self._encode(wavs, wav_lens, "wavs", normalize=normalize)
+
+    def _encode(self, wavs, wav_lens, name, **options):
+        """Embeddings of a batch all of whose rows are checked; ``name`` is what a row is
+        called, or a sequence of names."""
+        batch = wavs.unsqueeze(0) if wavs.ndim == 1 else wavs
+        rows, longest = batch.shape[:2]
+        lengths = [1.0] * rows if wav_lens is None else wav_lens.tolist()
+        samples = [min(round(length * longest), longest) for length in lengths]
+        names = [f"{name}[{row}]" for row in range(rows)] if isinstance(name, str) else name
+        for row, wav in enumerate(batch):
+            rate = self.audio_normalizer.sample_rate
+            check_audio(wav[: samples[row]], names[row], rate)
+        return self._encoder(batch, names, samples, wav_lens=wav_lens, **options)
 
     def verify_batch(
         self,
@@ -157,11 +268,23 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             Cosines [B, 1].
         prediction : torch.Tensor
             bool [B, 1]: score >= threshold, the same speaker.
+
+        Raises
+        ------
+        ValueError
+            As for ``encode_batch``, with a name such as ``wavs2[3]``; no such threshold.
         """
+        limit = self._limit(threshold)
+        one = self._encode(wavs1, wav1_lens, "wavs1")
+        other = self._encode(wavs2, wav2_lens, "wavs2")
+        score = self.similarity(one, other)
+        return score, score >= limit
+
+    def _limit(self, threshold):
+        """The cosine that a name of a threshold, a cosine or None stands for."""
         if threshold is None or isinstance(threshold, str):
-            threshold = self.threshold(threshold or "eer")
-        score, _ = super().verify_batch(wavs1, wavs2, wav1_lens, wav2_lens)
-        return score, score >= threshold
+            return self.threshold(threshold or "eer")
+        return threshold
 
     def verify_files(
         self,
@@ -187,12 +310,59 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             Cosine, [1].
         prediction : torch.Tensor
             bool [1]: score >= threshold, the same speaker.
+
+        Raises
+        ------
+        FileNotFoundError
+            No such file.
+        ValueError
+            A file cannot be read as audio, or is silent, empty, not finite or too short
+            for the model; no such threshold.
         """
-        x, y = (self.load_audio(path, **kwargs) for path in (path_x, path_y))
-        score, prediction = self.verify_batch(
-            x.unsqueeze(0), y.unsqueeze(0), threshold=threshold
+        limit = self._limit(threshold)
+        one, other = (
+            self._encode(self.load_audio(path, **kwargs), None, [path])
+            for path in (path_x, path_y)
         )
-        return score[0], prediction[0]
+        score = self.similarity(one, other)[0]
+        return score, score >= limit
+
+
+def _is_hub_name(source: str) -> bool:
+    """Whether what is no folder here may be a model's name, ``owner/name``; not
+    ``results/exprot`` beside ``results/export``."""
+    path = Path(source)
+    misspelt = difflib.get_close_matches(path.name, ["export"], cutoff=0.7)
+    if misspelt and path.with_name("export") in exports_near(path):
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
+
+
+def _check_savedir(savedir: str | os.PathLike, source: str) -> None:
+    """ValueError where a folder holds another model's files, as far as it can tell: by
+    what this module noted in it, or by where SpeechBrain's links lead."""
+    folder = Path(savedir)
+    owners = set()
+    if (folder / _SOURCE).is_file():
+        owners.add((folder / _SOURCE).read_text(encoding="utf-8").strip())
+    else:
+        for path in (*folder.glob("*.ckpt"), *folder.glob("*.yaml")):
+            if path.is_symlink():
+                owners.add(_source_of(Path(os.readlink(path))))
+    if others := sorted(owners - {str(source), str(Path(source).absolute())}):
+        raise ValueError(
+            f"savedir={savedir}: holds the files of {others[0]}, and the source is "
+            f"{source}; give each model a savedir of its own, or none."
+        )
+
+
+def _source_of(file: Path) -> str:
+    """The source of a file that a link leads to: a name on the hub, from the hub's
+    cache, or a folder."""
+    for part in file.parts:
+        if part.startswith("models--"):
+            return "/".join(part.split("--")[1:])
+    return str(file.parent)
 
 
 def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClassifier:
@@ -210,12 +380,8 @@ def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClass
     FileNotFoundError
         No model was exported there.
     """
-    if not Path(model, "hyperparams.yaml").is_file():
-        raise FileNotFoundError(
-            f"{model}: no exported model here (no hyperparams.yaml); give the export "
-            "folder of a training run, --model=results/<name>/<seed>/export."
-        )
-    return EncoderClassifier.from_hparams(source=str(model), run_opts=run_opts)
+    folder = model_folder(model)
+    return EncoderClassifier.from_hparams(source=str(folder), run_opts=run_opts)
 
 
 def trained_ball(encoder: EncoderClassifier) -> Ball | None:

@@ -69,7 +69,7 @@ class EmbeddingBrain(sb.Brain):
     training_only : sequence of str
         Modules that learn and that the exported model does without.
     card : dict of str to str
-        The model card's ``classify``, lines of Python, and ``needs``, sentences.
+        The model card's ``classify``, lines of Python.
     utterances : list of str
         The ids of the present batch, for messages; ``compute_forward`` sets it.
     """
@@ -78,11 +78,7 @@ class EmbeddingBrain(sb.Brain):
     script = ""
     averaged = ("embedding_model",)
     training_only = ("compute_cost", "momentum_encoder")
-    card = {
-        "classify": "",
-        "needs": "Embeddings and\ndecisions of SpeechBrain's classes need SpeechBrain "
-        "alone.",
-    }
+    card = {"classify": ""}
 
     def __init__(
         self,

@@ -7,8 +7,10 @@ The folder holds no path and may be moved: the ``Pretrainer`` in its yaml finds
     features, encoder, classifier and label encoder: embeddings, verification
     and classification by speaker name.
 ``embedding.yaml``
-    the same without classifier and labels. It names no class of hamsb, so
+    the same without classifier and labels. Where the encoder is none of hamsb's,
     embeddings and verification need SpeechBrain alone.
+
+    The first line of each yaml, and the model card, tell which packages it needs.
 ``embedding_model.ckpt``, ``classifier.ckpt``, ``label_encoder.ckpt``
     the parameters and the speakers' names; ``compute_features.ckpt``,
     ``mean_var_norm.ckpt`` where these learned or counted something.
@@ -34,6 +36,7 @@ import yaml
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 
+from hamsb.inference.folder import named_in_yaml
 from hamsb.utils.files import replacing_folder
 from hamsb.verification.decision import write_decision
 from hamsb.verification.training_data import write_training
@@ -86,7 +89,7 @@ def export_model(
     label_encoder : speechbrain.dataio.encoder.CategoricalEncoder or None
         Speaker name <-> class index; None without a classifier.
     card : str
-        The model card, markdown.
+        The model card, markdown; what the yamls need is added to it.
     decision : dict, optional
         As for `hamsb.verification.decision.write_decision`.
     training : mapping, optional
@@ -106,9 +109,13 @@ def export_model(
         whole = inference_yaml(hparams_yaml, tuple(modules), label_encoder is not None)
         encodes = [name for name in modules if name in (*FEATURES, "embedding_model")]
         encoder = inference_yaml(hparams_yaml, encodes, False)
-        _write(partial / "hyperparams.yaml", whole)
-        _write(partial / "embedding.yaml", encoder)
-        _write(partial / "README.md", card)
+        _write(partial / "hyperparams.yaml", f"# {_needs(whole, encoder)}\n{whole}")
+        _write(partial / "embedding.yaml", f"# {_needs(encoder)}\n{encoder}")
+        _write(
+            partial / "README.md",
+            f"{card}\n`hyperparams.yaml`: {_needs(whole, encoder)}\n"
+            f"\n`embedding.yaml`: {_needs(encoder)}\n",
+        )
         if decision is not None:
             write_decision(partial, decision)
         if training is not None:
@@ -171,6 +178,24 @@ def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> s
 
 def _references(names: Sequence[str], indent: str) -> str:
     return "\n".join(f"{indent}{name}: !ref <{name}>" for name in names)
+
+
+def _needs(text, encoder=None):
+    """Which packages a yaml needs, as sentences; ``encoder`` is the yaml that may need
+    fewer."""
+    named = {each.name: each.name.split(".")[0] for each in named_in_yaml(text)}
+    others = {
+        name: package
+        for name, package in named.items()
+        if package not in ("speechbrain", "torch")
+    }
+    if not others:
+        return "Needs SpeechBrain alone."
+    packages = ", ".join(sorted(set(others.values())))
+    needs = f"Needs {packages} beside SpeechBrain, for {', '.join(sorted(others))}."
+    if encoder is not None and _needs(encoder) != _needs(text):
+        needs += ' Embeddings and decisions need less, with hparams_file="embedding.yaml".'
+    return needs
 
 
 def _save(module, path):

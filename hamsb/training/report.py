@@ -65,7 +65,8 @@ score, same = verification.verify_files("one.wav", "other.wav")  # cosine, decis
 
 `decision.json`, where there were development speakers, holds the thresholds that
 `SpeakerRecognition` decides with. SpeechBrain's own class of that name loads the folder
-too, but accepts above a cosine of 0.25. {needs}
+too, but accepts above a cosine of 0.25. Give it no `savedir`, or one for each model: in
+one for two models it finds the first one's files, and loads these for the second as well.
 """  # noqa: E501
 
 

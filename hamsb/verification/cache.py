@@ -47,7 +47,8 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | os.PathLike, model: str):
-        versions = f"torch {torch.__version__} speechbrain {speechbrain.__version__}"
+        # Since 2, of audio that is not silent.
+        versions = f"2 torch {torch.__version__} speechbrain {speechbrain.__version__}"
         name = hashlib.sha256(f"{model} {versions}".encode()).hexdigest()[:24]
         self.folder = Path(folder) / name
         self._waiting: dict[bytes, tuple[torch.Tensor, float]] = {}  # not yet written

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from hamsb.dataio.audio import load_audio
 from hamsb.verification.cache import EmbeddingCache, file_key
+from hamsb.verification.encoding import Encoder
 from hamsb.verification.trials import Trials, speaker_of
 
 
@@ -225,23 +226,23 @@ def embed_utterances(
     FileNotFoundError
         A file is missing.
     ValueError
-        No utterances; a batch size below 1; a file that cannot be read or holds no
-        samples; embeddings that are not [B, D] or [B, 1, D], have another D than those
-        before, or are not finite. The message names the utterance or file.
+        No utterances; a batch size below 1; a file that `load_audio` refuses or that is
+        too short for the model; embeddings that are not [B, D] or [B, 1, D], have
+        another D than those before, or are not finite. The message names the file.
 
     Example
     -------
     >>> import tempfile
     >>> from speechbrain.dataio import audio_io
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     audio_io.save(f"{folder}/a.wav", torch.full((1, 400), 0.5), 16000)
+    ...     audio_io.save(f"{folder}/a.wav", torch.tensor([[0.25, 0.5] * 4000]), 16000)
     ...     embeddings = embed_utterances(
     ...         {"id1/a.wav": Path(folder, "a.wav")},
     ...         lambda wavs: torch.stack([wavs.mean(1), wavs.abs().amax(1)], dim=1),
     ...         progress=False,
     ...     )
     >>> embeddings.matrix, embeddings.seconds
-    (tensor([[0.5000, 0.5000]]), tensor([0.0250], dtype=torch.float64))
+    (tensor([[0.3750, 0.5000]]), tensor([0.5000], dtype=torch.float64))
     """
     if not paths:
         raise ValueError("no utterances to embed: paths is empty")
@@ -255,12 +256,17 @@ def embed_utterances(
             if (found := cache.get(keys[utterance])) is not None:
                 known[utterance] = found
     missing = {name: path for name, path in paths.items() if name not in known}
+    encoder = Encoder(encode, sample_rate)
     bar = tqdm(total=len(paths), initial=len(known), desc="embed", disable=not progress)
     try:
         with torch.no_grad(), bar:
             for names, wavs in _equal_lengths(missing, sample_rate, batch_size):
                 seconds = wavs.shape[1] / sample_rate
-                for name, row in zip(names, _as_rows(encode(wavs), names)):
+                embeddings = encoder(wavs, [paths[name] for name in names])
+                matrix = embeddings.reshape(len(names), -1).to(
+                    "cpu", torch.float32, copy=True
+                )
+                for name, row in zip(names, matrix):
                     _check_size(name, row, known)
                     known[name] = row, seconds
                     if cache is not None:
@@ -347,26 +353,6 @@ def _header(path):
     except (RuntimeError, OSError):  # reading it will tell
         return 0, 0
     return header.samplerate, header.frames
-
-
-def _as_rows(embeddings, names):
-    """The embeddings of B utterances as finite float32 [D] each, copied to the CPU."""
-    batch, shape = len(names), tuple(embeddings.shape)
-    if shape[:-1] not in ((batch,), (batch, 1)):
-        raise ValueError(
-            f"{names[0]}: encode must return [{batch}, D] or [{batch}, 1, D], "
-            f"got shape {shape}"
-        )
-    matrix = embeddings.detach().reshape(batch, -1).to("cpu", torch.float32, copy=True)
-    for name, row in zip(names, matrix):
-        finite = row.isfinite()
-        if not finite.all():
-            raise ValueError(
-                f"{name}: the embedding is not finite "
-                f"({int((~finite).sum())} of {len(row)} values); "
-                "look at the audio file and at the model's parameters"
-            )
-    return matrix
 
 
 def _check_size(name, row, known):

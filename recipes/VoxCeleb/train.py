@@ -13,6 +13,7 @@ clusters of the training speakers in the course of the training.
 from pathlib import Path
 
 from hamsb.dataio.audio import random_crop
+from hamsb.inference.folder import model_folder
 from hamsb.training import keys, run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.cluster_refresh import ClusterRefresh
@@ -103,10 +104,11 @@ def load_pretrained(folder, hparams, labels):
     folder : str
         Its export folder.
     """
-    folder = Path(folder)
+    folder = model_folder(folder, "pretrained_model")
     if not (folder / "label_encoder.ckpt").is_file():
         raise FileNotFoundError(
-            f"pretrained_model={folder}: no exported model here (no label_encoder.ckpt)."
+            f"pretrained_model={folder}: no speakers here (no label_encoder.ckpt); give a "
+            "model that was trained with speaker labels."
         )
     theirs = CategoricalEncoder()
     theirs.load(folder / "label_encoder.ckpt")
@@ -116,7 +118,8 @@ def load_pretrained(folder, hparams, labels):
             f"are not the {len(labels)} of this training; give the same data."
         )
     for name in learned(hparams):
-        hparams[name].load_state_dict(torch.load(folder / f"{name}.ckpt"))
+        weights = torch.load(folder / f"{name}.ckpt", map_location="cpu", weights_only=True)
+        hparams[name].load_state_dict(weights)
 
 
 def learned(modules):
@@ -148,10 +151,7 @@ class SpeakerBrain(EmbeddingBrain):
             return super().card
         return {
             "classify": 'scores, best, index, name = encoder.classify_file("speech.wav")'
-            "  # training speakers\n",
-            "needs": 'With `hparams_file="embedding.yaml"` embeddings\n'
-            "and decisions of SpeechBrain's classes need SpeechBrain alone; "
-            "`hyperparams.yaml` needs\nhamsb where it names hamsb's classifier.",
+            "  # training speakers\n"
         }
 
     @property

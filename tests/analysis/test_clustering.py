@@ -177,7 +177,8 @@ def test_wrong_audio_is_named(tmp_path):
 
     soundfile.write(tmp_path / "slow.wav", np.zeros(RATE), 8000)
     soundfile.write(tmp_path / "short.wav", np.zeros(RATE - 1), RATE)
-    soundfile.write(tmp_path / "good.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "good.wav", np.linspace(-0.5, 0.5, RATE), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(ValueError, match="slow.wav: at 8000 Hz, but the model takes 16000"):
         embed(tmp_path / "slow.wav")
@@ -186,8 +187,28 @@ def test_wrong_audio_is_named(tmp_path):
     for name in ("broken.wav", "gone.wav"):
         with pytest.raises(ValueError, match=f"{name}: cannot be read"):
             embed(tmp_path / name)
-    with pytest.raises(ValueError, match="good.wav: the embedding of speaker id1 is not"):
+    with pytest.raises(ValueError, match="good.wav: the embedding is not finite"):
         embed(tmp_path / "good.wav", lambda wavs: rms(wavs) * float("nan"))
+    with pytest.raises(ValueError, match="silent.wav: silent, as are all crops of speaker"):
+        embed(tmp_path / "silent.wav")
+
+
+def test_silent_crops_are_left_out(tmp_path):
+    """A recording may be silent in places; a speaker's mean is of what is heard."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, RATE))
+    for name, audio in [("a", noise[0]), ("b", np.zeros(RATE)), ("c", noise[1])]:
+        soundfile.write(tmp_path / f"{name}.wav", audio, RATE)
+
+    def embed(rows):
+        lines = [f"{n},1,{tmp_path / n}.wav,0,{RATE},{speaker}" for n, speaker in rows]
+        path = tmp_path / "train.csv"
+        path.write_text("\n".join(["ID,duration,wav,start,stop,spk_id", *lines, ""]))
+        return embed_speakers(rms, path, RATE, batch_size=3, progress=False)
+
+    names, means = embed([("a", "id1"), ("b", "id1"), ("c", "id2")])
+    expected = embed([("a", "id1"), ("c", "id2")])
+    assert names == expected[0] == ["id1", "id2"]
+    assert torch.equal(means, expected[1])
 
 
 # ------------------------------------------------------------------------ clusters

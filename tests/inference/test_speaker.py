@@ -176,16 +176,19 @@ def test_it_classifies_and_loads_the_embedding_yaml_as_the_stock_class(folder, f
     assert torch.equal(score, ours.verify_files(*files[:2])[0])
 
 
-def test_a_source_that_is_no_local_folder_has_no_decision(monkeypatch):
+def test_a_source_that_is_no_local_folder_has_no_decision(monkeypatch, tmp_path):
     """A name on a hub is left to SpeechBrain."""
     seen = {}
     monkeypatch.setattr(
         stock.SpeakerRecognition,
         "from_hparams",
-        classmethod(lambda cls, *a, **k: seen.update(k)),
+        classmethod(lambda cls, source, **k: seen.update(k, source=source)),
     )
-    SpeakerRecognition.from_hparams("someone/some-model", savedir="x")
-    assert seen == {"savedir": "x"}
+    SpeakerRecognition.from_hparams("someone/some-model", savedir=tmp_path)
+    file = "hyperparams.yaml"
+    assert seen == {"source": "someone/some-model", "savedir": tmp_path} | {
+        "hparams_file": file
+    }
 
 
 def test_the_ball_that_a_model_was_trained_with(folder, tmp_path):

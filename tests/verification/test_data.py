@@ -50,7 +50,7 @@ def test_each_file_is_embedded_once_for_all_parts(tmp_path):
     names = (*TEST.utterances, "c/x/1", "c/x/2")
     files = {name: tmp_path / f"{name}.wav" for name in names}
     for seed, path in enumerate(files.values()):
-        write_wav(path, 1000 + 10 * seed, seed=seed)
+        write_wav(path, 2000 + 10 * seed, seed=seed)
     part = {name: files[name] for name in TEST.utterances}
     dev = {name: files[name] for name in DEV.utterances}
     cohort = {"z/own": files["c/x/2"]}
@@ -62,7 +62,7 @@ def test_each_file_is_embedded_once_for_all_parts(tmp_path):
 
     data = VerificationData([TEST], part, DEV, dev, cohort)
     embedded = data.embed(encode, 16000, progress=False)
-    assert sorted(seen) == [1000 + 10 * k for k in range(6)]
+    assert sorted(seen) == [2000 + 10 * k for k in range(6)]
     assert embedded.test.utterances == TEST.utterances
     assert embedded.calibration.utterances == DEV.utterances
     row = embedded.calibration.matrix[embedded.calibration.rows(["c/x/2"])]

@@ -114,10 +114,10 @@ def test_files_that_cannot_be_embedded(paths, tmp_path):
     refused(
         FileNotFoundError, "gone.wav: no such audio", tmp_path / "gone.wav", cache=cache
     )
-    message = r"id9/bad.wav: the embedding is not finite \(1 of 2 values\)"
+    message = rf"^{good}: the embedding is not finite \(1 of 2 values\)"
     refused(ValueError, message, good, lambda wavs: torch.tensor([[1.0, float("nan")]]))
     for shape in [(3,), (2, 3), (1, 2, 3), (1, 1, 1, 3)]:
-        message = r"id9/bad.wav: encode must return \[1, D\]"
+        message = rf"^{good}: encode must return \[1, D\]"
         refused(ValueError, message, good, lambda wavs, shape=shape: torch.zeros(shape))
     with pytest.raises(ValueError, match="no utterances"):
         embed({})

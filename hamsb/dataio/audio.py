@@ -106,7 +106,7 @@ speech.
             f"{name}: silent, no sample above -80 dBFS in {seconds}; give a recording of "
             "speech."
         )
-    if high - low <= 2 * SILENCE and len(wav) > 1:
+    if high - low <= SILENCE and len(wav) > 1:
         raise ValueError(
             f"{name}: silent, nothing but a constant of {high:.3g} in {seconds}; give a "
             "recording of speech."

@@ -1,6 +1,7 @@
 """The folder of a model: found, and looked at without running anything of it."""
 
 import difflib
+import io
 import os
 import pickletools
 import re
@@ -453,16 +454,18 @@ def _leaves(member: str) -> bool:
 
 
 def _globals(data: bytes) -> set[str]:
-    """``module name`` of everything that a pickle refers to; damage ends the reading."""
-    found, texts = set(), ["?", "?"]
+    """``module name`` of everything that the pickles at the start of some bytes refer to;
+    torch's older format has five, one after the other."""
+    found, texts, stream = set(), ["?", "?"], io.BytesIO(data)
     try:
-        for code, argument, _ in pickletools.genops(data):
-            if code.name in ("GLOBAL", "INST"):
-                found.add(str(argument))
-            elif code.name == "STACK_GLOBAL":
-                found.add(f"{texts[-2]} {texts[-1]} or another, at run time")
-            elif isinstance(argument, str):
-                texts.append(argument)
+        while data[stream.tell() : stream.tell() + 1] == b"\x80":
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name in ("GLOBAL", "INST"):
+                    found.add(str(argument))
+                elif code.name == "STACK_GLOBAL":
+                    found.add(f"{texts[-2]} {texts[-1]} or another, at run time")
+                elif isinstance(argument, str):
+                    texts.append(argument)
     except Exception as error:  # pickletools raises several kinds, by the damage
         raise ValueError(f"a damaged pickle: {error}") from error
     return found

@@ -6,7 +6,14 @@ import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 
-from hamsb.dataio.audio import crop_at, load_audio, random_crop, read_crop
+from hamsb.dataio.audio import (
+    check_audio,
+    check_files,
+    crop_at,
+    load_audio,
+    random_crop,
+    read_crop,
+)
 
 
 def test_crops_lie_in_the_file_and_short_files_wrap(tmp_path):
@@ -94,3 +101,72 @@ def test_a_crop_is_what_was_asked_for(tmp_path):
     for position, start in ((0.0, 0), (0.0999, 0), (0.1001, 1), (0.5, 5), (0.999, 9)):
         found = crop_at(path, 91, position)
         torch.testing.assert_close(found, mono[start : start + 91], **close)
+
+
+# What a model cannot embed
+
+
+def test_audio_without_a_voice_is_named(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    broken = noise.copy()
+    broken[[5, 7]] = np.nan, np.inf
+    for name, audio, message in [
+        ("zeros", np.zeros(8000), "silent, no sample above -80 dBFS in 0.500 s; give"),
+        ("dither", np.sign(noise) * 3e-5, "silent, no sample above -80 dBFS in 0.500 s"),
+        ("offset", np.full(8000, -0.25), "silent, nothing but a constant of -0.25 in 0.5"),
+        ("broken", broken, r"2 of the 8000 samples \(0.500 s\) are not finite numbers"),
+        (
+            "opposite",
+            np.stack([noise, -noise], 1),
+            "silent, no sample .* Its 2 channels were averaged",
+        ),
+        ("empty", np.zeros(0), "no samples"),
+    ]:
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, audio, 16000, subtype="FLOAT")
+        with pytest.raises(ValueError, match=f"^{path}: {message}"):
+            load_audio(path, AudioNormalizer(16000))
+    with pytest.raises(ValueError, match="^row: no samples"):
+        check_audio(torch.zeros(0), "row", 16000)
+    click = torch.zeros(8000)
+    for value in (2e-4, -2e-4):
+        click[4000] = value
+        check_audio(click, "partly silent", 16000)
+    check_audio(torch.tensor([0.5]), "short, which the model tells", 16000)
+
+
+def test_headers_tell_in_one_message_what_cannot_be_embedded(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    good = [tmp_path / "a.wav", tmp_path / "b.flac", tmp_path / "slow.wav"]
+    for path in good:
+        rate = 8000 if path.stem == "slow" else 16000
+        soundfile.write(path, noise[: 640 * rate // 16000], rate)
+    check_files([*good, *map(str, good)], 16000, 640)
+
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "folder.wav").mkdir()
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(tmp_path / "short.wav", noise[:639], 16000)
+    names = ("gone", "text", "empty", "short", "folder")
+    bad = [tmp_path / f"{name}.wav" for name in names]
+    for number, reason in enumerate(
+        [
+            "no such audio file",
+            "cannot be read as audio (",
+            "no samples",
+            "lasts 0.0399 s, and the model needs at least 0.0400 s",
+            "no such audio file",
+        ]
+    ):
+        with pytest.raises(ValueError) as told:
+            check_files([good[0], bad[number]], 16000, 640)
+        begin, line = str(told.value).split("\n")
+        assert begin == (
+            "1 of 2 audio files cannot be embedded; mend them, or remove their trials:"
+        )
+        assert line.startswith(f"  {bad[number]}: {reason}")
+    with pytest.raises(ValueError, match="^5 of 8 audio files") as told:
+        check_files([*good, *bad], 16000, 640)
+    lines = str(told.value).split("\n")
+    assert [line.split(":")[0].strip() for line in lines[1:4]] == list(map(str, bad[:3]))
+    assert lines[4:] == ["  and 2 more"]

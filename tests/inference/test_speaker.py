@@ -1,6 +1,11 @@
 """SpeakerRecognition: the model's threshold, and files told apart by their paths."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
+import soundfile
 import speechbrain.inference.speaker as stock
 import torch
 from hyperpyyaml import load_hyperpyyaml
@@ -203,3 +208,214 @@ def test_the_ball_that_a_model_was_trained_with(folder, tmp_path):
     assert trained_ball(alone) is None  # there is no classifier
     encoder.mods["classifier"] = torch.nn.Linear(16, 2)
     assert trained_ball(encoder) is None
+
+
+# Audio that no model can tell apart
+
+
+def bad_recordings(folder):
+    """Name -> file and the error's beginning."""
+    noise = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    broken = noise.clone()
+    broken[0, 5] = torch.nan
+    made = {
+        "silent": (torch.zeros(1, 16000), "silent, no sample above -80 dBFS in 1.000 s"),
+        "broken": (broken, r"1 of the 16000 samples \(1.000 s\) are not finite"),
+        "short": (noise[:, :320], "lasts 0.0200 s, and the model needs at least 0.0400 s"),
+        "tiny": (noise[:, :1], "lasts 0.0001 s, and the model needs at least 0.0400 s"),
+    }
+    for name, (audio, _) in made.items():
+        soundfile.write(folder / f"{name}.wav", audio[0].numpy(), 16000, subtype="FLOAT")
+    return {name: (audio[0], message) for name, (audio, message) in made.items()}
+
+
+def test_no_decision_about_recordings_without_a_voice(folder, files, tmp_path):
+    model = load(folder)
+    for name, (audio, message) in bad_recordings(tmp_path).items():
+        path = tmp_path / f"{name}.wav"
+        for method, arguments in (
+            (model.verify_files, (path, files[0])),
+            (model.verify_files, (files[0], path)),
+            (model.verify_files, (path, path)),
+            (model.classify_file, (str(path),)),
+            (model.load_audio, (path,)),
+        ):
+            with pytest.raises(ValueError, match=f"^{path}: {message}"):
+                method(*arguments)
+        other = 0.1 * torch.randn(2, len(audio))
+        both = torch.stack([other[0], audio])
+        row = int(name not in ("short", "tiny"))  # else every row is
+        for method, arguments, named in (
+            (model.encode_batch, (both,), f"wavs[{row}]"),
+            (model.classify_batch, (both,), f"wavs[{row}]"),
+            (model, (both,), f"wavs[{row}]"),
+            (model.encode_batch, (audio,), "wavs[0]"),
+            (model.verify_batch, (both, other), f"wavs1[{row}]"),
+        ):
+            with pytest.raises(ValueError) as told:
+                method(*arguments)
+            assert str(told.value).startswith(f"{named}: ")
+    with pytest.raises(ValueError, match=r"^wavs2\[1\]: silent"):
+        speech = torch.randn(2, 16000)
+        model.verify_batch(speech, torch.stack([speech[0], torch.zeros(16000)]))
+
+
+def test_rows_are_looked_at_up_to_their_lengths(folder):
+    """What is behind is padding, and partial silence is no fault."""
+    model, plain = load(folder), load(folder, EncoderClassifier)
+    wavs = 0.1 * torch.randn(3, 16000, generator=torch.Generator().manual_seed(0))
+    wavs[1, 8000:] = 0
+    wavs[2, 4000:12000] = 0
+    lengths = torch.tensor([1.0, 0.5, 1.0])
+    expected = plain.encode_batch(wavs, lengths)
+    assert torch.equal(model.encode_batch(wavs, lengths), expected)
+    assert torch.equal(model.encode_batch(wavs), plain.encode_batch(wavs))
+    for length, message in [
+        (0.02, "lasts 0.0200 s, and the model needs at least 0.0400 s"),
+        (0.0, "no samples"),
+    ]:
+        with pytest.raises(ValueError, match=rf"^wavs\[1\]: {message}"):
+            model.encode_batch(wavs, torch.tensor([1.0, length, 1.0]))
+    wavs[1, :8000], wavs[1, 8000:] = 0, 1
+    with pytest.raises(ValueError, match=r"^wavs\[1\]: silent, .* in 0.500 s"):
+        model.encode_batch(wavs, lengths)
+
+
+# Which model
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory):
+    """Another model of the same shape, with another threshold."""
+    torch.manual_seed(1)
+    hparams = load_hyperpyyaml(EXPERIMENT)
+    text = EXPERIMENT[: EXPERIMENT.index("classifier")]
+    modules = {"embedding_model": hparams["embedding_model"]}
+    decision = {"thresholds": {"eer": -0.5}, "calibration": None}
+    parent = tmp_path_factory.mktemp("other")
+    return export_model(parent / "export", text, modules, None, "# card\n", decision)
+
+
+def test_one_savedir_for_two_models_holds_neither(folder, other_folder, files, tmp_path):
+    """SpeechBrain issue 1055: the first one's weights, with the second one's threshold."""
+    wavs = load(folder).load_audio(files[0])[None]
+    expected = [load(each).encode_batch(wavs) for each in (folder, other_folder)]
+    assert not torch.equal(*expected)
+    stock_dir, own_dir = str(tmp_path / "stock"), tmp_path / "own"
+    found = [
+        load(each, stock.SpeakerRecognition, savedir=stock_dir).encode_batch(wavs)
+        for each in (folder, other_folder)
+    ]
+    assert torch.equal(*found)  # it still is so; else this class is simpler
+    for savedir in (own_dir, stock_dir):  # a new one, and one with links of the first
+        for each, embedding in zip(
+            (folder, other_folder, folder), (*expected, expected[0])
+        ):
+            model = load(each, savedir=savedir)
+            assert torch.equal(model.encode_batch(wavs), embedding)
+            assert model.threshold() == read_decision(each)["thresholds"]["eer"]
+    assert not own_dir.exists()
+
+
+def test_a_savedir_with_another_models_files_is_refused(folder, tmp_path, monkeypatch):
+    """From the hub, whose files are kept there."""
+    loaded = []
+    monkeypatch.setattr(
+        stock.SpeakerRecognition,
+        "from_hparams",
+        classmethod(lambda cls, source, **k: loaded.append((source, k["savedir"]))),
+    )
+    savedir = tmp_path / "a"
+    for _ in range(2):
+        SpeakerRecognition.from_hparams("owner/one", savedir=savedir)
+    message = (
+        f"^savedir={savedir}: holds the files of owner/one, and the source is owner/two"
+    )
+    with pytest.raises(ValueError, match=message):
+        SpeakerRecognition.from_hparams("owner/two", savedir=savedir)
+    assert loaded == [("owner/one", savedir)] * 2
+    # What SpeechBrain's own class left is known by its links.
+    for target, source in [
+        ("/cache/models--owner--one/snapshots/1/embedding_model.ckpt", "owner/one"),
+        ("/models/one/embedding_model.ckpt", "/models/one"),
+    ]:
+        savedir = tmp_path / source.replace("/", "_")
+        savedir.mkdir()
+        (savedir / "embedding_model.ckpt").symlink_to(target)
+        message = f"holds the files of {source}, and the source is owner/two"
+        with pytest.raises(ValueError, match=message):
+            SpeakerRecognition.from_hparams("owner/two", savedir=savedir)
+    SpeakerRecognition.from_hparams("owner/one", savedir=tmp_path / "owner_one")
+    with pytest.raises(ValueError, match="holds the files of owner/one, and the source is"):
+        load(folder, savedir=tmp_path / "owner_one", download_only=True)
+
+
+def test_a_path_without_a_model_is_no_name_of_a_hub(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def failing(cls, source, **options):
+        asked.append(source)
+        raise OSError("We could not connect\nto the hub.")
+
+    monkeypatch.setattr(stock.SpeakerRecognition, "from_hparams", classmethod(failing))
+    run = tmp_path / "results" / "ham"
+    run.mkdir(parents=True)
+    (run / "hyperparams.yaml").write_text("seed: 1\n")  # a run has one too
+    shutil.copytree(folder, run / "export")
+    for source, message in [
+        ("results/ham/exprot", "no such folder; did you mean results/ham/export?"),
+        ("results/ahm/export", "no such folder; did you mean results/ham/export?"),
+        ("results/ham", "is not of an export.*; did you mean results/ham/export?"),
+        ("results", r"\(no hyperparams.yaml\); did you mean results/ham/export?"),
+        (run, f"is not of an export.*; did you mean {run}/export?"),
+        ("results/ham/export/README.md", "it is a file; give the folder that it is in"),
+        ("/nowhere/at/all", "no such folder; give the export folder of a training run"),
+        ("./nowhere", "no such folder; give the export folder"),
+    ]:
+        with pytest.raises(
+            FileNotFoundError, match=f"^source={source}: no exported model here.*{message}"
+        ):
+            SpeakerRecognition.from_hparams(source)
+    with pytest.raises(FileNotFoundError, match="no exported model here .no other.yaml"):
+        SpeakerRecognition.from_hparams(run / "export", "other.yaml")
+    monkeypatch.chdir(run)
+    with pytest.raises(FileNotFoundError, match="^source=exprot.*did you mean export"):
+        SpeakerRecognition.from_hparams("exprot")
+    assert asked == []
+    monkeypatch.chdir(tmp_path)
+    message = "^source=resluts/ham: no such folder, and as the name of a model on Hugging "
+    message += "Face's hub it failed: We could not connect to the hub. Did you mean results"
+    with pytest.raises(FileNotFoundError, match=message):
+        SpeakerRecognition.from_hparams("resluts/ham")
+    assert asked == ["resluts/ham"]
+
+
+BLOCKED = """
+import json, sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hamsb":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refused())
+from speechbrain.inference.speaker import SpeakerRecognition
+model = SpeakerRecognition.from_hparams(
+    source=sys.argv[1], hparams_file="embedding.yaml", run_opts={"device": "cpu"}
+)
+print(model.verify_files(*sys.argv[2:])[0].item())
+try:
+    SpeakerRecognition.from_hparams(source=sys.argv[1])
+except ImportError as error:
+    print("hyperparams.yaml:", error)
+"""
+
+
+def test_the_embedding_yaml_scores_without_hamsb(folder, files):
+    arguments = [sys.executable, "-c", BLOCKED, folder, *files[:2]]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    score, whole = done.stdout.splitlines()
+    assert "no such class as hamsb.HyperbolicClassifier" in whole, done.stderr
+    ours, _ = load(folder).verify_files(*files[:2])
+    assert float(score) == pytest.approx(ours.item(), abs=1e-6)

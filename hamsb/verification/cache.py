@@ -133,7 +133,11 @@ def _parse(data):
     """Keys, list of 32 bytes, embeddings [n, D] and seconds [n] from a file's bytes."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            if sum(part.file_size for part in file.zip.infolist()) > len(data):
+                raise _Damaged("packed, as no run writes it")  # may fill the memory
             keys, matrix, seconds = file["keys"], file["embeddings"], file["seconds"]
+    except _Damaged:
+        raise
     except Exception as error:  # zip and numpy raise some eight kinds, by the damage
         raise _Damaged(f"{type(error).__name__}: {error}") from error
     n = len(keys)

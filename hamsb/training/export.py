@@ -37,7 +37,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 
 from hamsb.inference.folder import named_in_yaml
-from hamsb.utils.files import replacing_folder
+from hamsb.utils.files import replacing, replacing_folder
 from hamsb.verification.decision import write_decision
 from hamsb.verification.training_data import write_training
 
@@ -111,16 +111,31 @@ def export_model(
         encoder = inference_yaml(hparams_yaml, encodes, False)
         _write(partial / "hyperparams.yaml", f"# {_needs(whole, encoder)}\n{whole}")
         _write(partial / "embedding.yaml", f"# {_needs(encoder)}\n{encoder}")
-        _write(
-            partial / "README.md",
-            f"{card}\n`hyperparams.yaml`: {_needs(whole, encoder)}\n"
-            f"\n`embedding.yaml`: {_needs(encoder)}\n",
-        )
+        write_card(partial, card)
         if decision is not None:
             write_decision(partial, decision)
         if training is not None:
             write_training(partial, training)
     return folder
+
+
+def write_card(folder: str | os.PathLike, card: str) -> None:
+    """Write the model card of an exported folder, whole or not at all, in the place of an
+    earlier one; what its yamls say that they need is added.
+
+    Arguments
+    ---------
+    folder : str or Path
+        As `export_model` wrote it.
+    card : str
+        Markdown.
+    """
+    folder = Path(folder)
+    for name in ("hyperparams.yaml", "embedding.yaml"):
+        needs = (folder / name).read_text(encoding="utf-8").partition("\n")[0]
+        card += f"\n`{name}`: {needs.removeprefix('# ')}\n"
+    with replacing(folder / "README.md") as partial:
+        _write(partial, card)
 
 
 def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> str:

@@ -34,7 +34,7 @@ from hamsb.augment.simulation import make_distortions
 from hamsb.dataio.annotations import read_speakers, utterance_files
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
-from hamsb.training.export import export_model
+from hamsb.training.export import export_model, write_card
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
@@ -344,9 +344,7 @@ def run(
         decision=decision,
     )
     if lists:
-        with replacing(export / "README.md") as partial:
-            card = model_card(brain, experiment, report(results))
-            partial.write_text(card, encoding="utf-8")
+        write_card(export, model_card(brain, experiment, report(results)))
     scored = [(trials, utterances, scores[trials.name]) for trials in lists]
     if development:
         scored.append((*development, held_out))

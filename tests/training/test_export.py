@@ -13,6 +13,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from hamsb.training.export import (
     export_model,
     inference_yaml,
+    write_card,
 )
 from hamsb.verification.decision import fingerprint, read_decision, write_decision
 from hamsb.verification.training_data import read_training
@@ -82,6 +83,8 @@ def test_yamls_and_card_say_what_they_need(tmp_path, model):
     ]
     card = (folder / "README.md").read_text()
     assert all(line.removeprefix("# ") in card for line in first)
+    write_card(folder, "# card\n")
+    assert (folder / "README.md").read_text() == card
     # It is read from the yaml, not assumed.
     own = EXPERIMENT.replace("!new:torch.nn.Linear [*mels, 8]", "!new:my.Net {ball: *ball}")
     folder = export_model(folder, **{**model, "hparams_yaml": own})

@@ -51,7 +51,8 @@ class VerificationData:
     metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
-        _ = self.shared_speakers  # refuses paths without a speaker, before embedding
+        for trials in self.all_lists if self.calibration is not None else ():
+            _ = trials.speakers  # refuses paths without a speaker, before embedding
 
     @property
     def all_lists(self) -> list[Trials]:
@@ -62,14 +63,6 @@ class VerificationData:
     def cohort_speakers(self) -> set[str]:
         """Who is in the cohort."""
         return {speaker_of(name) for name in self.cohort_files}
-
-    @property
-    def shared_speakers(self) -> set[str]:
-        """Who is both in the calibration list and in another: should be nobody."""
-        if self.calibration is None:
-            return set()
-        tested = {speaker for trials in self.lists for speaker in trials.speakers}
-        return tested.intersection(self.calibration.speakers)
 
     def groups(
         self, embeddings: Embeddings | None = None, duration_bins: Sequence[float] = ()

@@ -56,6 +56,7 @@ from hamsb.training.study import Run, minutes, read_epochs
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.files import only_run, replacing
 from hamsb.utils.hparams import Key, merged, option_text, read_resolved
+from hamsb.utils.run_folder import check_script, write_run
 from hamsb.utils.tables import markdown_table, write_csv
 from hamsb.verification.plots import plot_det
 
@@ -68,6 +69,7 @@ KEYS = [
     Key("experiments", "mapping", "name: hparams, and what is its own"),
     Key("search_options", "mapping", "options of the runs of a search", optional=True),
 ]
+SCRIPT = "compare.py"
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 HPARAMS = TRAIN.parents[2] / "hparams"
 
@@ -282,11 +284,13 @@ def main(arguments: Sequence[str]) -> None:
     processes = hparams["processes"]
     if not isinstance(processes, int) or processes < 0:
         raise ValueError(f"processes={processes}: a number of runs side by side; or 0.")
+    check_script(comparison.folder, SCRIPT)
     failed = []
     if processes:
         comparison.check_runs()
         with only_run(comparison.folder):
             failed = train_comparison(comparison, processes, hparams["keep_checkpoints"])
+    write_run(comparison.folder, {"script": SCRIPT})
     command = [text for text in arguments if not text.startswith("--processes")]
     print(write_results(comparison, command))
     print(f"\nTables and plots: {comparison.folder / 'report.md'}")

@@ -24,7 +24,7 @@ of the test lists, on speakers of the training data, and, unlike the lowest EER 
 all epochs, is not itself chosen among noisy numbers. The test lists choose nothing.
 
 Run by run it goes on where it was: what is finished is not repeated, what was
-interrupted continues. Each folder remembers its settings in ``run.json``, and a run
+interrupted continues. Each folder remembers its settings in ``starts.json``, and a run
 with other settings is refused. ``--processes=0`` trains nothing and writes the
 table of what is finished, also while another process trains.
 
@@ -105,7 +105,7 @@ Equal for all: {options}
 Hours of training: {hours:.2f}, {search_hours:.2f} of them the search.
 
 {software}
-- Command: `compare.py {command}`; that of each run is in its `run.json`.
+- Command: `compare.py {command}`; that of each run is in its `starts.json`.
 """
 
 

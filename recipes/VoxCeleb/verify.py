@@ -222,6 +222,7 @@ def verify(arguments, hparams, encoder, similarities, data, folder, progress):
     model = Path(str(hparams["model"]))
     sample_rate = encoder.hparams.audio_normalizer.sample_rate
     data = with_cohort(data, hparams, folder, sample_rate)
+    data.check_files(encoder.encode_batch, sample_rate)
     stored = read_decision(model)
     # What is to be stored is not that of an earlier calibration list.
     overlaps = find_overlaps(

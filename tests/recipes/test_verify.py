@@ -646,11 +646,12 @@ def test_a_model_without_a_ball_has_no_hyperbolic_scores(run, corpus, tmp_path):
 # All or nothing
 
 
-def test_bad_audio_names_list_and_line_and_leaves_earlier_results(run, corpus, tmp_path):
+def test_bad_audio_names_list_and_file_and_leaves_earlier_results(run, corpus, tmp_path):
     test, dev = tmp_path / "test", tmp_path / "dev"
     shutil.copytree(corpus / "test", test)
     shutil.copytree(corpus / "dev", dev)
     options = {
+        "cache_folder": tmp_path / "cache",
         "test_data_folder": test,
         "calibration_data_folder": dev,
         "calibration_file": corpus / "dev.txt",
@@ -661,13 +662,16 @@ def test_bad_audio_names_list_and_line_and_leaves_earlier_results(run, corpus, t
     for root, name in ((test, "O"), (dev, "dev")):
         trials = read_trials(corpus / f"{name}.txt")
         utterance = trials.utterances[-1]
-        line, _ = trials.first_line({utterance})
         good = (root / "wav" / utterance).read_bytes()
-        (root / "wav" / utterance).write_bytes(b"RIFF, but no audio")
-        with pytest.raises(
-            ValueError, match=f"{name}.txt:{line}: {root}/wav/{utterance}: cannot"
+        for bad, fault in (
+            (b"RIFF, but no audio", "cannot be read"),
+            (good[:844], "lasts 0.0250 s, and the model needs at least 0"),
         ):
-            run(**options)
+            (root / "wav" / utterance).write_bytes(bad)
+            with pytest.raises(
+                ValueError, match=f"(?s){name}.txt: 1 of .*{root}/wav/{utterance}: {fault}"
+            ):
+                run(**options)
         (root / "wav" / utterance).write_bytes(good)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

@@ -1,6 +1,6 @@
 """The runs of a study: training scripts as processes, in folders that remember them.
 
-A run's folder holds ``run.json`` (its settings, and software and machine of every
+A run's folder holds ``starts.json`` (its settings, and software and machine of every
 start), ``output.txt`` (what it prints) and what its script leaves: of these
 ``scores_<list>.txt``, ``metrics.json`` and ``epochs.json`` are read here.
 """
@@ -30,6 +30,8 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import replacing
 from hamsb.utils.hparams import Key, resolve
 from hamsb.verification.metrics import eer
+
+STARTS = "starts.json"
 
 # ------------------------------------------------------------------------ a run
 
@@ -69,8 +71,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """The export is the last thing that a script makes, and appears whole."""
-        last = ("run.json", "metrics.json", "export/hyperparams.yaml")
+        """The export appears whole, and the numbers after it."""
+        last = (STARTS, "metrics.json", "export/hyperparams.yaml")
         return all((self.folder / name).is_file() for name in last)
 
     def settings(self) -> dict[str, str]:
@@ -91,9 +93,9 @@ class Run:
         Errors as those of `settings`.
         """
         new = self.settings()
-        if not (self.folder / "run.json").is_file():
+        if not (self.folder / STARTS).is_file():
             if (self.folder / "save").exists():
-                return ["they are not known (no run.json)"]
+                return [f"they are not known (no {STARTS})"]
             return []
         old = self._memory()["settings"]
         return [
@@ -103,8 +105,8 @@ class Run:
         ]
 
     def remember(self, threads: int) -> None:
-        """Write settings and software of a start to ``run.json``."""
-        path = self.folder / "run.json"
+        """Write settings and software of a start to ``starts.json``."""
+        path = self.folder / STARTS
         starts = self.starts() if path.is_file() else []
         now = {"time": time.strftime("%F %T"), **software(self.script, threads)}
         memory = {
@@ -120,7 +122,7 @@ class Run:
         return self._memory()["starts"]
 
     def _memory(self) -> dict:
-        return _read_json(self.folder / "run.json")
+        return _read_json(self.folder / STARTS)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -197,14 +197,23 @@ def only_run(folder: str | os.PathLike) -> Iterator[None]:
     Arguments
     ---------
     folder : str or Path
-        The run's ``output_folder``; made if need be.
+        The run's ``output_folder``; made if need be, and then removed where the block
+        raises and has left nothing in it.
     """
     folder = Path(folder)
+    made, lock_file = not folder.exists(), folder / ".lock"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(lock_file, "w") as file:
         if fcntl is not None and not lock(file):
             raise ValueError(
                 f"output_folder={folder}: another run is at work there. Wait for it, "
                 "or give another output_folder or seed."
             )
-        yield
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                if made and [*folder.iterdir()] == [lock_file]:
+                    lock_file.unlink()
+                    folder.rmdir()
+            raise

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from hamsb.dataio.audio import check_files
 from hamsb.verification.embeddings import Embeddings, embed_sets
+from hamsb.verification.encoding import Encoder
 from hamsb.verification.groups import Metadata, trial_groups
 from hamsb.verification.scoring import trial_seconds
 from hamsb.verification.trials import Trials, speaker_of
@@ -51,7 +53,8 @@ class VerificationData:
     metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
-        _ = self.shared_speakers  # refuses paths without a speaker, before embedding
+        for trials in self.all_lists if self.calibration is not None else ():
+            _ = trials.speakers  # refuses paths without a speaker, before embedding
 
     @property
     def all_lists(self) -> list[Trials]:
@@ -62,14 +65,6 @@ class VerificationData:
     def cohort_speakers(self) -> set[str]:
         """Who is in the cohort."""
         return {speaker_of(name) for name in self.cohort_files}
-
-    @property
-    def shared_speakers(self) -> set[str]:
-        """Who is both in the calibration list and in another: should be nobody."""
-        if self.calibration is None:
-            return set()
-        tested = {speaker for trials in self.lists for speaker in trials.speakers}
-        return tested.intersection(self.calibration.speakers)
 
     def groups(
         self, embeddings: Embeddings | None = None, duration_bins: Sequence[float] = ()
@@ -93,6 +88,41 @@ class VerificationData:
             )
             for trials in self.lists
         }
+
+    def check_files(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], sample_rate: int
+    ) -> None:
+        """Look at the headers of all files before any is embedded.
+
+        Arguments
+        ---------
+        encode : callable
+            Audio [B, T] -> embeddings [B, D] or [B, 1, D]. It is tried with noise where a
+            file is shorter than a second.
+        sample_rate : int
+            Of the model, in Hz.
+
+        Raises
+        ------
+        ValueError
+            As `hamsb.dataio.audio.check_files`; the message begins with the list.
+        """
+        encoder = Encoder(encode, sample_rate)
+        parts = [
+            (str(trials.path), [self.files[name] for name in trials.utterances])
+            for trials in self.lists
+        ]
+        if self.calibration is not None:
+            parts.append((str(self.calibration.path), [*self.calibration_files.values()]))
+        parts.append(("cohort", [*self.cohort_files.values()]))
+        for name, files in parts:
+            try:
+                try:
+                    check_files(files, sample_rate, sample_rate)  # a second is enough
+                except ValueError:
+                    check_files(files, sample_rate, encoder.least_samples or 1)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
     def embed(
         self,

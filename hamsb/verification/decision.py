@@ -9,6 +9,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from hamsb.utils.files import replacing
+from hamsb.verification.arrays import finite_array
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.evaluation import P_TARGETS, evaluate_trials
 from hamsb.verification.trials import Trials
@@ -34,7 +35,8 @@ def make_decision(
     -------
     dict
         For `write_decision`: a threshold for the EER and one for each prior, but where
-        nothing is better than to reject every trial.
+        nothing is better than to reject every trial; the list's speakers, where its
+        paths name them.
 
     Example
     -------
@@ -45,6 +47,10 @@ def make_decision(
     {'eer': 0.375, 'min_dcf_0.01': 0.375}
     """
     result = evaluate_trials(trials, scores, p_targets)
+    try:
+        speakers = {"speakers": [*trials.speakers]}
+    except ValueError:  # none in the paths
+        speakers = {}
     thresholds = {
         "eer": result["eer_threshold"],
         **{f"min_dcf_{p}": result[f"min_dcf_threshold_{p}"] for p in p_targets},
@@ -54,6 +60,7 @@ def make_decision(
         "list": trials.name,
         "target_trials": result["target_trials"],
         "impostor_trials": result["impostor_trials"],
+        **speakers,
         "eer": result["eer"],
         "thresholds": {
             name: value for name, value in thresholds.items() if value is not None
@@ -106,9 +113,32 @@ def read_decision(folder: str | os.PathLike) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); export the model again") from error
+        decision = json.loads(path.read_text(encoding="utf-8"))
+        _check_decision(decision)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); export the model again, or store a decision with "
+            "verify.py's calibration_file and store_decision."
+        ) from error
+    return decision
+
+
+def _check_decision(decision: object) -> None:
+    """ValueError where it is not what `write_decision` writes."""
+    if not isinstance(decision, dict):
+        raise ValueError("no mapping")
+    thresholds = decision.get("thresholds")
+    if not isinstance(thresholds, dict) or "eer" not in thresholds:
+        raise ValueError("no thresholds, 'eer' among them")
+    for name, value in thresholds.items():
+        finite_array(value, f"threshold {name!r}", dimensions=(0,))
+    if (calibration := decision.get("calibration")) is not None:
+        if not isinstance(calibration, dict):
+            raise ValueError("calibration is no mapping")
+        Calibration.from_dict(calibration)
+    speakers = decision.get("speakers", [])
+    if not isinstance(speakers, list) or not all(isinstance(s, str) for s in speakers):
+        raise ValueError("speakers is no list of names")
 
 
 def fingerprint(folder: str | os.PathLike) -> str:

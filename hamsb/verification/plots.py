@@ -281,12 +281,13 @@ def _det_figure(curves, baselines=(), thresholds=None):
             zorder=3,
             **styles[name],  # for the legend entry: line and marker
         )
-    beyond = False
+    at_edge = False
     for name, threshold in thresholds.items():
-        errors = decision_errors(*curves[name], threshold)
+        scores, labels = curves[name]
+        errors = decision_errors(scores, labels, threshold)
         rates = np.array([errors["false_alarm_rate"], errors["miss_rate"]])
         within = np.clip(rates, low, high)
-        beyond = beyond or bool((within != rates).any())
+        at_edge = at_edge or bool((within != rates).any())
         axes.plot(
             *_deviate(within),
             marker="s",
@@ -297,10 +298,16 @@ def _det_figure(curves, baselines=(), thresholds=None):
             zorder=4,
         )
     if thresholds:
-        where = " (at the edge: beyond the axes)" * beyond
-        square = {"marker": "s", "markersize": 5, "markerfacecolor": "white"}
+        where = " (at the edge: beyond the axes)" * at_edge
         handles += axes.plot(
-            [], [], "k", linestyle="", **square, label=f"decision threshold{where}"
+            [],
+            [],
+            marker="s",
+            markersize=5,
+            markerfacecolor="white",
+            markeredgecolor="black",
+            linestyle="",
+            label=f"decision threshold{where}",
         )
     _add_legend(figure, axes, handles, lines)
     return figure

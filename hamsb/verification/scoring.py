@@ -136,6 +136,7 @@ def score_lists(
     encode : callable
         Audio [1, T] -> embedding [1, 1, D].
     lists : list of Trials
+        May be empty.
     utterances : dict of str to Path
         As `hamsb.verification.trials.read_lists` returns them.
     sample_rate : int
@@ -147,6 +148,8 @@ def score_lists(
     dict
         Name of the list -> cosine of each trial, [N].
     """
+    if not lists:
+        return {}
     (embeddings,) = embed_sets(encode, [utterances], lists, sample_rate, progress=progress)
     return {trials.name: score_trials(embeddings, trials) for trials in lists}
 

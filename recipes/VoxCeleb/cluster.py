@@ -36,9 +36,10 @@ from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.nnet.balls import Ball
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
-from hamsb.utils.files import replacing_files
+from hamsb.utils.files import only_run, replacing_files
 from hamsb.utils.hparams import Key, load_hparams
 from hamsb.utils.packages import missing
+from hamsb.utils.run_folder import check_script, write_run
 from hamsb.utils.tables import markdown_table
 
 KEYS = [
@@ -52,6 +53,7 @@ KEYS = [
     Key("k", "list of numbers", "of clusters: a file for each"),
     Key("ball", "object", "null: cosine; model: the one it was trained with; or a ball"),
 ]
+SCRIPT = "cluster.py"
 
 # ----------------------------------------------------------------- what is asked for
 
@@ -151,12 +153,20 @@ def write_results(folder, clusterings, records, text, about):
 def main(arguments):
     hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
     hparams = load_hparams(hparams_file, overrides)
-    annotation, folder = hparams["annotation"], Path(str(hparams["output_folder"]))
     if why := missing("clustering"):
         raise ValueError(why)
-    check_numbers(hparams["k"], annotation)
+    check_numbers(hparams["k"], hparams["annotation"])
+    folder = Path(str(hparams["output_folder"]))
+    check_script(folder, SCRIPT)
     encoder = load_encoder(Path(str(hparams["model"])), run_opts)
-    ball, seed = find_ball(hparams["ball"], encoder), hparams["seed"]
+    ball = find_ball(hparams["ball"], encoder)
+    with only_run(folder):
+        cluster(arguments, hparams, encoder, ball, folder, not run_opts.noprogressbar)
+
+
+def cluster(arguments, hparams, encoder, ball, folder, progress):
+    """Cluster, and write the results into a folder that is this run's alone."""
+    annotation, seed = hparams["annotation"], hparams["seed"]
     names, means = embed_speakers(
         encoder.encode_batch,
         annotation,
@@ -164,7 +174,7 @@ def main(arguments):
         utterances=hparams["utterances"],
         seconds=hparams["seconds"],
         seed=seed,
-        progress=not run_opts.noprogressbar,
+        progress=progress,
         batch_size=hparams["batch_size"],
     )
     distances = speaker_distances(means, ball)
@@ -185,10 +195,11 @@ def main(arguments):
     text = REPORT.format(
         annotation=annotation,
         table=table,
-        conditions=conditions("cluster.py", arguments, facts, software),
+        conditions=conditions(SCRIPT, arguments, facts, software),
     )
     about = {"settings": hparams, "arguments": arguments, "versions": software}
     write_results(folder, clusterings, records, text, about)
+    write_run(folder, {"script": SCRIPT})
     print(f"{table}Clusters, report and plot: {folder}")
 
 

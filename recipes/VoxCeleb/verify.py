@@ -25,7 +25,9 @@ from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
 from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
+from hamsb.utils.files import only_run
 from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import (
@@ -37,6 +39,12 @@ from hamsb.verification.decision import (
 from hamsb.verification.groups import read_metadata
 from hamsb.verification.metrics import bayes_threshold
 from hamsb.verification.normalization import NORMALIZATIONS, find_cohort
+from hamsb.verification.overlaps import (
+    find_overlaps,
+    model_speakers,
+    overlap_facts,
+    overlap_warnings,
+)
 from hamsb.verification.results import write_verification
 from hamsb.verification.scoring import QUALITIES, score_trials
 from hamsb.verification.systems import score_systems
@@ -70,6 +78,7 @@ KEYS = [
     Key("cache_folder", "folder", "embeddings of all runs; null: embed anew"),
 ]
 BACKENDS = ("cosine", "hyperbolic")
+SCRIPT = "verify.py"
 
 
 def check(hparams):
@@ -115,8 +124,8 @@ def make_similarities(names, ball):
     return [made[name]() for name in names]
 
 
-def read_data(hparams, folder, sample_rate):
-    """Read the lists, and find the files of their utterances and of the cohort."""
+def read_data(hparams):
+    """Read the lists, and find the files of their utterances."""
     lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
     data = VerificationData(lists, files)
     if hparams["calibration_file"] is not None:
@@ -128,6 +137,11 @@ def read_data(hparams, folder, sample_rate):
         metadata = read_metadata(hparams["metadata"], hparams["metadata_columns"])
         data = replace(data, metadata=metadata)
     data.groups(duration_bins=hparams["duration_bins"])  # refuses what does not fit
+    return data
+
+
+def with_cohort(data, hparams, folder, sample_rate):
+    """The data and the files of the cohort, which a folder may have to be prepared for."""
     if hparams["cohort"] is None:
         return data
     names = ("merge_speakers", "prefix_speakers")
@@ -158,7 +172,7 @@ def cohort_tables(cohort, data, folder, sample_rate, **options):
     return [folder / "train.csv"]
 
 
-def facts(hparams, data):
+def facts(hparams, data, overlaps):
     """What the numbers were measured under, line by line."""
     if hparams["bootstrap_draws"]:
         draws = hparams["bootstrap_draws"]
@@ -173,17 +187,17 @@ def facts(hparams, data):
             f"{hparams['cohort_size']}" + subtracted * hparams["subtract_mean"]
         )
     if data.calibration is not None:
-        measures, shared = hparams["quality_measures"], len(data.shared_speakers)
+        measures = hparams["quality_measures"]
         yield (
             f"Calibration: {data.calibration.path}, {len(data.calibration)} trials"
             + f", with {', '.join(measures)}" * bool(measures)
-            + f"; {shared} of its speakers are in the test lists too" * bool(shared)
         )
+    yield overlap_facts(overlaps)
 
 
 REPORT = """# Verification of {model}
 
-{table}
+{results}
 {plots}
 {groups}{conditions}
 """
@@ -193,12 +207,30 @@ def main(arguments):
     hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
     hparams = load_hparams(hparams_file, overrides)
     check(hparams)
-    model, folder = Path(str(hparams["model"])), Path(str(hparams["output_folder"]))
-    encoder = load_encoder(model, run_opts)
+    folder = Path(str(hparams["output_folder"]))
+    check_script(folder, SCRIPT)
+    encoder = load_encoder(Path(str(hparams["model"])), run_opts)
     similarities = make_similarities(hparams["backends"], trained_ball(encoder))
-    sample_rate = encoder.hparams.audio_normalizer.sample_rate
-    data = read_data(hparams, folder, sample_rate)
+    data = read_data(hparams)
     progress = not run_opts.noprogressbar
+    with only_run(folder):
+        verify(arguments, hparams, encoder, similarities, data, folder, progress)
+
+
+def verify(arguments, hparams, encoder, similarities, data, folder, progress):
+    """Score the lists and write the results into a folder that is this run's alone."""
+    model = Path(str(hparams["model"]))
+    sample_rate = encoder.hparams.audio_normalizer.sample_rate
+    data = with_cohort(data, hparams, folder, sample_rate)
+    data.check_files(encoder.encode_batch, sample_rate)
+    stored = read_decision(model)
+    # What is to be stored is not that of an earlier calibration list.
+    overlaps = find_overlaps(
+        data, model_speakers(model), None if hparams["store_decision"] else stored
+    )
+    warnings = overlap_warnings(overlaps)
+    for warning in warnings:  # now, since it may be a reason to stop
+        print(f"Warning: {warning}", flush=True)
     cache = None
     if hparams["cache_folder"] is not None:
         identity = f"{fingerprint(model)} on {encoder.device_type}"
@@ -221,27 +253,25 @@ def main(arguments):
         hparams["quality_measures"],
         progress,
     )
-    decision = read_decision(model)
+    decision = stored
     if hparams["store_decision"]:
         scores = score_trials(embedded.calibration, data.calibration)
         decision = make_decision(data.calibration, scores, hparams["p_targets"])
-    # It is one of plain cosines.
-    plain = systems[0].name == "cosine" and not hparams["subtract_mean"]
-    threshold = decision["thresholds"]["eer"] if decision and plain else None
     software = versions(encoder.device)
 
-    def report(table, groups, plots):
+    def report(results, groups, plots):
         if groups:
             groups = f"Groups of trials, {systems[0].name}:\n\n{groups}\n"
+        footer = facts(hparams, data, overlaps)
         return REPORT.format(
             model=model,
-            table=table,
+            results=results,
             plots=plots,
             groups=groups,
-            conditions=conditions("verify.py", arguments, facts(hparams, data), software),
+            conditions=conditions(SCRIPT, arguments, footer, software),
         )
 
-    table = write_verification(
+    results = write_verification(
         folder,
         data.lists,
         systems,
@@ -249,11 +279,13 @@ def main(arguments):
         data.groups(embedded.test, hparams["duration_bins"]),
         hparams["p_targets"],
         hparams["bootstrap_draws"],
-        {"settings": hparams, "versions": software},
+        {"settings": hparams, "versions": software, "speakers": overlaps},
         progress,
-        threshold,
+        decision,
+        warnings,
     )
-    print(f"{table}Report, scores and plots: {folder}")
+    write_run(folder, {"script": SCRIPT})
+    print(f"{results}Report, scores and plots: {folder}")
     if hparams["store_decision"]:
         write_decision(model, decision)
         print(f"Thresholds for SpeakerRecognition: {model / 'decision.json'}")

@@ -74,7 +74,7 @@ VERIFY = [
 ALL_NORMS = "[none, z-norm, t-norm, s-norm, as-norm]"
 PARTS = ("*.ckpt", "*.txt", "*.csv", "*.json", "*.wav")
 # Times, paths, digests, and what the base did not write.
-SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json", "epochs.json"}
+SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json", "starts.json", "epochs.json"}
 SKIPPED_KEYS = {
     "experiment", "versions", "arguments", "settings", "seconds", "minutes", "software",
     "run", "training", "development",

@@ -19,12 +19,13 @@ from hamsb.analysis.clustering import (
 )
 from hamsb.dataio.annotations import read_utterances
 from hamsb.dataio.clusters import make_clusters, read_clusters
+from hamsb.utils.run_folder import write_run
 from runs import EXPERIMENT, call, export_untrained
 from voxceleb_prepare import prepare_voxceleb
 
 RATE = 16000
 SPEAKERS = [f"id{i}" for i in range(6)]
-FILES = ["metrics.json", "quality.png", "report.md"]
+FILES = [".lock", "metrics.json", "quality.png", "report.md", "run.json"]
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def records(folder):
 ])  # fmt: skip
 def test_what_is_written(run, corpus, annotation, capsys, option, ball):
     out = run(ball=option, seed=3, k="[3, 2]")
-    written = sorted(path.name for path in out.iterdir())
-    assert written == ["clusters_2.csv", "clusters_3.csv", *FILES]
+    written = {path.name for path in out.iterdir()}
+    assert written == {"clusters_2.csv", "clusters_3.csv", *FILES}
 
     encoder = EncoderClassifier.from_hparams(
         source=str(corpus / "export"), run_opts={"device": "cpu"}
@@ -172,6 +173,15 @@ def test_wrong_options_are_refused_at_once(run, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             run(**changes)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_script_is_left_as_it_is(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "embed_speakers", lambda *_, **__: pytest.fail("embedded"))
+    write_run(tmp_path / "out", {"script": "train.py"})
+    (tmp_path / "out" / "report.md").write_text("of the training")
+    with pytest.raises(ValueError, match="output_folder=.*holds a run of train.py"):
+        run()
+    assert (tmp_path / "out" / "report.md").read_text() == "of the training"
 
 
 def test_a_missing_package_is_named_at_once(run, tmp_path, monkeypatch):

@@ -127,7 +127,9 @@ def test_real_runs(comparison, out, capsys):
     assert not list(out.glob("*/*/save/CKPT*")) and len(list(out.glob("*/*/export"))) == 2
 
     # Only the head and the loss differ in what the two were given.
-    am, ham = (json.loads((out / n / "1" / "run.json").read_text()) for n in ("am", "ham"))
+    am, ham = (
+        json.loads((out / n / "1" / "starts.json").read_text()) for n in ("am", "ham")
+    )
     differing = {k for k, v in am["settings"].items() if ham["settings"].get(k) != v}
     folders = {"output_folder", "save_folder", "train_log", "train_annotation"}
     assert differing - folders == {
@@ -232,7 +234,7 @@ def test_checkpoints_of_finished_runs_are_dropped_where_asked(comparison, stand_
 
 def test_a_folder_of_unknown_settings_is_refused(comparison, stand_in, out):
     stand_in_train.leave_a_run(out / "am" / "1")
-    with pytest.raises(ValueError, match=r"out/am/1 .* not known \(no run.json\)"):
+    with pytest.raises(ValueError, match=r"out/am/1 .* not known \(no starts.json\)"):
         compare.main([comparison()])
     assert stand_in.calls() == []
 

@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from speechbrain.inference.classifiers import EncoderClassifier
 
+from hamsb.utils.run_folder import write_run
 from runs import EXPERIMENT, call, export_untrained, write_list, write_speakers
 
-FILES = ["disk.png", "metrics.json", "radii.png", "report.md"]
+FILES = [".lock", "disk.png", "metrics.json", "radii.png", "report.md", "run.json"]
 PUBLISHED = "ball: !new:hamsb.ClippedUnitBall\n    curvature: 3.0"
 CLIPPED = PUBLISHED.replace("3.0", "10.0")  # so small that it limits these embeddings
 POINCARE = "ball: !new:hamsb.PoincareBall\n    curvature: 2.0\n    learnable: True"
@@ -125,6 +126,7 @@ def test_whole_path(real_plots, run, corpus, capsys):
     report, screen = (out / "report.md").read_text(), capsys.readouterr().out
     for text in ("| embeddings: radius | 16 | 0.6549 | 0 |", "(disk.png)", "(radii.png)"):
         assert text in report
+    assert "Speakers who trained the model, of the 2 that it names: 0 of 4 in O" in report
     for text in ("16 of 4 speakers", "5 draws", "hamsb 0.", "Noise, pink"):
         assert text in report
     assert "| embeddings: radius | 16 | 0.6549 | 0 |" in screen
@@ -144,7 +146,9 @@ def test_a_model_without_a_ball_has_norms_alone(run, corpus):
     out = run()
     assert (out / "disk.png").exists()
     found = numbers(run(model=corpus / "plain"))
-    assert sorted(path.name for path in out.iterdir()) == FILES[1:]  # that disk is gone
+    assert sorted(path.name for path in out.iterdir()) == [
+        name for name in FILES if name != "disk.png"
+    ]  # that disk is gone
     assert [line["of"] for line in found["summaries"]] == [
         "embeddings: norm",
         "embeddings: norm about the mean",
@@ -202,10 +206,14 @@ def test_refuses(run, tmp_path, monkeypatch):
         ("snrs", "[.inf]", "inf must be a number"),
         ("noise", "babble", "noise='babble': must be one of .*'white', 'pink'"),
         ("model", "/nowhere", "no exported model here"),
+        ("verification_file", "[]", "at least one trial list"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             run(**{key: value})
         assert not (tmp_path / "out").exists()
+    write_run(tmp_path / "out", {"script": "verify.py"})
+    with pytest.raises(ValueError, match="output_folder=.*holds a run of verify.py"):
+        run()
 
 
 def test_bad_audio_names_list_and_line(run, corpus, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 import verify
 from hamsb.inference import SpeakerRecognition
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
+from hamsb.utils.run_folder import write_run
 from hamsb.verification import plots as plots_module
 from hamsb.verification import results
 from hamsb.verification.calibration import Calibration, symmetric_qualities
@@ -26,10 +28,18 @@ from hamsb.verification.normalization import (
     normalize_scores,
 )
 from hamsb.verification.scoring import score_trials
+from hamsb.verification.training_data import write_training
 from hamsb.verification.trials import find_utterances, read_trials
-from runs import EXPERIMENT, call, export_untrained, write_list, write_speakers
+from runs import (
+    EXPERIMENT,
+    call,
+    contents,
+    export_untrained,
+    write_list,
+    write_speakers,
+)
 
-FILES = ["det.png", "metrics.json", "report.md", "scores.png"]
+FILES = [".lock", "det.png", "metrics.json", "report.md", "run.json", "scores.png"]
 ALL = "[none, z-norm, t-norm, s-norm, as-norm]"
 
 
@@ -300,7 +310,50 @@ def test_calibration_on_a_list_of_its_own(run, corpus, embedded):
 
 def test_a_calibration_list_with_test_speakers_is_reported(run, corpus):
     out = run(calibration_file=corpus / "H.txt", bootstrap_draws=0)
-    assert "3 of its speakers are in the test lists too" in (out / "report.md").read_text()
+    pairs = [
+        [frozenset(line.split()[1:]) for line in (corpus / f"{name}.txt").open()]
+        for name in "OH"
+    ]
+    shared = sum(pair in pairs[1] for pair in pairs[0])
+    warning = f"O: {shared} of its 60 trials are in the calibration list H too."
+    assert f"- Warning: {warning}" in (out / "report.md").read_text()
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert warning in numbers["warnings"][0]
+    assert len(numbers["speakers"]["lists"]["O"]["in_calibration"]) == 3
+
+
+def test_speakers_who_trained_the_model_are_told_before_and_after(
+    run, corpus, tmp_path, capsys, monkeypatch
+):
+    model = tmp_path / "model"
+    shutil.copytree(corpus / "export", model)
+    training = {"speakers": ["id00", "id03", "id40"], "development_speakers": ["id01"]}
+    write_training(model, {**training, "data": {}})
+    out = run(model=model, bootstrap_draws=0)
+    report, screen = (out / "report.md").read_text(), capsys.readouterr().out
+    warnings = json.loads((out / "metrics.json").read_text())["warnings"]
+    assert "2 of its 5 speakers trained this model (id00, id03)" in warnings[0]
+    assert "1 of its 5 speakers served as development speakers" in warnings[1]
+    for warning in warnings[:2]:
+        assert f"- Warning: {warning}\n" in report
+        assert screen.startswith("Warning: ") and screen.count(warning) == 2
+    assert "of the 3 that it names: 2 of 5 in O" in report
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EncoderClassifier, "encode_batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(model=model, cache_folder="null")
+    assert warnings[0] in capsys.readouterr().out
+
+
+def test_calibrating_on_the_list_that_is_scored_is_told(run, corpus, tmp_path, capsys):
+    shutil.copy(corpus / "O.txt", tmp_path / "dev.txt")
+    out = run(calibration_file=tmp_path / "dev.txt", bootstrap_draws=0)
+    warning = "Warning: O: 60 of its 60 trials are in the calibration list dev too."
+    assert warning in (out / "report.md").read_text()
+    assert capsys.readouterr().out.startswith(warning)
 
 
 def test_the_stored_threshold_is_drawn_among_plain_cosines(run, plots, corpus, tmp_path):
@@ -308,7 +361,7 @@ def test_the_stored_threshold_is_drawn_among_plain_cosines(run, plots, corpus, t
     shutil.copytree(corpus / "export", model)
     options = {"model": model, "bootstrap_draws": 0}
     run(**options)
-    assert plots == {"plot_scores": (None, "cosine"), "plot_det": ([],)}
+    assert plots == {"plot_scores": (None, "cosine"), "plot_det": ([], {})}
     calibration = {
         "calibration_file": corpus / "dev.txt",
         "calibration_data_folder": corpus / "dev",
@@ -325,8 +378,13 @@ def test_the_stored_threshold_is_drawn_among_plain_cosines(run, plots, corpus, t
         ),
         ({"subtract_mean": True, "cohort": corpus / "train"}, (None, "cosine")),
     ):
-        run(**options, **changes)
+        out = run(**options, **changes)
         assert plots["plot_scores"] == expected
+        name = "O" if not changes else "cosine"
+        marks = {name: threshold} if expected[0] is not None else {}
+        assert plots["plot_det"] == ([], marks)
+        stored = [r["system"] for r in records(out) if "stored_thresholds" in r]
+        assert stored == ["cosine"] * bool(marks)
 
 
 def test_the_decision_is_stored_with_the_model(run, corpus, embedded, tmp_path):
@@ -501,6 +559,42 @@ def test_wrong_values_are_named(run, tmp_path, nothing_is_embedded):
         assert not (tmp_path / "out").exists()
 
 
+def test_a_list_is_needed(run, nothing_is_embedded, tmp_path):
+    for none in ("[]", "null"):
+        with pytest.raises(ValueError, match="verification_file=.*at least one trial list"):
+            run(verification_file=none)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_script_is_left_as_it_is(run, tmp_path, nothing_is_embedded):
+    write_run(tmp_path / "out", {"script": "train.py"})
+    (tmp_path / "out" / "report.md").write_text("of the training")
+    before = contents(tmp_path / "out")
+    with pytest.raises(ValueError, match="output_folder=.*holds a run of train.py"):
+        run()
+    assert contents(tmp_path / "out") == before
+
+
+def test_one_verification_at_a_time_has_the_folder(run, tmp_path, monkeypatch):
+    held, encode_batch = [], EncoderClassifier.encode_batch
+
+    @contextmanager
+    def only_run(folder):
+        held.append(folder)
+        yield
+        held.remove(folder)
+        assert (tmp_path / "out" / "run.json").is_file()
+
+    def watched(self, wavs):
+        assert held == [tmp_path / "out"]
+        return encode_batch(self, wavs)
+
+    monkeypatch.setattr(verify, "only_run", only_run)
+    monkeypatch.setattr(EncoderClassifier, "encode_batch", watched)
+    run(bootstrap_draws=0, cache_folder="null")
+    assert not held
+
+
 def test_wrong_data_are_named(run, corpus, tmp_path, nothing_is_embedded):
     def refused(error, message, **changes):
         with pytest.raises(error, match=message):
@@ -552,11 +646,12 @@ def test_a_model_without_a_ball_has_no_hyperbolic_scores(run, corpus, tmp_path):
 # All or nothing
 
 
-def test_bad_audio_names_list_and_line_and_leaves_earlier_results(run, corpus, tmp_path):
+def test_bad_audio_names_list_and_file_and_leaves_earlier_results(run, corpus, tmp_path):
     test, dev = tmp_path / "test", tmp_path / "dev"
     shutil.copytree(corpus / "test", test)
     shutil.copytree(corpus / "dev", dev)
     options = {
+        "cache_folder": tmp_path / "cache",
         "test_data_folder": test,
         "calibration_data_folder": dev,
         "calibration_file": corpus / "dev.txt",
@@ -567,13 +662,16 @@ def test_bad_audio_names_list_and_line_and_leaves_earlier_results(run, corpus, t
     for root, name in ((test, "O"), (dev, "dev")):
         trials = read_trials(corpus / f"{name}.txt")
         utterance = trials.utterances[-1]
-        line, _ = trials.first_line({utterance})
         good = (root / "wav" / utterance).read_bytes()
-        (root / "wav" / utterance).write_bytes(b"RIFF, but no audio")
-        with pytest.raises(
-            ValueError, match=f"{name}.txt:{line}: {root}/wav/{utterance}: cannot"
+        for bad, fault in (
+            (b"RIFF, but no audio", "cannot be read"),
+            (good[:844], "lasts 0.0250 s, and the model needs at least 0"),
         ):
-            run(**options)
+            (root / "wav" / utterance).write_bytes(bad)
+            with pytest.raises(
+                ValueError, match=f"(?s){name}.txt: 1 of .*{root}/wav/{utterance}: {fault}"
+            ):
+                run(**options)
         (root / "wav" / utterance).write_bytes(good)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

@@ -69,6 +69,22 @@ def test_where_there_are_no_locks_runs_are_not_kept_apart(tmp_path, monkeypatch)
         assert (tmp_path / "run").is_dir()
 
 
+def test_a_failed_run_leaves_no_folder_behind_that_it_made(tmp_path):
+    def fail(folder, leave=False):
+        with pytest.raises(KeyboardInterrupt), only_run(folder):
+            if leave:
+                (folder / "log.txt").touch()
+            raise KeyboardInterrupt
+
+    fail(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fail(tmp_path / "run", leave=True)
+    assert (tmp_path / "run" / "log.txt").is_file()
+    (tmp_path / "mine").mkdir()
+    fail(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_digest_of_a_long_file(tmp_path):
     data = bytes(range(256)) * 10_000
     (tmp_path / "long").write_bytes(data)

@@ -31,6 +31,7 @@ def test_thresholds_and_calibration_are_those_of_the_list(tmp_path):
     }
     assert decision["eer"] == eer(scores, TRIALS.labels)[0]
     assert (decision["list"], decision["target_trials"]) == ("dev", 3)
+    assert decision["speakers"] == ["1", "2"]
     fitted = Calibration.fit(scores, TRIALS.labels)
     assert Calibration.from_dict(decision["calibration"]) == fitted
     write_decision(tmp_path, decision)
@@ -41,6 +42,12 @@ def test_thresholds_and_calibration_are_those_of_the_list(tmp_path):
 def test_no_threshold_where_rejecting_all_is_best():
     stored = make_decision(TRIALS, 1.0 - TRIALS.labels)
     assert list(stored["thresholds"]) == ["eer"]
+
+
+def test_a_list_whose_paths_name_no_speakers_decides_too():
+    flat = Trials(TRIALS.labels, ("a",) * 6, ("b", "c") * 3, Path("flat.txt"))
+    decision = make_decision(flat, TRIALS.labels + 0.5)
+    assert "speakers" not in decision and decision["thresholds"]["eer"] == 1.0
 
 
 def test_what_cannot_decide_is_not_stored(tmp_path):
@@ -54,7 +61,21 @@ def test_what_cannot_decide_is_not_stored(tmp_path):
         with pytest.raises(ValueError, match=message):
             write_decision(tmp_path, decision)
         assert list(tmp_path.iterdir()) == []
-    (tmp_path / "decision.json").write_text('{"thresholds": ')
+
+
+@pytest.mark.parametrize("text", [
+    b'{"thresholds": ', b"[]", b"{}", b"7", b"\xff\xfe", b"[" * 100_000,
+    b'{"thresholds": [0.5]}', b'{"thresholds": {"min_dcf_0.01": 0.5}}',
+    b'{"thresholds": {"eer": NaN}}', b'{"thresholds": {"eer": "0.5"}}',
+    b'{"thresholds": {"eer": null}}', b'{"thresholds": {"eer": true}}',
+    b'{"thresholds": {"eer": 1e999}}', b'{"thresholds": {"eer": [0.5]}}',
+    b'{"thresholds": {"eer": 0.5}, "calibration": 3}',
+    b'{"thresholds": {"eer": 0.5}, "calibration": {"scale": 1}}',
+    b'{"thresholds": {"eer": 0.5}, "speakers": "a"}',
+    b'{"thresholds": {"eer": 0.5}, "speakers": [1]}',
+])  # fmt: skip
+def test_a_damaged_decision_is_refused(text, tmp_path):
+    (tmp_path / "decision.json").write_bytes(text)
     with pytest.raises(ValueError, match="decision.json: damaged .*export the model again"):
         read_decision(tmp_path)
 

@@ -191,6 +191,36 @@ def test_baselines_are_gray_and_do_not_frame_the_axes():
     assert only.get_xlim() == parts(_det_figure(BASELINES))[0].get_xlim()
 
 
+def test_a_threshold_is_marked_where_it_decides():
+    curves = CASES["large"]
+    scores, labels = curves["A"]
+    figure = _det_figure(curves, thresholds={"A": 1.2, "B": 1.2})
+    (axes,) = figure.axes
+    squares = [
+        line for line in axes.lines if line.get_marker() == "s" and len(line.get_xdata())
+    ]
+    for square, (scores, labels), style in zip(
+        squares, curves.values(), line_styles(curves).values(), strict=True
+    ):
+        false_alarm, miss = norm.cdf(square.get_xydata()[0])
+        assert false_alarm == pytest.approx(np.mean(scores[labels == 0] >= 1.2))
+        assert miss == pytest.approx(np.mean(scores[labels == 1] < 1.2))
+        assert square.get_markeredgecolor() == style["color"]
+    texts = [text.get_text() for text in _legend(figure).get_texts()]
+    assert texts[-1] == "decision threshold" and len(texts) == 3
+    # Reject-all lies beyond any axes: at their edge, and said.
+    figure = _det_figure(CASES["large"], thresholds={"A": 100.0})
+    (axes,) = figure.axes
+    x, y = axes.lines[-2].get_xydata()[0]
+    assert x == axes.get_xlim()[0] and y == axes.get_ylim()[1]
+    text = _legend(figure).get_texts()[-1].get_text()
+    assert text == "decision threshold (at the edge: beyond the axes)"
+
+
+def _legend(figure):
+    return figure.axes[0].get_legend() or figure.legends[0]
+
+
 def test_a_steep_curve_does_not_stretch_the_axes():
     scores, labels = gaussians(5000, 5000, 4.0)
     scores[-100:] += 20  # above all targets: below 2 % of false alarms all are missed
@@ -320,10 +350,14 @@ def test_a_threshold_that_is_not_finite_is_refused(tmp_path):
     for threshold in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"must be finite, got {threshold}"):
             plot_scores(CASES["tiny"], tmp_path / "scores.png", threshold=threshold)
+        with pytest.raises(ValueError, match=f"must be finite, got {threshold}"):
+            plot_det(CASES["tiny"], tmp_path / "det.png", thresholds={"tiny": threshold})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_baseline_without_a_curve_is_refused(tmp_path):
     with pytest.raises(ValueError, match="baselines='untrained': must be one of"):
         plot_det(CASES["tiny"], tmp_path / "det.png", baselines=["untrained"])
+    with pytest.raises(ValueError, match="thresholds='untrained': must be one of"):
+        plot_det(CASES["tiny"], tmp_path / "det.png", thresholds={"untrained": 0.5})
     assert not list(tmp_path.iterdir())

@@ -79,6 +79,9 @@ def test_groups_table(six_trials):
 # What is written
 
 
+DECISION = {"list": "dev", "thresholds": {"eer": 0.5, "min_dcf_0.01": 2.5}}
+
+
 def silent(table, groups, plots):
     return table + groups
 
@@ -120,11 +123,17 @@ def test_settings_that_json_does_not_have(six_trials, plots, tmp_path):
 def test_the_first_system_is_written_and_drawn(plots, tmp_path):
     trials, scores = random_trials()
     systems = [
-        System("trained", {"random": scores}, score_name="cosine", facts={"loss": "HAM"}),
+        System(
+            "trained",
+            {"random": scores},
+            score_name="cosine",
+            plain=True,
+            facts={"loss": "HAM"},
+        ),
         System("untrained", {"random": -scores}, baseline=True),
     ]
     table = results.write_verification(
-        tmp_path, [trials], systems, silent, draws=5, progress=False, threshold=0.5
+        tmp_path, [trials], systems, silent, draws=5, progress=False, decision=DECISION
     )
     assert (tmp_path / "report.md").read_text() == table
     assert table.splitlines()[2].startswith("| random: trained | ")
@@ -137,8 +146,9 @@ def test_the_first_system_is_written_and_drawn(plots, tmp_path):
     assert first["system"] == "trained" and first["loss"] == "HAM"
     assert second["eer"] > 0.5 > first["eer"]
     assert first["eer_interval"][0] < first["eer"] < first["eer_interval"][1]
-    curves, _, baselines = plots["plot_det"]
+    curves, _, baselines, thresholds = plots["plot_det"]
     assert list(curves) == ["trained", "untrained"] and baselines == ["untrained"]
+    assert thresholds == {"trained": 0.5}
     distributions, _, threshold, score_name = plots["plot_scores"]
     assert list(distributions) == ["random"] and distributions["random"][0] is scores
     assert (threshold, score_name) == (0.5, "cosine")
@@ -190,11 +200,17 @@ def test_a_plot_has_at_most_ten_curves():
         trials = [Trials(np.array([1, 0]), ("a",), ("b",), Path(name)) for name in lists]
         made = [
             System(
-                f"s{i}", dict.fromkeys(lists, np.zeros(2)), drawn=i != 1, baseline=i == 2
+                f"s{i}",
+                dict.fromkeys(lists, np.zeros(2)),
+                drawn=i != 1,
+                baseline=i == 2,
+                plain=i == 0,
             )
             for i in range(systems)
         ]
-        found, baselines = results.det_curves(trials, made)
+        found, baselines, plain = results.det_curves(trials, made)
+        first = [name for name in found if name.endswith("s0")]
+        assert plain == (first or list(found))
         assert baselines == [name for name in found if name.endswith("s2")]
         return list(found)
 
@@ -203,3 +219,129 @@ def test_a_plot_has_at_most_ten_curves():
     assert curves(["O", "H"], 1) == ["O", "H"]
     assert curves(["O", "H"], 3) == ["O: s0", "O: s2", "H: s0", "H: s2"]
     assert len(curves(["O"], 12)) == 10 and len(curves(["O", "H", "dev"], 12)) == 9
+
+
+# The stored thresholds, and warnings
+
+
+def test_the_stored_thresholds_errors_are_of_plain_scores(plots, tmp_path):
+    trials, scores = random_trials()
+    target = trials.labels == 1
+    systems = [
+        System("hyperbolic", {"random": -scores}),
+        System("cosine", {"random": scores}, plain=True),
+        System("cosine, calibrated", {"random": scores}, calibrated=True),
+    ]
+    told = []
+    text = results.write_verification(
+        tmp_path,
+        [trials],
+        systems,
+        lambda found, groups, plots: told.append(found) or found,
+        draws=0,
+        progress=False,
+        decision=DECISION,
+    )
+    assert told == [text]
+    records = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    assert ["stored_thresholds" in record for record in records] == [False, True, False]
+    for name, threshold in DECISION["thresholds"].items():
+        found = records[1]["stored_thresholds"][name]
+        misses = int((scores[target] < threshold).sum())
+        false_alarms = int((scores[~target] >= threshold).sum())
+        assert found == {
+            "threshold": threshold,
+            "misses": misses,
+            "miss_rate": misses / target.sum(),
+            "false_alarms": false_alarms,
+            "false_alarm_rate": false_alarms / (~target).sum(),
+        }
+        assert (
+            f"| random: cosine | `{name}` | {threshold:.3f} "
+            f"| {100 * misses / target.sum():.2f} ({misses} of {target.sum()}) "
+            f"| {100 * false_alarms / (~target).sum():.2f} "
+            f"({false_alarms} of {(~target).sum()}) |"
+        ) in text
+    assert "stored with the model, chosen on the list `dev`:" in text
+    # Marked where the curve is that of the cosines, not among other scores.
+    assert plots["plot_det"][3] == {"cosine": 0.5}
+    assert plots["plot_scores"][2] is None
+
+
+def test_without_a_list_there_are_neither_scores_nor_plots(plots, tmp_path):
+    for name in ("scores_random.txt", "det.png", "scores.png", "other.txt"):
+        (tmp_path / name).touch()  # of an earlier verification, but the last
+    about = {"development": {"eer": 0.25}}
+    told = []
+    text = results.write_verification(
+        tmp_path,
+        [],
+        [System("trained", {}, plain=True)],
+        lambda *parts: told.append(parts) or "report",
+        about=about,
+        progress=False,
+        decision=DECISION,
+    )
+    assert text == "No trial list was given, so none was scored.\n"
+    assert told == [(text, "", "")] and not plots
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "metrics.json", "other.txt", "report.md",
+    ]  # fmt: skip
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers == {**about, "warnings": [], "results": []}
+
+
+def test_scores_of_another_list_do_not_stay_in_the_folder(six_trials, plots, tmp_path):
+    (tmp_path / "scores_other.txt").touch()
+    systems = [System("s", {"small": six_trials.labels + 0.5})]
+    results.write_verification(
+        tmp_path, [six_trials], systems, silent, draws=0, progress=False
+    )
+    assert [path.name for path in tmp_path.glob("scores_*.txt")] == ["scores_small.txt"]
+
+
+def test_warnings_are_in_text_report_and_numbers(six_trials, plots, tmp_path):
+    systems = [System("s", {"small": six_trials.labels + 0.5})]
+    text = results.write_verification(
+        tmp_path,
+        [six_trials],
+        systems,
+        silent,
+        draws=0,
+        progress=False,
+        warnings=["small: 2 of its 3 speakers trained this model."],
+    )
+    assert "- Warning: small: 2 of its 3 speakers trained this model.\n" in text
+    assert "Warning: small" in (tmp_path / "report.md").read_text()
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["warnings"] == ["small: 2 of its 3 speakers trained this model."]
+
+
+def test_numbers_that_call_for_a_warning():
+    good = {
+        "list": "O", "eer": 0.02, "act_dcf_0.01": 1.0, "cllr": 1.0, "min_cllr": 0.9,
+        "min_dcf_0.01": 1.0, "calibration": {"scale": 2.0},
+    }  # fmt: skip
+    assert results.results_warnings([good]) == []
+    for changes, text in (
+        ({"act_dcf_0.01": 1.01}, "actDCF(p=0.01) is 1.010. Above 1, deciding by these"),
+        ({"act_dcf_0.01": 2, "cllr": 1.5}, "actDCF(p=0.01) is 2.000 and Cllr is 1.500."),
+        ({"eer": 0.51}, "the EER is above 50 %, which is worse than guessing"),
+        ({"calibration": {"scale": -0.1}}, "says nothing or turns the scores around"),
+    ):
+        (warning,) = results.results_warnings([{**good, **changes}])
+        assert warning.startswith("O: ") and text in warning
+        assert results.results_warnings([{**good, **changes, "baseline": True}]) == []
+    # As little above 50 % as by chance.
+    assert not results.results_warnings(
+        [{**good, "eer": 0.51, "eer_interval": (0.45, 0.6)}]
+    )
+    at = {"threshold": 0.9, "miss_rate": 0.5, "false_alarm_rate": 0.5}
+    for changes, text in (
+        ({}, None),
+        ({"miss_rate": 1.0}, "threshold `eer` (0.900) rejects every target trial of this"),
+        ({"false_alarm_rate": 1.0}, "`eer` (0.900) accepts every impostor trial of this"),
+    ):
+        stored = {"stored_thresholds": {"eer": {**at, **changes}}}
+        warnings = results.results_warnings([{**good, **stored}])
+        assert [text in warning for warning in warnings] == [True] * (text is not None)

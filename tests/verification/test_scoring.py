@@ -13,6 +13,7 @@ from hamsb.verification.normalization import cohort_statistics, normalize_scores
 from hamsb.verification.scoring import (
     list_qualities,
     score_all,
+    score_lists,
     score_trials,
     trial_seconds,
     write_scores,
@@ -227,3 +228,7 @@ def test_all_similarities_and_normalizations_are_scored_by_name():
         np.testing.assert_array_equal(scored[similarity.name, "none"]["random"], raw)
     with pytest.raises(ValueError, match=r"=\['s-norm'\]: s-norm needs a cohort"):
         score_all(embeddings, [trials], pair, ["s-norm"])
+
+
+def test_no_list_has_no_scores():
+    assert score_lists(lambda wavs: pytest.fail("embedded"), [], {}, 16000) == {}

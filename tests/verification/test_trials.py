@@ -194,3 +194,30 @@ def test_lists_are_read_together(four_trials, corpus, tmp_path):
     again.write_text(FOUR_TRIALS)
     with pytest.raises(ValueError, match="two lists are named 'vox1_O'"):
         read_lists([four_trials.path, again], corpus)
+
+
+def test_no_list_where_the_caller_can_do_without():
+    for none in (None, [], "", ()):
+        assert read_lists(none, "anywhere", none_allowed=True) == ([], {})
+        with pytest.raises(ValueError, match="verification_file=.*: at least one trial"):
+            read_lists(none, "anywhere")
+    for wrong in (5, [None], [[]], {"a": 1}, [""], ["a.txt", 3]):
+        with pytest.raises(ValueError, match="verification_file=.*must be a trial list's"):
+            read_lists(wrong, "anywhere", none_allowed=True)
+
+
+def test_a_mark_at_the_beginning_is_no_label(four_trials, tmp_path):
+    """Some editors write a byte order mark."""
+    path = tmp_path / "marked.txt"
+    path.write_text(FOUR_TRIALS, encoding="utf-8-sig")
+    assert read_trials(path).labels.tolist() == four_trials.labels.tolist()
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    path = tmp_path / "odd.txt"
+    for name in ("x" * 5000, "a\0b"):
+        path.write_text(f"1 a/1.wav {name}\n")
+        with pytest.raises(FileNotFoundError, match="odd.txt:1: no file for"):
+            find_utterances(read_trials(path), [tmp_path])
+    with pytest.raises(FileNotFoundError, match="no such trial list"):
+        read_trials(tmp_path / ("x" * 5000))

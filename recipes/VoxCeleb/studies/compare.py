@@ -24,7 +24,7 @@ of the test lists, on speakers of the training data, and, unlike the lowest EER 
 all epochs, is not itself chosen among noisy numbers. The test lists choose nothing.
 
 Run by run it goes on where it was: what is finished is not repeated, what was
-interrupted continues. Each folder remembers its settings in ``run.json``, and a run
+interrupted continues. Each folder remembers its settings in ``starts.json``, and a run
 with other settings is refused. ``--processes=0`` trains nothing and writes the
 table of what is finished, also while another process trains.
 
@@ -56,6 +56,7 @@ from hamsb.training.study import Run, minutes, read_epochs
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.files import only_run, replacing
 from hamsb.utils.hparams import Key, merged, option_text, read_resolved
+from hamsb.utils.run_folder import check_script, write_run
 from hamsb.utils.tables import markdown_table, write_csv
 from hamsb.verification.plots import plot_det
 
@@ -68,6 +69,7 @@ KEYS = [
     Key("experiments", "mapping", "name: hparams, and what is its own"),
     Key("search_options", "mapping", "options of the runs of a search", optional=True),
 ]
+SCRIPT = "compare.py"
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 HPARAMS = TRAIN.parents[2] / "hparams"
 
@@ -103,7 +105,7 @@ Equal for all: {options}
 Hours of training: {hours:.2f}, {search_hours:.2f} of them the search.
 
 {software}
-- Command: `compare.py {command}`; that of each run is in its `run.json`.
+- Command: `compare.py {command}`; that of each run is in its `starts.json`.
 """
 
 
@@ -282,11 +284,13 @@ def main(arguments: Sequence[str]) -> None:
     processes = hparams["processes"]
     if not isinstance(processes, int) or processes < 0:
         raise ValueError(f"processes={processes}: a number of runs side by side; or 0.")
+    check_script(comparison.folder, SCRIPT)
     failed = []
     if processes:
         comparison.check_runs()
         with only_run(comparison.folder):
             failed = train_comparison(comparison, processes, hparams["keep_checkpoints"])
+    write_run(comparison.folder, {"script": SCRIPT})
     command = [text for text in arguments if not text.startswith("--processes")]
     print(write_results(comparison, command))
     print(f"\nTables and plots: {comparison.folder / 'report.md'}")

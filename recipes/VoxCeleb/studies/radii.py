@@ -42,8 +42,11 @@ from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.utils.checks import check_choice, check_whole
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
-from hamsb.utils.files import replacing_files
+from hamsb.utils.files import only_run, replacing_files
 from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.run_folder import check_script, write_run
+from hamsb.verification.data import VerificationData
+from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
 from hamsb.verification.trials import read_lists, speaker_of
 
 import torch
@@ -62,6 +65,7 @@ KEYS = [
     Key("nearest", "number", "of the cosines that make an utterance's confusability"),
     Key("bootstrap_draws", "number", "for the intervals; 0: none"),
 ]
+SCRIPT = "radii.py"
 
 # ----------------------------------------------------------------- what is asked for
 
@@ -190,7 +194,15 @@ def main(arguments):
     hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
     hparams = load_hparams(hparams_file, overrides)
     check(hparams)
+    folder = Path(str(hparams["output_folder"]))
+    check_script(folder, SCRIPT)
     encoder = load_encoder(Path(str(hparams["model"])), run_opts)
+    with only_run(folder):
+        relate(arguments, hparams, encoder, folder, not run_opts.noprogressbar)
+
+
+def relate(arguments, hparams, encoder, folder, progress):
+    """Measure, relate, and write the results into a folder that is this run's alone."""
     annotation, centers, names = hparams["train_annotation"], None, []
     counts = Counter([] if annotation is None else read_speakers(annotation))
     ball = trained_ball(encoder)
@@ -202,6 +214,8 @@ def main(arguments):
     lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
     for trials in lists:
         _ = trials.speakers  # every path begins with one
+    known = model_speakers(hparams["model"])
+    overlaps = find_overlaps(VerificationData(lists, files), known)
     files = choose(files, hparams["utterances"], hparams["seed"])
     measured = embed_conditions(
         encoder.encode_batch,
@@ -213,7 +227,7 @@ def main(arguments):
         hparams["snrs"],
         hparams["noise"],
         hparams["seed"],
-        not run_opts.noprogressbar,
+        progress,
     )
     draws, seed = hparams["bootstrap_draws"], hparams["seed"]
     results = {
@@ -226,15 +240,18 @@ def main(arguments):
     speakers = {speaker_of(name) for name in files}
     facts = [
         f"Utterances: {len(files)} of {len(speakers)} speakers, at random, seed {seed}; "
-        "each embedded alone, without padding"
+        "each embedded alone, without padding",
+        overlap_facts(overlaps),
     ]
     if draws:
         facts.append(f"Intervals: 95 %, bootstrap over speakers, {draws} draws")
-    software, folder = versions(encoder.device), Path(str(hparams["output_folder"]))
-    footer = conditions("radii.py", arguments, facts, software)
+    software = versions(encoder.device)
+    footer = conditions(SCRIPT, arguments, facts, software)
     text = write_report(hparams, results, footer)
     about = {"settings": hparams, "versions": software, "utterances": len(files)}
+    about["speakers"] = overlaps
     write_radii(folder, text, {**about, **results}, measured, ball, centers)
+    write_run(folder, {"script": SCRIPT})
     print(
         f"{summary_table(results['summaries'])}\n{relation_table(results['embeddings'])}"
         f"Report and plots: {folder}"

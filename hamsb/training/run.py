@@ -163,7 +163,7 @@ def main(
         What the script reads, KEYS among it.
     """
     keep_memory()
-    hparams_file, run_opts, overrides = parse_arguments(arguments, keys)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, keys, brain_class.script)
     sb.utils.distributed.ddp_init_group(run_opts)
     plain = plain_keys(resolve(hparams_file, overrides))
     output_folder = Path(str(plain["output_folder"]))

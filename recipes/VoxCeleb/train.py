@@ -2,6 +2,7 @@
 """Train a speaker embedding model on speaker labels, verify it, and export it.
 
     python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
+    python recipes/VoxCeleb/train.py hparams/mini_ham.yaml --number_of_epochs=5
 
 What a run does and leaves is told in ``hamsb.training.run``. Here is what labels are
 for: classes, heads, their losses, and speeds that make further classes; or, with
@@ -10,26 +11,9 @@ A yaml's ``batch_sampler`` makes the batches, and with ``cluster_refresh`` is gi
 clusters of the training speakers in the course of the training.
 """
 
-from pathlib import Path
-
-from hamsb.dataio.audio import random_crop
-from hamsb.training import keys, run
-from hamsb.training.brain import EmbeddingBrain, unwrapped
-from hamsb.training.cluster_refresh import ClusterRefresh
-from hamsb.training.report import describe, millions
-from hamsb.utils.command_line import main_or_exit
+from hamsb.training import keys
+from hamsb.utils.help import help_if_asked
 from hamsb.utils.hparams import Key
-from mini.mini_corpus import make_mini_corpus
-from voxceleb_prepare import prepare_voxceleb
-
-import torch
-from speechbrain.dataio.dataset import (
-    DynamicItemDataset,
-    add_dynamic_item,
-    set_output_keys,
-)
-from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.utils.data_pipeline import provides, takes
 
 KEYS = [
     *keys.KEYS,
@@ -46,6 +30,29 @@ KEYS = [
     Key("cluster_refresh", "mapping", "new clusters for the batch sampler", optional=True),
     Key("pretrained_model", "folder", "an export with the same speakers", optional=True),
 ]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS)  # before what takes seconds to import
+
+from pathlib import Path
+
+from hamsb.dataio.audio import random_crop
+from hamsb.training import run
+from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.cluster_refresh import ClusterRefresh
+from hamsb.training.report import describe, millions
+from hamsb.utils.command_line import main_or_exit
+from mini.mini_corpus import make_mini_corpus
+from voxceleb_prepare import prepare_voxceleb
+
+import torch
+from speechbrain.dataio.dataset import (
+    DynamicItemDataset,
+    add_dynamic_item,
+    set_output_keys,
+)
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.data_pipeline import provides, takes
 
 # ---------------------------------------------------------------------- the data
 

@@ -2,6 +2,7 @@
 """Train a speaker embedding model without labels, verify it, and export it.
 
     python recipes/VoxCeleb/train_ssl.py hparams/<experiment>.yaml [--key=value ...]
+    python recipes/VoxCeleb/train_ssl.py hparams/mini/ssl.yaml --number_of_epochs=5
 
 Two random crops of each utterance, each distorted on its own, are to be alike, and
 unlike those of other utterances (Lepage & Dehak, arXiv 2404.14913): SimCLR, with
@@ -18,12 +19,23 @@ beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an
 "uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
 """
 
+from hamsb.training import keys
+from hamsb.utils.help import help_if_asked
+from hamsb.utils.hparams import Key
+
+KEYS = [
+    *keys.KEYS,
+    Key("momentum_encoder", "object", "MoCo's, among the modules", optional=True),
+]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS)  # before what takes seconds to import
+
 from hamsb.dataio.audio import random_crop
 from hamsb.nnet.contrastive import MoCo, diagnostics
-from hamsb.training import keys, run
+from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.utils.command_line import main_or_exit
-from hamsb.utils.hparams import Key
 from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
 
@@ -34,11 +46,6 @@ from speechbrain.dataio.dataset import (
     set_output_keys,
 )
 from speechbrain.utils.data_pipeline import provides, takes
-
-KEYS = [
-    *keys.KEYS,
-    Key("momentum_encoder", "object", "MoCo's, among the modules", optional=True),
-]
 
 
 def dataio_prep(hparams):

@@ -34,6 +34,7 @@ from hamsb.augment.simulation import make_distortions
 from hamsb.dataio.annotations import read_speakers
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.dry_run import check_objects
 from hamsb.training.export import export_model
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
@@ -164,6 +165,7 @@ def main(
     """
     keep_memory()
     hparams_file, run_opts, overrides = parse_arguments(arguments, keys, brain_class.script)
+    check_objects(hparams_file, overrides)
     sb.utils.distributed.ddp_init_group(run_opts)
     plain = plain_keys(resolve(hparams_file, overrides))
     output_folder = Path(str(plain["output_folder"]))

@@ -145,12 +145,8 @@ def parse_arguments(
 
 
 def _run_option_parser() -> ArgumentParser:
-    """SpeechBrain's parser of run options, which raises instead of exiting.
-
-    Where the parser knows less than the annotations of RunOptions it learns from
-    them: SpeechBrain leaves ``optimizer_step_limit`` a text, and compares it with
-    a number.
-    """
+    """SpeechBrain's parser of run options, which raises instead of exiting and takes of
+    a choice no more than the annotations of RunOptions do."""
     parser = RunOptions._create_parser()
     parser.exit_on_error = False
     hints = get_type_hints(RunOptions)
@@ -158,8 +154,6 @@ def _run_option_parser() -> ArgumentParser:
         hint = hints.get(action.dest)
         if get_origin(hint) is Literal:
             action.choices = get_args(hint)
-        elif set(get_args(hint)) == {int, type(None)}:
-            action.type = int
     return parser
 
 
@@ -311,7 +305,7 @@ def _check_taken(names, taken, script):
     """ValueError for a run option that the script does not take."""
     script = script or Path(sys.argv[0]).name
     for name in names:
-        if name in REFUSED:
+        if name in REFUSED and "compile" in taken:
             raise ValueError(f"{name}: {REFUSED[name]}")
         if name not in taken:
             raise ValueError(
@@ -321,9 +315,9 @@ def _check_taken(names, taken, script):
 
 
 def _chosen(run_opts, resolved, name):
-    """A run option's value: the command line's, which is in the yaml's place too where
-    that has it, or the yaml's."""
-    return resolved[name] if name in resolved else run_opts[name]
+    """A run option's value: the command line's, else the yaml's, else the default."""
+    given = name in run_opts.overridden_args or name not in resolved
+    return run_opts[name] if given else resolved[name]
 
 
 def _check_values(run_opts, resolved):
@@ -347,7 +341,7 @@ def _check_values(run_opts, resolved):
     for name, least in LEAST.items():
         check_whole(name, chosen(name), least)
     norm = chosen("max_grad_norm")
-    if type(norm) not in (int, float) or not norm > 0:
+    if isinstance(norm, bool) or not isinstance(norm, (int, float)) or not norm > 0:
         raise ValueError(
             f"max_grad_norm={norm}: must be positive: every gradient would become zero, "
             "or be turned round. To leave them as they are, give inf."

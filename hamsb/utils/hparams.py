@@ -413,27 +413,23 @@ def load_hparams(hparams_file: str | os.PathLike, overrides: str = "") -> dict:
     return _load(_overridden(hparams_file, overrides), hparams_file)
 
 
-def load_keys(text: str, names: Collection[str], hparams_file: str | os.PathLike) -> dict:
-    """As `load_hparams`, but of a resolved yaml, and of some of its keys alone.
+def build(tree: CommentedMap, hparams_file: str | os.PathLike) -> dict:
+    """As `load_hparams`, but of a tree.
 
     Arguments
     ---------
-    text : str
-        From `resolve`.
-    names : collection of str
-        The keys; those that the yaml lacks are left out.
+    tree : CommentedMap
+        A part of what `read_resolved` gives.
     hparams_file : str or Path
         What messages call the yaml.
 
     Example
     -------
-    >>> load_keys("lr: 1\\nloss: !new:hamsb.Softmax {scale: 15.0}", ["loss"], "x.yaml")
+    >>> build(YAML().load("loss: !new:hamsb.Softmax {scale: 15.0}"), "x.yaml")
     {'loss': Softmax(scale=15)}
     """
-    document, stream = YAML().load(text), io.StringIO()
-    for key in [key for key in document if key not in names]:
-        del document[key]
-    YAML().dump(document, stream)
+    stream = io.StringIO()
+    YAML().dump(tree, stream)
     return _load(_Text(stream.getvalue(), str(hparams_file)), hparams_file)
 
 

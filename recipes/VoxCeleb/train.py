@@ -53,6 +53,7 @@ from speechbrain.dataio.dataset import (
 )
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.utils.distributed import run_on_main
 
 # ---------------------------------------------------------------------- the data
 
@@ -80,11 +81,8 @@ def dataio_prep(hparams):
     train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
     add_dynamic_item([train], audio_pipeline)
     add_dynamic_item([train], label_pipeline)
-    labels.load_or_create(
-        path=Path(hparams["save_folder"]) / "label_encoder.txt",
-        from_didatasets=[train],
-        output_key="spk_id",
-    )
+    labels.update_from_didataset(train, "spk_id")
+    run_on_main(labels.save, args=[Path(hparams["save_folder"]) / "label_encoder.txt"])
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))

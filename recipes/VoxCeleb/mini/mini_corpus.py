@@ -73,11 +73,11 @@ from pathlib import Path
 
 from hamsb.augment.simulation import SAMPLE_RATE, draw_session, record, room_response
 from hamsb.utils.files import replacing_folder
+from hamsb.utils.progress import progress_bar
 
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
 FORMAT_VERSION = 2
@@ -592,7 +592,7 @@ def _write_corpus(folder, options, workers):
             mp_context=multiprocessing.get_context("spawn"),
         ) as pool:
             results = pool.map(_make_speaker, tasks)
-            bar = tqdm(results, "mini corpus", len(tasks), unit="speaker")
+            bar = progress_bar(results, "mini corpus", len(tasks), unit="speaker")
             for speaker_rows in bar:
                 rows.extend(speaker_rows)
     with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as f:

@@ -385,11 +385,17 @@ class EmbeddingBrain(sb.Brain):
 
 
 def decay_groups(parameters: Iterable, free: set[int]) -> list[dict]:
-    """An optimizer's groups: those with its weight decay, and those, by id, without."""
-    parameters = list(parameters)
+    """An optimizer's groups: those with its weight decay, and those, by id, without.
+
+    Of groups, as ``remove_vector_weight_decay`` makes them, each is split.
+    """
+    given = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     return [
-        {"params": [p for p in parameters if id(p) not in free]},
-        {"params": [p for p in parameters if id(p) in free], "weight_decay": 0.0},
+        {**group, "params": [p for p in group["params"] if (id(p) in free) == is_free]}
+        | ({"weight_decay": 0.0} if is_free else {})
+        for group in groups
+        for is_free in (False, True)
     ]
 
 

@@ -374,8 +374,8 @@ def _check_values(run_opts, resolved):
                     "out."
                 )
     config = chosen("log_config")
-    if config is not None:
-        read_yaml(str(config))
+    if config is not None and not Path(config).is_file():
+        raise FileNotFoundError(f"log_config={config}: no such file.")
 
 
 def _check_modules(option, names, resolved):

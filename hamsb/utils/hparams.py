@@ -454,12 +454,10 @@ def check_arguments(document: Mapping, hparams_file: str | os.PathLike) -> None:
 
     Example
     -------
-    >>> typo = YAML().load("opt_class: !name:torch.optim.Adam {weight_decai: 0.1}")
-    >>> check_arguments(typo, "x.yaml")
+    >>> check_arguments(YAML().load("loss: !new:hamsb.HAMSoftmax {margn: 1}"), "x.yaml")
     Traceback (most recent call last):
     ...
-    ValueError: x.yaml: opt_class[weight_decai]: no argument of torch.optim.Adam; did you
-    mean weight_decay?
+    ValueError: x.yaml: loss[margn]: no argument of hamsb.HAMSoftmax; did you mean margin?
     """
     for path, node in objects(document):
         known = known_arguments(node)

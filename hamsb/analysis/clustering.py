@@ -18,7 +18,6 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hamsb.analysis.cluster_quality import cluster_quality, distance_matrix
 from hamsb.analysis.kmeans import ball_kmeans, kmeans
@@ -29,6 +28,7 @@ from hamsb.nnet.balls import Ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Similarity
 from hamsb.utils.checks import check_whole
 from hamsb.utils.packages import optional
+from hamsb.utils.progress import progress_bar
 from hamsb.verification.embeddings import speaker_means
 from hamsb.verification.encoding import Encoder
 
@@ -136,7 +136,7 @@ def embed_speakers(
     crops.sort(key=lambda crop: crop[1].frames)
     encoder = Encoder(encode, sample_rate)
     rows, speakers = [], []
-    bar = tqdm(total=len(crops), desc="embed speakers", disable=not progress)
+    bar = progress_bar(total=len(crops), desc="embed speakers", shown=progress)
     with torch.no_grad(), bar:
         for batch in _equal_lengths(crops, batch_size):
             wavs = [

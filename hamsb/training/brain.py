@@ -30,6 +30,7 @@ from hamsb.training.kept import (
     has_hooks,
     unsaved,
 )
+from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
 from hamsb.utils.files import replacing
 from hamsb.verification.embeddings import embed_utterances
@@ -75,6 +76,7 @@ class EmbeddingBrain(sb.Brain):
     """
 
     opt_class: Callable  # Brain's
+    step: int  # and this
     script = ""
     averaged = ("embedding_model",)
     training_only = ("compute_cost", "momentum_encoder")
@@ -165,6 +167,7 @@ class EmbeddingBrain(sb.Brain):
         self, batch: PaddedBatch, outputs: Any, loss: torch.Tensor, should_step: bool
     ) -> None:
         """The learning rate and the margin of the next step."""
+        self.progress.step(self.avg_train_loss)
         if not should_step:
             return
         self.rate = self.optimizer.param_groups[0]["lr"]
@@ -196,6 +199,7 @@ class EmbeddingBrain(sb.Brain):
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage != sb.Stage.TRAIN:
             return loader
+        self.batches = min(len(loader), self.debug_batches) if self.debug else len(loader)
         counted = getattr(self.hparams, "steps_per_epoch", None)
         steps = len(loader) // self.grad_accumulation_factor
         if counted not in (None, steps):
@@ -236,6 +240,25 @@ class EmbeddingBrain(sb.Brain):
         latest = self.checkpointer.find_checkpoint()
         if latest is not None:
             self.seconds = latest.meta.get("seconds", 0.0)
+        counter = self.hparams.epoch_counter
+        epochs = counter.limit
+        if self.debug and self.debug_epochs > 0:
+            epochs = min(epochs, self.debug_epochs)
+        self.progress = Progress(
+            epochs,
+            self.batches,
+            done=counter.current * self.batches + self.step,
+            shown=not self.noprogressbar and if_main_process(),
+            color=self.tqdm_barcolor["train"],
+        )
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """As Brain's, with one bar for all epochs in the place of one for each."""
+        self.progress = Progress(epochs=0, batches=0, shown=False)  # until it starts
+        try:
+            super().fit(*args, **{**kwargs, "progressbar": False})
+        finally:
+            self.progress.close()
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Every epoch draws from (seed, epoch), so that a run that was
@@ -243,6 +266,7 @@ class EmbeddingBrain(sb.Brain):
         sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch or 0,))
         seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
         self.watched.clear()
+        self.progress.start_epoch(epoch or 0)
         self.started = time.time()
 
     def on_stage_end(
@@ -258,6 +282,7 @@ class EmbeddingBrain(sb.Brain):
         if self.development is not None:
             meta["EER"] = run_on_main(self.development_eer)
             valid_stats = {"EER": 100 * meta["EER"]}
+        self.progress.end_epoch(meta.get("EER"))
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, "lr": self.rate}, train_stats, valid_stats
         )
@@ -356,11 +381,17 @@ class EmbeddingBrain(sb.Brain):
 
 
 def decay_groups(parameters: Iterable, free: set[int]) -> list[dict]:
-    """An optimizer's groups: those with its weight decay, and those, by id, without."""
-    parameters = list(parameters)
+    """An optimizer's groups: those with its weight decay, and those, by id, without.
+
+    Of groups, as ``remove_vector_weight_decay`` makes them, each is split.
+    """
+    given = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     return [
-        {"params": [p for p in parameters if id(p) not in free]},
-        {"params": [p for p in parameters if id(p) in free], "weight_decay": 0.0},
+        {**group, "params": [p for p in group["params"] if (id(p) in free) == is_free]}
+        | ({"weight_decay": 0.0} if is_free else {})
+        for group in groups
+        for is_free in (False, True)
     ]
 
 

@@ -34,10 +34,12 @@ from hamsb.augment.simulation import make_distortions
 from hamsb.dataio.annotations import read_speakers, utterance_files
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.dry_run import check_objects
 from hamsb.training.export import export_model, write_card
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
+from hamsb.training.progress import quiet_imports, quiet_screen
 from hamsb.training.report import (
     REPORT,
     Preparation,
@@ -51,6 +53,7 @@ from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import digest, only_run, replacing
 from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
+from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_utterances
@@ -173,7 +176,11 @@ def main(
         What the script reads, KEYS among it.
     """
     keep_memory()
-    hparams_file, run_opts, overrides = parse_arguments(arguments, keys)
+    quiet_imports()
+    hparams_file, run_opts, overrides = parse_arguments(arguments, keys, brain_class.script)
+    check_objects(hparams_file, overrides)
+    if run_opts.noprogressbar:
+        os.environ[OFF] = "1"
     sb.utils.distributed.ddp_init_group(run_opts)
     plain = plain_keys(resolve(hparams_file, overrides))
     output_folder = Path(str(plain["output_folder"]))
@@ -182,7 +189,11 @@ def main(
     with only_run(output_folder) if if_main_process() else nullcontext():
         now = identity(script, hparams_file, overrides, run_opts, processes)
         began = begun(now, hparams_file, overrides, output_folder)
-        sb.create_experiment_directory(output_folder)
+        if run_opts.log_config:
+            sb.create_experiment_directory(output_folder, log_config=run_opts.log_config)
+        else:
+            with quiet_screen():
+                sb.create_experiment_directory(output_folder)
         if plain.get("mini_corpus") and make_corpus is not None:
             run_on_main(make_corpus, kwargs=plain["mini_corpus"])
         if plain.get("distortions"):

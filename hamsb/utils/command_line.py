@@ -1,6 +1,6 @@
 """The command line of the recipe's scripts: options in, clear errors out.
 
-    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS, "train.py")
     hparams = load_hparams(hparams_file, overrides)
     ...
     if __name__ == "__main__":
@@ -27,7 +27,7 @@ import time
 import traceback
 from argparse import ArgumentError, ArgumentParser
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -38,15 +38,19 @@ from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
+from hamsb.utils.checks import check_whole
+from hamsb.utils.help import help_if_asked
 from hamsb.utils.hparams import (
     Key,
     as_option,
+    check_owner,
     did_you_mean,
     error_text,
     key_paths,
     read_resolved,
     read_yaml,
 )
+from hamsb.utils.run_options import LEAST, NEEDS, REFUSED, TRAINING
 
 EXPECTED_ERROR = 2  # the exit status; Python's own for an unexpected error is 1
 INTERRUPTED = 130
@@ -58,7 +62,10 @@ YAML_STARTS = tuple("[{!'\"")
 
 
 def parse_arguments(
-    arguments: Sequence[str], keys: Sequence[Key] = ()
+    arguments: Sequence[str],
+    keys: Sequence[Key] = (),
+    script: str = "",
+    run_options: Mapping[str, str] = TRAINING,
 ) -> tuple[str, RunOptions, str]:
     """The yaml file, run options and overrides of a command line, all checked.
 
@@ -69,6 +76,11 @@ def parse_arguments(
     keys : sequence of Key
         What the script reads: ``--help`` lists them, and optional ones may be given
         as options where the yaml has none.
+    script : str
+        The script's name, as ``train.py``: a yaml whose first lines name another one is
+        refused.
+    run_options : mapping of str to str
+        The run options that the script takes, of `hamsb.utils.run_options`.
 
     Returns
     -------
@@ -83,9 +95,10 @@ def parse_arguments(
     ------
     ValueError
         An option that is unknown, abbreviated, repeated, without a value or with
-        one that does not fit; a yaml that cannot be read, or in which a
-        ``!PLACEHOLDER`` is left; a device that this machine has not; fp16 on a
-        CPU, or several processes joined by nccl there.
+        one that does not fit; a run option that the script does not take, or that
+        does nothing here; a yaml that cannot be read, is another script's, or in
+        which a ``!PLACEHOLDER`` is left; a device that this machine has not; fp16 on
+        a CPU, or several processes joined by nccl there.
     FileNotFoundError
         No such yaml file.
 
@@ -101,44 +114,39 @@ def parse_arguments(
     >>> overrides, run_opts.device
     ('data_folder: /a/b=c', 'cpu')
     """
+    about = sys.modules["__main__"].__doc__ or ""
+    help_if_asked(about, keys, run_options, arguments)
     parser = _run_option_parser()
     options = {
         action.dest: action
         for action in parser._actions
         if action.option_strings and action.dest != "help"
     }
-    hparams_file, given = _split(arguments, parser, options, keys)
+    hparams_file, given = _split(arguments, options)
     document = read_yaml(hparams_file)
-    needed = {key.name for key in keys if not key.optional}
-    absent = sorted(needed - document.keys())
-    if absent:
-        raise ValueError(
-            f"{hparams_file}: no {', '.join(absent)}; {Path(sys.argv[0]).name} needs "
-            "them. Is it the yaml of another script?"
-        )
+    check_owner(hparams_file, document, keys, script)
     names = {*document, *(key.name for key in keys if key.optional)}
     for name, values in given.items():
         if name not in names and name not in options:
             raise ValueError(_unknown(name, hparams_file, document, names, options))
         if not "".join(values).strip() and not _is_flag(options.get(name)):
             raise ValueError(_without_value(name, options))
+    _check_taken([name for name in given if name not in names], run_options, script)
     run_opts = _run_options(parser, options, hparams_file, given)
     overrides = "\n".join(
         _override(name, _value(name, values, options))
         for name, values in given.items()
         if name in names
     )
-    _check_device(run_opts, read_resolved(hparams_file, overrides))
+    resolved = read_resolved(hparams_file, overrides)
+    _check_values(run_opts, resolved)
+    _check_device(run_opts, resolved)
     return hparams_file, run_opts, overrides
 
 
 def _run_option_parser() -> ArgumentParser:
-    """SpeechBrain's parser of run options, which raises instead of exiting.
-
-    Where the parser knows less than the annotations of RunOptions it learns from
-    them: SpeechBrain leaves ``optimizer_step_limit`` a text, and compares it with
-    a number.
-    """
+    """SpeechBrain's parser of run options, which raises instead of exiting and takes of
+    a choice no more than the annotations of RunOptions do."""
     parser = RunOptions._create_parser()
     parser.exit_on_error = False
     hints = get_type_hints(RunOptions)
@@ -146,8 +154,6 @@ def _run_option_parser() -> ArgumentParser:
         hint = hints.get(action.dest)
         if get_origin(hint) is Literal:
             action.choices = get_args(hint)
-        elif set(get_args(hint)) == {int, type(None)}:
-            action.type = int
     return parser
 
 
@@ -155,20 +161,13 @@ def _is_flag(action):
     return action is not None and action.nargs == 0
 
 
-def _split(arguments, parser, options, keys):
+def _split(arguments, options):
     """The yaml file, and the values of each option: name -> list of str."""
     files: list[str] = []
     given: dict[str, list[str]] = {}
     waiting = deque(arguments)
     while waiting:
         argument = waiting.popleft()
-        if argument in ("-h", "--help"):
-            parser.print_help()
-            if keys:
-                print("\nkeys of the yaml, which are options too:")
-            for key in keys:
-                print(f"  --{key.name} ({key.kind}): {key.help}")
-            raise SystemExit(0)
         if not argument.startswith("-"):
             files.append(argument)
             continue
@@ -299,14 +298,105 @@ def _unknown(name, hparams_file, document, names, options):
     )
 
 
+# ---------------------------------------------------- run options that cannot work
+
+
+def _check_taken(names, taken, script):
+    """ValueError for a run option that the script does not take."""
+    script = script or Path(sys.argv[0]).name
+    for name in names:
+        if name in REFUSED and "compile" in taken:
+            raise ValueError(f"{name}: {REFUSED[name]}")
+        if name not in taken:
+            raise ValueError(
+                f"{name}: is for training. {script} takes, of SpeechBrain's run options, "
+                f"{' and '.join(f'--{known}' for known in taken)}."
+            )
+
+
+def _chosen(run_opts, resolved, name):
+    """A run option's value: the command line's, else the yaml's, else the default."""
+    given = name in run_opts.overridden_args or name not in resolved
+    return run_opts[name] if given else resolved[name]
+
+
+def _check_values(run_opts, resolved):
+    """ValueError for a run option that SpeechBrain would ignore, or fail with in the
+    middle of a run."""
+
+    def chosen(name):
+        return _chosen(run_opts, resolved, name)
+
+    given = run_opts.overridden_args | resolved.keys()
+    for name, why in REFUSED.items():
+        if name in resolved and resolved[name]:
+            raise ValueError(f"{name}={resolved[name]}: {why}")
+    for other, names in NEEDS.items():
+        for name in names:
+            if name in run_opts.overridden_args and not chosen(other):
+                raise ValueError(
+                    f"{name}={chosen(name)}: does nothing without --{other}; add that, "
+                    "or leave it out."
+                )
+    for name, least in LEAST.items():
+        check_whole(name, chosen(name), least)
+    norm = chosen("max_grad_norm")
+    if isinstance(norm, bool) or not isinstance(norm, (int, float)) or not norm > 0:
+        raise ValueError(
+            f"max_grad_norm={norm}: must be positive: every gradient would become zero, "
+            "or be turned round. To leave them as they are, give inf."
+        )
+    intervals = ("ckpt_interval_minutes", "ckpt_interval_steps")
+    if all(chosen(name) > 0 for name in intervals):
+        raise ValueError(
+            f"{intervals[0]}={chosen(intervals[0])} and {intervals[1]}="
+            f"{chosen(intervals[1])}: SpeechBrain takes one of them; leave out the other."
+        )
+    for old, value in {"auto_mix_prec": "fp16", "bfloat16_mix_prec": "bf16"}.items():
+        if chosen(old) and "precision" in given and chosen("precision") != value:
+            raise ValueError(
+                f"{old}=True: means --precision={value}, and precision is "
+                f"{chosen('precision')}. Give --precision alone."
+            )
+    if chosen("auto_mix_prec") and chosen("bfloat16_mix_prec"):
+        raise ValueError(
+            "auto_mix_prec=True, bfloat16_mix_prec=True: mean fp16 and bf16. Give "
+            "--precision alone."
+        )
+    if chosen("compile"):
+        _check_modules("compile_module_keys", chosen("compile_module_keys"), resolved)
+    if get_local_rank() is None:
+        for name in ("distributed_backend", "find_unused_parameters"):
+            if name in run_opts.overridden_args and run_opts[name]:
+                raise ValueError(
+                    f"{name}={run_opts[name]}: is about several processes, and this is "
+                    "one. Start with torchrun --nproc_per_node=<processes>, or leave it "
+                    "out."
+                )
+    config = chosen("log_config")
+    if config is not None and not Path(config).is_file():
+        raise FileNotFoundError(f"log_config={config}: no such file.")
+
+
+def _check_modules(option, names, resolved):
+    """ValueError where an option names a module that the yaml lacks."""
+    modules = resolved.get("modules", {})
+    for name in names or []:
+        if name not in modules:
+            raise ValueError(
+                f"{option}={name}: no such module; the yaml's modules are "
+                f"{', '.join(modules)}."
+            )
+
+
 # --------------------------------------------------------------------- the device
 
 
 def _check_device(run_opts, resolved):
     """The device must exist; SpeechBrain would tell after the preparation."""
 
-    def chosen(name):  # the command line's, in both where the yaml has it too
-        return resolved[name] if name in resolved else run_opts[name]
+    def chosen(name):
+        return _chosen(run_opts, resolved, name)
 
     name = chosen("device") or infer_device()
     try:

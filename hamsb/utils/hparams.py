@@ -7,10 +7,13 @@ drops the mapping's own tag.
 """
 
 import difflib
+import inspect
 import io
 import os
+import pydoc
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,13 @@ from ruamel.yaml import YAML, Loader, MappingNode, RoundTripRepresenter, Sequenc
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, Tag, TaggedScalar
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-BUILD_ERRORS = (ValueError, TypeError, ImportError, YAMLError)  # hyperpyyaml's
+BUILD_ERRORS = (  # hyperpyyaml's, and those of objects
+    ValueError,
+    TypeError,
+    ImportError,
+    AssertionError,
+    YAMLError,
+)
 OBJECT_TAGS = ("!new:", "!name:", "!apply:")
 
 # ----------------------------------------------------------------- a script's keys
@@ -139,6 +148,80 @@ def as_option(path: Sequence, value: str = "...") -> str:
 def _tag(node: object) -> str | None:
     """The tag of a node of the tree, None without one."""
     return getattr(getattr(node, "tag", None), "value", None)
+
+
+# ----------------------------------------------------------- what a yaml says of itself
+
+
+def header(hparams_file: str | os.PathLike) -> str:
+    """The comment that a yaml begins with: what it is, and indented how it is run."""
+    with open(hparams_file, encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    first = [line for line in lines if line.strip()][:1]
+    if first and not first[0].startswith("#"):
+        return ""
+    end = next((i for i, line in enumerate(lines) if line[:1] != "#"), len(lines))
+    return "\n".join(line[1:].removeprefix(" ") for line in lines[:end]).strip()
+
+
+def remarks(
+    hparams_file: str | os.PathLike,
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The comments above a yaml's keys, line by line, and those behind them, of the
+    outermost keys alone and without the `header`."""
+    with open(hparams_file, encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    last = next((i for i, line in enumerate(lines) if line[:1] != "#"), len(lines))
+    above, behind = {}, {}
+    for key, value in YAML().compose("\n".join(lines)).value:
+        start = key.start_mark.line
+        above[key.value] = [text for text in lines[last:start] if text[:1] == "#"]
+        last = start
+        end = value.end_mark if value.end_mark.line == start else key.end_mark
+        found = re.search(r"(?:^|\s)#\s*(.*)$", lines[start][end.column :])
+        if found:
+            behind[key.value] = found[1]
+    return above, behind
+
+
+def check_owner(
+    hparams_file: str | os.PathLike,
+    document: Mapping,
+    keys: Iterable[Key],
+    script: str = "",
+) -> None:
+    """ValueError where a yaml is another script's.
+
+    The command in a yaml's `header` names its script. Without one the keys tell.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+    document : mapping
+        From `read_yaml`.
+    keys : iterable of Key
+        What the script reads.
+    script : str
+        The script's name, as ``train.py``; by default the keys alone tell.
+    """
+    needed = {key.name for key in keys if not key.optional}
+    absent = ", ".join(sorted(needed - document.keys()))
+    here = script or Path(sys.argv[0]).name
+    text = re.sub(r"\s*\\\n\s*", " ", header(hparams_file))
+    command = re.search(r"^\s*(python3? (?:\S*/)?(\w+\.py) )\S+\.yaml(.*)$", text, re.M)
+    if command and command[2] != here and (script or absent):
+        message = (
+            f"{hparams_file}: by its first lines this is a yaml of {command[2]}, not of "
+            f"{here}: {command[1]}{hparams_file}{command[3]}"
+        )
+        if not absent:
+            message += f" (If it is for {here}, name that script there.)"
+        raise ValueError(message)
+    if absent:
+        raise ValueError(
+            f"{hparams_file}: no {absent}; {here} needs them. Is it the yaml of another "
+            "script?"
+        )
 
 
 # ---------------------------------------------------------------------- overriding
@@ -327,18 +410,132 @@ def load_hparams(hparams_file: str | os.PathLike, overrides: str = "") -> dict:
     {'head': {'ball': ClippedUnitBall(curvature=4)}}
     ': head[ball]: curvature=0.5: the'
     """
-    text = _overridden(hparams_file, overrides)
+    return _load(_overridden(hparams_file, overrides), hparams_file)
+
+
+def build(tree: CommentedMap, hparams_file: str | os.PathLike) -> dict:
+    """As `load_hparams`, but of a tree.
+
+    Arguments
+    ---------
+    tree : CommentedMap
+        A part of what `read_resolved` gives.
+    hparams_file : str or Path
+        What messages call the yaml.
+
+    Example
+    -------
+    >>> build(YAML().load("loss: !new:hamsb.Softmax {scale: 15.0}"), "x.yaml")
+    {'loss': Softmax(scale=15)}
+    """
+    stream = io.StringIO()
+    YAML().dump(tree, stream)
+    return _load(_Text(stream.getvalue(), str(hparams_file)), hparams_file)
+
+
+def _load(text: io.StringIO, hparams_file: str | os.PathLike) -> dict:
     try:
         return load_hyperpyyaml(text, loader=_Loader)
     except BUILD_ERRORS as error:
         raise _named(hparams_file, error) from error
 
 
+def check_arguments(document: Mapping, hparams_file: str | os.PathLike) -> None:
+    """ValueError where an object of a yaml is given an argument that it does not take.
+
+    ``!new:`` and ``!name:`` are looked up and their signatures read; nothing is built.
+
+    Arguments
+    ---------
+    document : mapping
+        From `read_resolved`.
+    hparams_file : str or Path
+        What messages call the yaml.
+
+    Example
+    -------
+    >>> check_arguments(YAML().load("loss: !new:hamsb.HAMSoftmax {margn: 1}"), "x.yaml")
+    Traceback (most recent call last):
+    ...
+    ValueError: x.yaml: loss[margn]: no argument of hamsb.HAMSoftmax; did you mean margin?
+    """
+    for path, node in objects(document):
+        known = known_arguments(node)
+        if isinstance(node, Mapping) and known is not None:
+            check_names(f"{hparams_file}: {bracketed(path)}", node, known, _named_by(node))
+
+
+def check_names(
+    where: str, given: Iterable[str], known: Collection[str], what: str
+) -> None:
+    """ValueError where a name is none of the known ones; names those alike, or all."""
+    for name in given:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+        end = did_you_mean(near) if near else f", which takes {', '.join(known)}."
+        raise ValueError(f"{where}[{name}]: no argument of {what}{end}")
+
+
+def objects(document: object, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Path and node of every ``!new:`` and ``!name:`` of a tree."""
+    if (_tag(document) or "").startswith(("!new:", "!name:")):
+        yield path, document
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            yield from objects(value, (*path, str(key)))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from objects(value, (*path, str(index)))
+
+
+def known_arguments(node: object) -> Mapping[str, inspect.Parameter] | None:
+    """The arguments that a node's object takes by name; None where it takes any, or
+    cannot be looked up, which is told when it is built."""
+    try:
+        target: Callable = pydoc.locate(_named_by(node))  # type: ignore[assignment]
+        parameters = inspect.signature(target).parameters
+    except (ImportError, TypeError, ValueError, pydoc.ErrorDuringImport):
+        return None
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    return {n: p for n, p in parameters.items() if p.kind not in positional}
+
+
+def _named_by(node: object) -> str:
+    """What a node's tag names: torch.optim.Adam."""
+    return (_tag(node) or "").partition(":")[2]
+
+
 def _named(hparams_file: str | os.PathLike, error: Exception) -> ValueError:
     """An error that names the file and, where one is known, the key."""
-    path = _path(getattr(error, "yaml_nodes", []))
+    nodes = getattr(error, "yaml_nodes", [])
+    path = _path(nodes)
     where = f"{hparams_file}: {bracketed(path)}" if path else hparams_file
-    return ValueError(f"{where}: {error_text(error)}")
+    text = error_text(error)
+    if isinstance(error, AssertionError):  # says little, if anything
+        text = f"refused by {str(nodes[0].tag).partition(':')[2]}" + f": {text}" * (
+            text != "AssertionError"
+        )
+        text += _lengths(nodes[0]) + "."
+    return ValueError(f"{where}: {text}")
+
+
+def _lengths(node: Any) -> str:
+    """The lengths of a node's lists, where they differ."""
+    if not isinstance(node, MappingNode):
+        return ""
+    lengths = {
+        key.value: len(value.value)
+        for key, value in node.value
+        if isinstance(value, SequenceNode)
+    }
+    if len(set(lengths.values())) < 2:
+        return ""
+    told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    return f"; its lists differ in length ({told}): give each as many numbers"
 
 
 def _path(nodes: Sequence) -> list:

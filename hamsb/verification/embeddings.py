@@ -15,9 +15,9 @@ import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
-from tqdm import tqdm
 
 from hamsb.dataio.audio import load_audio
+from hamsb.utils.progress import progress_bar
 from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.encoding import Encoder
 from hamsb.verification.trials import Trials, speaker_of
@@ -257,7 +257,7 @@ def embed_utterances(
                 known[utterance] = found
     missing = {name: path for name, path in paths.items() if name not in known}
     encoder = Encoder(encode, sample_rate)
-    bar = tqdm(total=len(paths), initial=len(known), desc="embed", disable=not progress)
+    bar = progress_bar(total=len(paths), initial=len(known), desc="embed", shown=progress)
     try:
         with torch.no_grad(), bar:
             for names, wavs in _equal_lengths(missing, sample_rate, batch_size):

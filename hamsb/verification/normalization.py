@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from hamsb.dataio.annotations import read_columns
 from hamsb.nnet.similarities import CosineSimilarity, Similarity
 from hamsb.utils.checks import check_choice
+from hamsb.utils.progress import progress_bar
 from hamsb.verification.embeddings import Embeddings
 from hamsb.verification.trials import Trials
 
@@ -162,7 +162,9 @@ def cohort_statistics(
     mean = torch.empty(len(embeddings), dtype=torch.float64)
     deviation = torch.empty_like(mean)
     rows = max(1, _BLOCK // len(cohort))
-    for first in tqdm(range(0, len(embeddings), rows), desc="cohort", disable=not progress):
+    for first in progress_bar(
+        range(0, len(embeddings), rows), desc="cohort", shown=progress
+    ):
         part = slice(first, first + rows)
         rows_here = similarity.project(embeddings.matrix[part].double())
         scores = similarity.pairwise(rows_here, others)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hamsb.utils.files import replacing_files
 from hamsb.utils.packages import missing
+from hamsb.utils.progress import progress_bar
 from hamsb.utils.tables import markdown_table
 from hamsb.verification.evaluation import (
     P_TARGETS,
@@ -85,7 +85,7 @@ def write_verification(
     """
     records: list[dict] = []
     thresholds = (decision or {}).get("thresholds", {})
-    for trials in tqdm(lists, desc="evaluate", disable=not progress):
+    for trials in progress_bar(lists, desc="evaluate", shown=progress):
         records += evaluate_systems(
             trials, systems, (groups or {}).get(trials.name, {}), p_targets, thresholds
         )

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Cluster the training speakers with an exported model, for hard negative sampling.
 
-    python recipes/VoxCeleb/cluster.py hparams/cluster.yaml --model=<export folder>
+    python recipes/VoxCeleb/cluster.py hparams/cluster.yaml \\
+        --model=results/mini_ham/1234/export
 
 A speaker is the mean embedding of random crops of its utterances. For each number of
 clusters k of the yaml the speakers are clustered, by cosine or in a hyperbolic ball,
@@ -17,6 +18,25 @@ complete:
 ``quality.png``
     the measures of quality over k.
 """
+
+from hamsb.utils.help import help_if_asked
+from hamsb.utils.hparams import Key
+from hamsb.utils.run_options import ANALYSIS
+
+KEYS = [
+    Key("model", "folder", "the export of a training run"),
+    Key("annotation", "file", "csv of the speakers: that run's save/train.csv"),
+    Key("output_folder", "folder", "clusters, report and plot"),
+    Key("utterances", "number", "of each speaker, at most"),
+    Key("seconds", "seconds", "of a random crop; a shorter utterance is taken whole"),
+    Key("seed", "number", "of the crops and of k-means"),
+    Key("batch_size", "number", "crops of equal length embedded at a time"),
+    Key("k", "list of numbers", "of clusters: a file for each"),
+    Key("ball", "object", "null: cosine; model: the one it was trained with; or a ball"),
+]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS, ANALYSIS)  # before what takes seconds to import
 
 import json
 from importlib.metadata import version
@@ -37,22 +57,11 @@ from hamsb.nnet.balls import Ball
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run, replacing_files
-from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.hparams import load_hparams
 from hamsb.utils.packages import missing
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.utils.tables import markdown_table
 
-KEYS = [
-    Key("model", "folder", "the export of a training run"),
-    Key("annotation", "file", "csv of the speakers: that run's save/train.csv"),
-    Key("output_folder", "folder", "clusters, report and plot"),
-    Key("utterances", "number", "of each speaker, at most"),
-    Key("seconds", "seconds", "of a random crop; a shorter utterance is taken whole"),
-    Key("seed", "number", "of the crops and of k-means"),
-    Key("batch_size", "number", "crops of equal length embedded at a time"),
-    Key("k", "list of numbers", "of clusters: a file for each"),
-    Key("ball", "object", "null: cosine; model: the one it was trained with; or a ball"),
-]
 SCRIPT = "cluster.py"
 
 # ----------------------------------------------------------------- what is asked for
@@ -151,7 +160,7 @@ def write_results(folder, clusterings, records, text, about):
 
 
 def main(arguments):
-    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS, SCRIPT, ANALYSIS)
     hparams = load_hparams(hparams_file, overrides)
     if why := missing("clustering"):
         raise ValueError(why)

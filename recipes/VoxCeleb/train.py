@@ -2,6 +2,7 @@
 """Train a speaker embedding model on speaker labels, verify it, and export it.
 
     python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
+    python recipes/VoxCeleb/train.py hparams/mini_ham.yaml --number_of_epochs=5
 
 What a run does and leaves is told in ``hamsb.training.run``. Here is what labels are
 for: classes, heads, their losses, and speeds that make further classes; or, with
@@ -10,24 +11,9 @@ A yaml's ``batch_sampler`` makes the batches, and with ``cluster_refresh`` is gi
 clusters of the training speakers in the course of the training.
 """
 
-from pathlib import Path
-
-from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
-from hamsb.inference.folder import model_folder
-from hamsb.training import keys, run
-from hamsb.training.brain import EmbeddingBrain, unwrapped
-from hamsb.training.branches import check_branches
-from hamsb.training.cluster_refresh import ClusterRefresh
-from hamsb.training.report import describe, millions
-from hamsb.utils.checks import check_flag
-from hamsb.utils.command_line import main_or_exit
+from hamsb.training import keys
+from hamsb.utils.help import help_if_asked
 from hamsb.utils.hparams import Key
-from mini.mini_corpus import make_mini_corpus
-from voxceleb_prepare import prepare_voxceleb
-
-import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.encoder import CategoricalEncoder
 
 KEYS = [
     *keys.KEYS,
@@ -45,6 +31,28 @@ KEYS = [
     Key("pretrained_model", "folder", "an export with the same speakers", optional=True),
 ]
 
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS)  # before what takes seconds to import
+
+from pathlib import Path
+
+from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
+from hamsb.inference.folder import model_folder
+from hamsb.training import run
+from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.branches import check_branches
+from hamsb.training.cluster_refresh import ClusterRefresh
+from hamsb.training.report import describe, millions
+from hamsb.utils.checks import check_flag
+from hamsb.utils.command_line import main_or_exit
+from mini.mini_corpus import make_mini_corpus
+from voxceleb_prepare import prepare_voxceleb
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.distributed import run_on_main
+
 # ---------------------------------------------------------------------- the data
 
 
@@ -58,11 +66,8 @@ def dataio_prep(hparams):
     labels = CategoricalEncoder()
     train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
     add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
-    labels.load_or_create(
-        path=Path(hparams["save_folder"]) / "label_encoder.txt",
-        from_didatasets=[train],
-        output_key="spk_id",
-    )
+    labels.update_from_didataset(train, "spk_id")
+    run_on_main(labels.save, args=[Path(hparams["save_folder"]) / "label_encoder.txt"])
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))

@@ -2,6 +2,7 @@
 """Train a speaker embedding model without labels, verify it, and export it.
 
     python recipes/VoxCeleb/train_ssl.py hparams/<experiment>.yaml [--key=value ...]
+    python recipes/VoxCeleb/train_ssl.py hparams/mini/ssl.yaml --number_of_epochs=5
 
 Two random crops of each utterance, each distorted on its own, are to be alike, and
 unlike those of other utterances (Lepage & Dehak, arXiv 2404.14913): SimCLR, with
@@ -18,24 +19,30 @@ beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an
 "uniformity" near 0 with "positive" and "negative" similarities alike is a collapse.
 """
 
-from hamsb.dataio.pipelines import TwoCrops, add_steps
-from hamsb.nnet.contrastive import MoCo, diagnostics
-from hamsb.training import keys, run
-from hamsb.training.brain import EmbeddingBrain
-from hamsb.training.branches import expects
-from hamsb.training.report import one_line
-from hamsb.utils.command_line import main_or_exit
+from hamsb.training import keys
+from hamsb.utils.help import help_if_asked
 from hamsb.utils.hparams import Key
-from mini.mini_corpus import make_mini_corpus
-from voxceleb_prepare import prepare_voxceleb
-
-import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 KEYS = [
     *keys.KEYS,
     Key("momentum_encoder", "object", "MoCo's, among the modules", optional=True),
 ]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS)  # before what takes seconds to import
+
+from hamsb.dataio.pipelines import TwoCrops, add_steps
+from hamsb.nnet.contrastive import MoCo, diagnostics
+from hamsb.training import run
+from hamsb.training.brain import EmbeddingBrain
+from hamsb.training.branches import expects
+from hamsb.training.report import one_line
+from hamsb.utils.command_line import main_or_exit
+from mini.mini_corpus import make_mini_corpus
+from voxceleb_prepare import prepare_voxceleb
+
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
 
 
 def dataio_prep(hparams):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Verify speakers with an exported model: scores, error rates and plots of trial lists.
 
-    python recipes/VoxCeleb/verify.py hparams/verify.yaml --model=<export folder>
+    python recipes/VoxCeleb/verify.py hparams/verify.yaml \\
+        --model=results/mini_ham/1234/export
 
 Every utterance is embedded once, without padding. Each list is scored with every
 similarity (``backends``) and every normalization of the yaml and, where a calibration
@@ -17,39 +18,9 @@ of it is complete:
     the error tradeoff, and the distributions of those scores.
 """
 
-from dataclasses import replace
-from pathlib import Path
-
-from hamsb.inference.speaker import load_encoder, trained_ball
-from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.utils.checks import check_whole
-from hamsb.utils.command_line import main_or_exit, parse_arguments
-from hamsb.utils.conditions import conditions, versions
-from hamsb.utils.files import only_run
-from hamsb.utils.hparams import Key, load_hparams
-from hamsb.utils.run_folder import check_script, write_run
-from hamsb.verification.cache import EmbeddingCache
-from hamsb.verification.data import VerificationData
-from hamsb.verification.decision import (
-    fingerprint,
-    make_decision,
-    read_decision,
-    write_decision,
-)
-from hamsb.verification.groups import read_metadata
-from hamsb.verification.metrics import bayes_threshold
-from hamsb.verification.normalization import NORMALIZATIONS, find_cohort
-from hamsb.verification.overlaps import (
-    find_overlaps,
-    model_speakers,
-    overlap_facts,
-    overlap_warnings,
-)
-from hamsb.verification.results import write_verification
-from hamsb.verification.scoring import QUALITIES, score_trials
-from hamsb.verification.systems import score_systems
-from hamsb.verification.trials import read_lists
-from voxceleb_prepare import prepare_voxceleb
+from hamsb.utils.help import help_if_asked
+from hamsb.utils.hparams import Key
+from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [
     Key("model", "folder", "the export folder of a training run"),
@@ -77,6 +48,44 @@ KEYS = [
     Key("batch_size", "number", "utterances of one length that are embedded together"),
     Key("cache_folder", "folder", "embeddings of all runs; null: embed anew"),
 ]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS, ANALYSIS)  # before what takes seconds to import
+
+from dataclasses import replace
+from pathlib import Path
+
+from hamsb.inference.speaker import load_encoder, trained_ball
+from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
+from hamsb.utils.checks import check_whole
+from hamsb.utils.command_line import main_or_exit, parse_arguments
+from hamsb.utils.conditions import conditions, versions
+from hamsb.utils.files import only_run
+from hamsb.utils.hparams import load_hparams
+from hamsb.utils.run_folder import check_script, write_run
+from hamsb.verification.cache import EmbeddingCache
+from hamsb.verification.data import VerificationData
+from hamsb.verification.decision import (
+    fingerprint,
+    make_decision,
+    read_decision,
+    write_decision,
+)
+from hamsb.verification.groups import read_metadata
+from hamsb.verification.metrics import bayes_threshold
+from hamsb.verification.normalization import NORMALIZATIONS, find_cohort
+from hamsb.verification.overlaps import (
+    find_overlaps,
+    model_speakers,
+    overlap_facts,
+    overlap_warnings,
+)
+from hamsb.verification.results import write_verification
+from hamsb.verification.scoring import QUALITIES, score_trials
+from hamsb.verification.systems import score_systems
+from hamsb.verification.trials import read_lists
+from voxceleb_prepare import prepare_voxceleb
+
 BACKENDS = ("cosine", "hyperbolic")
 SCRIPT = "verify.py"
 
@@ -204,7 +213,7 @@ REPORT = """# Verification of {model}
 
 
 def main(arguments):
-    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS, SCRIPT, ANALYSIS)
     hparams = load_hparams(hparams_file, overrides)
     check(hparams)
     folder = Path(str(hparams["output_folder"]))

@@ -89,12 +89,12 @@ from typing import NamedTuple
 from hamsb.dataio.annotations import read_columns
 from hamsb.dataio.layouts import explain_layout, names_part
 from hamsb.utils.files import digest, replacing
+from hamsb.utils.progress import progress_bar
 from hamsb.verification.trials import read_trials
 
 import numpy as np
 import soundfile
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
 
 logger = get_logger(__name__)
 
@@ -719,7 +719,7 @@ def _look_at_all(files, options, workers):
     )
     paths = [(file.path, file.size) for file in files]
     bar = functools.partial(
-        tqdm, total=len(paths), desc="Reading audio headers", unit="file"
+        progress_bar, total=len(paths), desc="Reading audio headers", unit="file"
     )
     workers = min(workers, -(-len(paths) // _FILES_PER_TASK))
     if workers <= 1:

@@ -15,6 +15,7 @@ import hamsb
 from hamsb.utils import command_line
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.run_options import ANALYSIS
 from runs import fork, status_of
 
 YAML = """
@@ -27,6 +28,7 @@ max_grad_norm: 5.0
 clip: !ref <max_grad_norm>
 num_workers: 0
 loader: {num_workers: !ref <num_workers>}
+modules: {head: !ref <head>, cost: !ref <cost>}
 cost: !new:hamsb.HAMSoftmax
     margin: !ref <margin>
 head:
@@ -64,7 +66,7 @@ KEYS = [
 
 
 def test_what_speechbrain_gets_right_is_the_same():
-    arguments = ["x.yaml", "--seed", "7", "--debug_batches=5", "--channels=[4, 4]"]
+    arguments = ["x.yaml", "--seed", "7", "--ckpt_interval_steps=5", "--channels=[4, 4]"]
     arguments += ["--noprogressbar", "--device", "cpu", "--eval_precision=bf16"]
     assert parse_arguments(arguments) == sb.parse_arguments(arguments)
     assert parse_arguments(["x.yaml"]) == sb.parse_arguments(["x.yaml"])
@@ -157,33 +159,31 @@ def test_overrides_are_a_line_a_key():
 def test_run_options():
     found = options(
         "--noprogressbar",
-        "--jit_module_keys",
-        "a",
-        "b",
+        "--compile_module_keys",
+        "head",
+        "cost",
         "--ckpt_interval_steps",
         "-1",
-        "--optimizer_step_limit=3",
-        "--jit=True",
-        "--compile=false",
+        "--compile=True",
+        "--skip_nonfinite_grads=false",
         "--data_folder=--debug",
     )
-    assert found.noprogressbar is True and found.jit is True and found.compile is False
-    assert found.jit_module_keys == ["a", "b"] and found.ckpt_interval_steps == -1
-    assert found.optimizer_step_limit == 3
+    assert found.noprogressbar is True and found.compile is True
+    assert found.skip_nonfinite_grads is False and found.ckpt_interval_steps == -1
+    assert found.compile_module_keys == ["head", "cost"]
     assert found.debug is False and found.param_file == "x.yaml"
     assert found.overridden_args == {
         "noprogressbar",
-        "jit_module_keys",
+        "compile_module_keys",
         "ckpt_interval_steps",
-        "optimizer_step_limit",
-        "jit",
+        "skip_nonfinite_grads",
         "compile",
     }
 
 
 def test_a_run_option_that_is_a_key_is_changed_in_both():
-    assert options("--max_grad_norm", "-1").max_grad_norm == -1
-    assert loaded("--max_grad_norm", "-1")["clip"] == -1
+    assert options("--max_grad_norm", "7").max_grad_norm == 7
+    assert loaded("--max_grad_norm", "7")["clip"] == 7
 
 
 def test_a_key_may_begin_like_a_run_option(folder):
@@ -191,7 +191,7 @@ def test_a_key_may_begin_like_a_run_option(folder):
     assert loaded("--prec=2") == {"prec": 2}
 
 
-def test_help_is_speechbrains(capsys):
+def test_help_has_speechbrains_options(capsys):
     with pytest.raises(SystemExit) as end:
         parse_arguments(["--help"])
     assert end.value.code == 0 and "--nonfinite_patience" in capsys.readouterr().out
@@ -224,11 +224,11 @@ def test_help_is_speechbrains(capsys):
         (["--seed= "], "^seed: no value"),
         (["--seed", ""], "^seed: no value"),
         (["--device"], "^device: no value; write --device=<value>.$"),
-        (["--jit_module_keys", "--debug"], "^jit_module_keys: no value"),
+        (["--compile_module_keys", "--debug"], "^compile_module_keys: no value"),
         # with a value that does not fit
         (["--precision=fp8"], "^precision=fp8: .*'fp32', 'fp16', 'bf16'"),
         (["--debug_batches=x"], "^debug_batches=x: invalid int"),
-        (["--optimizer_step_limit=x"], "^optimizer_step_limit=x: invalid int"),
+        (["--max_grad_norm=x"], "^max_grad_norm=x: invalid float"),
         (["--distributed_backend=glo"], "^distributed_backend=glo: .*'gloo'"),
         (["--debug=maybe"], "^debug=maybe: a flag"),
         (["--channels=[1, 2"], r"^channels=\[1, 2: not yaml: .*as text: --channels='"),
@@ -256,6 +256,100 @@ def test_mistakes_are_named(arguments, message):
         parse_arguments(["x.yaml", *arguments], KEYS)
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data_parallel_backend"], "^data_parallel_backend: .* torchrun --nproc"),
+        (["--jit"], "^jit: TorchScript .* Use --compile"),
+        (["--jit_module_keys=head"], "^jit_module_keys: TorchScript"),
+        (["--optimizer_step_limit=3"], "^optimizer_step_limit: .* --number_of_epochs"),
+        (["--test_only"], "^test_only: a finished run .* verify.py"),
+        (["--debug_batches=3"], "^debug_batches=3: does nothing without --debug; add"),
+        (["--compile_mode=default"], "^compile_mode=default: does nothing without --comp"),
+        (["--profile_steps=3"], "^profile_steps=3: does nothing without --profile_train"),
+        (["--debug", "--debug_batches=0"], "^debug_batches=0: .* at least 1"),
+        (["--grad_accumulation_factor=0"], "^grad_accumulation_factor=0: .* at least 1"),
+        (["--nonfinite_patience=-1"], "^nonfinite_patience=-1: .* at least 0"),
+        (["--max_grad_norm=0"], "^max_grad_norm=0.0: must be positive.* give inf"),
+        (["--max_grad_norm=-1"], "^max_grad_norm=-1.0: must be positive"),
+        (["--max_grad_norm=nan"], "^max_grad_norm=nan: must be positive"),
+        (
+            ["--ckpt_interval_minutes=1", "--ckpt_interval_steps=2"],
+            "^ckpt_interval_minutes=1 and ckpt_interval_steps=2: .* one of them",
+        ),
+        (
+            ["--bfloat16_mix_prec", "--precision=fp32"],
+            "^bfloat16_mix_prec=True: means --precision=bf16, and precision is fp32",
+        ),
+        (
+            ["--bfloat16_mix_prec", "--auto_mix_prec"],
+            "^auto_mix_prec=True, bfloat16_mix_prec=True: mean fp16 and bf16",
+        ),
+        (
+            ["--compile", "--compile_module_keys", "head", "tail"],
+            "^compile_module_keys=tail: no such module; the yaml's modules are head, cost",
+        ),
+        (["--distributed_backend=gloo"], "^distributed_backend=gloo: .*torchrun"),
+        (["--find_unused_parameters"], "^find_unused_parameters=True: .*torchrun"),
+    ],
+)
+def test_run_options_that_cannot_work(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["x.yaml", *arguments], KEYS)
+
+
+def test_run_options_that_can_work(folder):
+    options("--max_grad_norm=inf", "--bfloat16_mix_prec", "--debug", "--debug_epochs=0")
+    options("--compile", "--compile_module_keys=head", "--ckpt_interval_steps=-1")
+    with pytest.raises(FileNotFoundError, match=r"^log_config=no\.yaml: no such file\.$"):
+        options("--log_config=no.yaml")
+    assert options("--log_config=x.yaml").log_config == "x.yaml"
+
+
+def test_run_options_of_the_yaml(folder):
+    for line, message in (
+        ("test_only: True", "^test_only=True: a finished run"),
+        ("grad_accumulation_factor: 0", "^grad_accumulation_factor=0: "),
+        ("ckpt_interval_steps: 2", None),
+    ):
+        (folder / "y.yaml").write_text(f"{YAML}{line}\n")
+        if message is None:
+            assert parse_arguments(["y.yaml"])
+            continue
+        with pytest.raises(ValueError, match=message):
+            parse_arguments(["y.yaml"])
+
+
+def test_run_options_of_a_script_that_does_not_train():
+    taken = ["x.yaml", "--device=cpu", "--noprogressbar"]
+    assert parse_arguments(taken, KEYS, "verify.py", ANALYSIS)[1].noprogressbar
+    for name in ("precision", "jit", "debug"):
+        value = "=bf16" * (name == "precision")
+        with pytest.raises(ValueError, match=f"^{name}: is for training. verify.py takes"):
+            parse_arguments(["x.yaml", f"--{name}{value}"], KEYS, "verify.py", ANALYSIS)
+
+
+def test_a_yaml_of_another_script(folder):
+    header = (
+        "# A yaml.\n#\n#   python a/train.py hparams/x.yaml --seed=1 \\\n#       --b=2\n"
+    )
+    (folder / "y.yaml").write_text(f"{header}\n{YAML}")
+    command = (
+        r"a yaml of train.py, not of verify.py: python a/train.py y.yaml --seed=1 --b=2"
+    )
+    with pytest.raises(
+        ValueError, match=rf"^y\.yaml: .* {command} \(If it is for verify.py"
+    ):
+        parse_arguments(["y.yaml"], KEYS, "verify.py")
+    needed = [*KEYS, Key("model", "folder", "an export")]
+    with pytest.raises(ValueError, match=f"{command}$"):
+        parse_arguments(["y.yaml"], needed, "verify.py")
+    with pytest.raises(ValueError, match=r"^y\.yaml: no model; train.py needs them"):
+        parse_arguments(["y.yaml"], needed, "train.py")
+    assert parse_arguments(["y.yaml"], KEYS, "train.py")
+    assert parse_arguments(["y.yaml"], KEYS)  # a script of a name of its own
+
+
 def test_declared_keys(folder, capsys):
     """An optional key may be an option where the yaml lacks it, a needed one may not
     be lacking; --help lists them."""
@@ -268,7 +362,7 @@ def test_declared_keys(folder, capsys):
         parse_arguments(["x.yaml"], needed)
     with pytest.raises(SystemExit):
         parse_arguments(["--help"], KEYS)
-    assert "  --speed (number): of it\n" in capsys.readouterr().out
+    assert "  --speed=<number>          of it; optional\n" in capsys.readouterr().out
 
 
 def test_no_yaml_file(folder):

@@ -73,11 +73,11 @@ from pathlib import Path
 
 from hamsb.augment.simulation import SAMPLE_RATE, draw_session, record, room_response
 from hamsb.utils.files import replacing_folder
+from hamsb.utils.progress import progress_bar
 
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
 #: Raise it with every change that alters the files; older corpora are rebuilt.
 FORMAT_VERSION = 2
@@ -592,7 +592,7 @@ def _write_corpus(folder, options, workers):
             mp_context=multiprocessing.get_context("spawn"),
         ) as pool:
             results = pool.map(_make_speaker, tasks)
-            bar = tqdm(results, "mini corpus", len(tasks), unit="speaker")
+            bar = progress_bar(results, "mini corpus", len(tasks), unit="speaker")
             for speaker_rows in bar:
                 rows.extend(speaker_rows)
     with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as f:
@@ -727,15 +727,33 @@ def _strangers(folder):
     return sorted(set(names) - ours)
 
 
+_OPTIONS = {
+    "seed": "of everything drawn",
+    "train_speakers": "speakers of the training part, from 2 to 9999",
+    "test_speakers": "speakers of the test part, from 2 to 9999",
+    "sessions": "of a speaker, from 2",
+    "utterances": "of a session",
+    "duration": "seconds of speech of an utterance, from 1 to 30",
+    "trials": "lines of the trial list",
+    "workers": "processes; None: one for each CPU",
+}
+
+
 def main(argv=None):
     """Command line: make a corpus and print what it holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="Example: python recipes/VoxCeleb/mini/mini_corpus.py /path/corpus --seed 1",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", help="where the corpus goes")
     for name, item in inspect.signature(make_mini_corpus).parameters.items():
         if name != "folder":
             kind = int if item.default is None else type(item.default)
             option = "--" + name.replace("_", "-")
-            parser.add_argument(option, type=kind, default=item.default)
+            about = _OPTIONS[name]
+            parser.add_argument(option, type=kind, default=item.default, help=about)
     folder = make_mini_corpus(**vars(parser.parse_args(argv)))
     with open(folder / "metadata.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))

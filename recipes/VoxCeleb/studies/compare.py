@@ -3,6 +3,7 @@
 
     python recipes/VoxCeleb/studies/compare.py hparams/studies/compare_<name>.yaml \\
         [--key=value ...]
+    python recipes/VoxCeleb/studies/compare.py hparams/studies/compare_mini.yaml
 
 The study's yaml names the experiments (their yamls, options of their own, the
 experiment each is measured against), the options that all of them get, and the
@@ -33,6 +34,22 @@ In ``output_folder``: ``report.md``, ``results.csv`` (an experiment and list a l
 the epochs), ``det_<list>.png``.
 """
 
+from hamsb.utils.help import help_if_asked
+from hamsb.utils.hparams import Key
+
+KEYS = [
+    Key("output_folder", "folder", "tables, plots and the runs' folders"),
+    Key("processes", "number", "runs side by side, sharing the cores; 0: only the table"),
+    Key("keep_checkpoints", "boolean", "of finished runs; their exports stay"),
+    Key("seeds", "list of numbers", "each experiment is trained with each of them"),
+    Key("options", "mapping", "options of every run"),
+    Key("experiments", "mapping", "name: hparams, and what is its own"),
+    Key("search_options", "mapping", "options of the runs of a search", optional=True),
+]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS)  # before what takes seconds to import
+
 import shlex
 import signal
 from collections import Counter
@@ -55,20 +72,11 @@ from hamsb.training.comparison import (
 from hamsb.training.study import Run, minutes, read_epochs
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.files import only_run, replacing
-from hamsb.utils.hparams import Key, merged, option_text, read_resolved
+from hamsb.utils.hparams import merged, option_text, read_resolved
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.utils.tables import markdown_table, write_csv
 from hamsb.verification.plots import plot_det
 
-KEYS = [
-    Key("output_folder", "folder", "tables, plots and the runs' folders"),
-    Key("processes", "number", "runs side by side, sharing the cores; 0: only the table"),
-    Key("keep_checkpoints", "boolean", "of finished runs; their exports stay"),
-    Key("seeds", "list of numbers", "each experiment is trained with each of them"),
-    Key("options", "mapping", "options of every run"),
-    Key("experiments", "mapping", "name: hparams, and what is its own"),
-    Key("search_options", "mapping", "options of the runs of a search", optional=True),
-]
 SCRIPT = "compare.py"
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 HPARAMS = TRAIN.parents[2] / "hparams"
@@ -277,7 +285,7 @@ def write_plots(folder: Path, results: Results) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS, "compare.py")
     hparams = read_resolved(hparams_file, overrides)
     given = {name: run_opts[name] for name in run_opts.overridden_args}
     comparison = Comparison(hparams_file, hparams, TRAIN, HPARAMS, given)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Where embeddings and centers end up in the ball, and whether that means anything.
 
-    python recipes/VoxCeleb/studies/radii.py hparams/studies/radii.yaml \
-        --model=<export folder>
+    python recipes/VoxCeleb/studies/radii.py hparams/studies/radii.yaml \\
+        --model=results/mini_ham/1234/export
 
 A random part of the trial lists' utterances is embedded whole, as crops and with noise.
 The length of an embedding before the ball's projection and its hyperbolic distance from
@@ -18,6 +18,28 @@ one of a Euclidean head, has lengths only. What comes out, in ``output_folder``:
 ``disk.png``
     whole utterances and centers in the Poincare disk, where there is a ball.
 """
+
+from hamsb.utils.help import help_if_asked
+from hamsb.utils.hparams import Key
+from hamsb.utils.run_options import ANALYSIS
+
+KEYS = [
+    Key("model", "folder", "the export of a training run"),
+    Key("test_data_folder", "folder or list", "holds wav/<speaker>/..."),
+    Key("verification_file", "file or list", "trial lists, whose utterances are taken"),
+    Key("train_annotation", "file", "a run's save/train.csv, to be counted, or null"),
+    Key("output_folder", "folder", "report and plots"),
+    Key("seed", "number", "of utterances, crops, noise and bootstrap"),
+    Key("utterances", "number", "so many at random; null: all"),
+    Key("crop_seconds", "list of seconds", "each utterance is cut to each, too"),
+    Key("snrs", "list of dB", "signal-to-noise ratios: each with noise, too"),
+    Key("noise", "name", "its kind: white, pink, brown or hum"),
+    Key("nearest", "number", "of the cosines that make an utterance's confusability"),
+    Key("bootstrap_draws", "number", "for the intervals; 0: none"),
+]
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, KEYS, ANALYSIS)  # before what takes seconds to import
 
 import json
 import math
@@ -43,7 +65,7 @@ from hamsb.utils.checks import check_choice, check_whole
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run, replacing_files
-from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.data import VerificationData
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
@@ -51,20 +73,6 @@ from hamsb.verification.trials import read_lists, speaker_of
 
 import torch
 
-KEYS = [
-    Key("model", "folder", "the export of a training run"),
-    Key("test_data_folder", "folder or list", "holds wav/<speaker>/..."),
-    Key("verification_file", "file or list", "trial lists, whose utterances are taken"),
-    Key("train_annotation", "file", "a run's save/train.csv, to be counted, or null"),
-    Key("output_folder", "folder", "report and plots"),
-    Key("seed", "number", "of utterances, crops, noise and bootstrap"),
-    Key("utterances", "number", "so many at random; null: all"),
-    Key("crop_seconds", "list of seconds", "each utterance is cut to each, too"),
-    Key("snrs", "list of dB", "signal-to-noise ratios: each with noise, too"),
-    Key("noise", "name", "its kind: white, pink, brown or hum"),
-    Key("nearest", "number", "of the cosines that make an utterance's confusability"),
-    Key("bootstrap_draws", "number", "for the intervals; 0: none"),
-]
 SCRIPT = "radii.py"
 
 # ----------------------------------------------------------------- what is asked for
@@ -191,7 +199,7 @@ def write_radii(folder, text, numbers, measured, ball, centers):
 
 
 def main(arguments):
-    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS)
+    hparams_file, run_opts, overrides = parse_arguments(arguments, KEYS, SCRIPT, ANALYSIS)
     hparams = load_hparams(hparams_file, overrides)
     check(hparams)
     folder = Path(str(hparams["output_folder"]))

@@ -1,0 +1,190 @@
+"""What a yaml's objects would fail at, found before any data are read.
+
+Arguments that an object does not take, sample rates that differ, options that the data
+loader refuses; and the modules are built and given a batch of noise, one after the
+other. All of it is thrown away, and random numbers are drawn from copies of the
+generators, so a training does not depend on it.
+"""
+
+import inspect
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml.comments import CommentedMap
+from torch.utils.data import DataLoader, TensorDataset
+
+from hamsb.utils.hparams import (
+    bracketed,
+    build,
+    check_arguments,
+    check_names,
+    error_text,
+    known_arguments,
+    objects,
+    read_resolved,
+)
+
+#: The modules that every training script passes a batch through, in this order.
+CHAIN = ("compute_features", "mean_var_norm", "embedding_model")
+BUILT = ("modules", "compute_cost", "branches", "fea_augment", "margin_schedule")
+LONGEST = 3.0  # seconds of noise
+OF_DATA = ("sampler", "batch_sampler", "collate_fn")  # of the data loader's options
+
+
+def check_objects(hparams_file: str | os.PathLike, overrides: str = "") -> None:
+    """ValueError where a training with this yaml would fail at one of its objects.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+    overrides : str
+        As for `hamsb.utils.hparams.resolve`.
+    """
+    document = read_resolved(hparams_file, overrides)
+    if document.get("steps_per_epoch") == 0:  # to be counted
+        overrides = "\n".join(filter(None, [overrides, "steps_per_epoch: 1000"]))
+        document = read_resolved(hparams_file, overrides)
+    check_arguments(document, hparams_file)
+    check_sample_rates(document, hparams_file)
+    with same_random_state():
+        check_dataloader_options(document, hparams_file)
+        check_optimizer(document, hparams_file)
+        dry_run(document, hparams_file)
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """The random number generators are afterwards what they were."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def check_sample_rates(document: Mapping, hparams_file: str | os.PathLike) -> None:
+    """ValueError where an object is made for another rate than the audio's."""
+    rate = document["sample_rate"]
+    for path, node in objects(document):
+        known = known_arguments(node) or {}
+        if "sample_rate" not in known:
+            continue
+        given = node.get("sample_rate") if isinstance(node, Mapping) else None
+        theirs = known["sample_rate"].default if given is None else given
+        if isinstance(theirs, (int, float)) and theirs != rate:
+            here = bracketed((*path, "sample_rate"))
+            raise ValueError(
+                f"{hparams_file}: {here}={theirs}, but the audio has sample_rate={rate}. "
+                f"Write sample_rate: !ref <sample_rate> in {bracketed(path)}."
+            )
+
+
+def check_dataloader_options(document: Mapping, hparams_file: str | os.PathLike) -> None:
+    """ValueError where the data loader does not take its options."""
+    options = document["dataloader_options"]
+    where = f"{hparams_file}: dataloader_options"
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{where}={options}: a group of keys, as batch_size.")
+    known = [*inspect.signature(DataLoader).parameters, "looped_nominal_epoch"]
+    check_names(where, options, known[1:], "torch's DataLoader")
+    plain = CommentedMap((k, v) for k, v in options.items() if k not in OF_DATA)
+    tree = CommentedMap(dataloader_options=plain)
+    values = build(tree, hparams_file)["dataloader_options"]
+    values.pop("looped_nominal_epoch", None)
+    try:
+        DataLoader(TensorDataset(torch.zeros(1)), **values)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f"{where}: {error_text(error)}") from error
+
+
+def check_optimizer(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
+    """ValueError where the optimizer cannot be made."""
+    make = build(_part(document, "opt_class"), hparams_file)["opt_class"]
+    try:
+        make([torch.nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f"{hparams_file}: opt_class: {error_text(error)}") from error
+
+
+def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
+    """Build the modules, and pass noise through features, network and heads.
+
+    Raises
+    ------
+    ValueError
+        An object that refuses its arguments; a module that is not there, or does not
+        take what the one before it gives.
+    """
+    hparams = build(_part(document, *document["modules"], *BUILT), hparams_file)
+    modules = hparams["modules"]
+    absent = [name for name in CHAIN if name not in modules]
+    if absent:
+        raise ValueError(f"{hparams_file}: modules: no {', '.join(absent)}; add them.")
+    heads = hparams.get("branches") or {"classifier": None}
+    seconds = min(document["sentence_len"], LONGEST)
+    batch = torch.randn(2, max(int(seconds * document["sample_rate"]), 1)) / 10
+    lengths, before = torch.ones(2), f"crops of {seconds:g} s"
+    torch.nn.ModuleDict({name: modules[name] for name in CHAIN}).eval()
+    with torch.no_grad():
+        for name in CHAIN:
+            inputs = (batch,) if name == CHAIN[0] else (batch, lengths)
+            batch = _pass(name, modules[name], inputs, before, document, hparams_file)
+            before = f"what {name} gives"
+        for name in heads:
+            if name in modules:
+                head = modules[name].eval()
+                _pass(name, head, (batch,), before, document, hparams_file)
+
+
+def _part(document: CommentedMap, *names: str) -> CommentedMap:
+    return CommentedMap((name, document[name]) for name in names if name in document)
+
+
+def _pass(
+    name: str,
+    module: torch.nn.Module,
+    inputs: tuple,
+    before: str,
+    document: Mapping,
+    hparams_file: str | os.PathLike,
+) -> torch.Tensor:
+    """A module's output; ValueError where it fails."""
+    try:
+        return module(*inputs)
+    except Exception as error:
+        shape, node = list(inputs[0].shape), _node(document, name)
+        why = (error_text(error).strip().splitlines() or [""])[0]
+        message = (
+            f"{hparams_file}: {name} does not take {before}, a tensor of shape {shape}: "
+            f"{why.rstrip('.')}." + _advice(name, node, shape, document)
+        )
+        raise ValueError(message) from error
+
+
+def _advice(name: str, node: Any, shape: list[int], document: Mapping) -> str:
+    """What to do, where the usual causes are there."""
+    given = node if isinstance(node, Mapping) else {}
+    size = given.get("input_size")
+    if size is not None and size != shape[-1]:
+        return f" Its input_size={size} must be that {shape[-1]}, or the other way round."
+    known = known_arguments(node) or {}
+    if {"n_fft", "win_length"} <= known.keys():
+        values = {key: known[key].default for key in known} | dict(given)
+        window = values["win_length"] * document["sample_rate"] // 1000
+        if values["n_fft"] < window:
+            return f" Give it n_fft: {window:g}, at least."
+    if name == "embedding_model" and len(shape) == 3 and shape[1] < 20:
+        seconds = document["sentence_len"]
+        return f" Is sentence_len={seconds} too short, with its {shape[1]} frames?"
+    return ""
+
+
+def _node(document: Mapping, name: str) -> Any:
+    return document["modules"].get(name, document.get(name))

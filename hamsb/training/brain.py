@@ -91,6 +91,7 @@ class EmbeddingBrain(sb.Brain):
         super().__init__(*args, **kwargs)
         self.development = development
         self.rate = 0.0  # of the last optimizer step
+        self.progress = Progress(epochs=0, batches=0, shown=False)  # until it starts
         self.seconds = 0.0  # of training, those before an interruption included
         self.watched: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
@@ -254,7 +255,6 @@ class EmbeddingBrain(sb.Brain):
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """As Brain's, with one bar for all epochs in the place of one for each."""
-        self.progress = Progress(epochs=0, batches=0, shown=False)  # until it starts
         try:
             super().fit(*args, **{**kwargs, "progressbar": False})
         finally:

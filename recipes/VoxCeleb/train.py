@@ -12,6 +12,7 @@ clusters of the training speakers in the course of the training.
 
 from pathlib import Path
 
+from hamsb.dataio.annotations import read_speakers
 from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
 from hamsb.inference.folder import model_folder
 from hamsb.training import keys, run
@@ -58,11 +59,8 @@ def dataio_prep(hparams):
     labels = CategoricalEncoder()
     train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
     add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
-    labels.load_or_create(
-        path=Path(hparams["save_folder"]) / "label_encoder.txt",
-        from_didatasets=[train],
-        output_key="spk_id",
-    )
+    speakers = read_speakers(hparams["train_annotation"])
+    labels.update_from_iterable(speakers, sequence_input=False)
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))

@@ -90,9 +90,16 @@ def replacing_folder(
     try:
         yield partial
         if keep is None or not keep():
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+            older = partial.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+            if folder.exists():  # never half of it is there
+                folder.rename(older)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if older.exists():
+                    older.rename(folder)
+                raise
+            shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -67,7 +67,7 @@ TRAIN = [
 ]
 # What is told of a half-written file or folder, by its path below the folder.
 HALF_WRITTEN = {
-    r"(\.export\.|run/export/|model/\.).*": "exporting",
+    r"run/\.export\..*|(run/export|model/export)/\..*": "exporting",
     r".*\.CKPT\.[0-9a-f]+\.partial.*": "saving a checkpoint",
     r"run/\.[0-9a-f]{8}\.partial.*": "writing the results",
     r"embeddings/.*\.partial": "writing the cache",
@@ -85,7 +85,9 @@ def make_corpus(folder):
             color = drawn.standard_normal(16)
             drawn = np.random.default_rng([part == "test", speaker, ord(session), number])
             sound = np.convolve(drawn.standard_normal(17600), color, "same")
-            path = folder / part / "wav" / f"{part}{speaker:02d}" / session / f"{number}.wav"
+            path = (
+                folder / part / "wav" / f"{part}{speaker:02d}" / session / f"{number}.wav"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, 0.5 * sound / np.abs(sound).max(), 16000)
     wav = folder / "test" / "wav"
@@ -334,7 +336,11 @@ def kill(process):
 def results(folder):
     """Path -> content of what must not depend on an interruption."""
     run, found = folder / "run", {}
-    for path in [*run.glob("scores_*.txt"), *run.glob("export/*"), *folder.glob("model/*/*")]:
+    for path in [
+        *run.glob("scores_*.txt"),
+        *run.glob("export/*"),
+        *folder.glob("model/*/*"),
+    ]:
         if path.name != "README.md":  # tells the minutes
             found[str(path.relative_to(folder))] = path
     found |= {f"run/{name}": run / name for name in ("metrics.json", "epochs.json")}
@@ -456,30 +462,29 @@ class Experiment:
         Returns the number of kills."""
         folder = self.work / f"{number:02d}"
         self.runs.fill(folder)
-        cells, killed = [], 0
+        killed, ended = [], False
         for life in range(1, 2 + again):
-            process = self.runs.start(folder, screen=f"screen{life}.txt")
+            screen = f"screen{life}.txt"
+            process = self.runs.start(folder, screen=screen)
             watch = Watch(folder)
             even = (number + life) % 2
             moment = self.moments.of_a_phase() if even else self.moments.anywhen()
-            if not wait_for(process, watch, moment):
-                if process.returncode:
-                    _, equal = self.verdict(folder, process, f"screen{life}.txt")
-                    self.row(number, "", "", "", "ended by itself", equal)
-                    return killed
-                break  # it ended before its moment: the next start finds a whole run
+            ended = not wait_for(process, watch, moment)
+            if ended:  # before its moment
+                break
             seconds = time.perf_counter() - watch.begun
             kill(process)
-            killed += 1
             where = phase(folder, watch.before, state(folder))
-            cells.append((f"{seconds:.1f}", where, ", ".join(left_over(folder)) or "-"))
-        process = self.runs.start(folder, screen="last.txt")
-        did, equal = self.verdict(folder, process, "last.txt")
-        for at, where, left in cells[:-1]:
-            self.row(number, at, where, left, "killed as well", "")
-        if cells:
-            self.row(number, *cells[-1], did, equal)
-        return killed
+            left = ", ".join(left_over(folder)) or "-"
+            killed.append((f"{seconds:.1f}", where, left))
+        if not ended:
+            screen = "last.txt"
+            process = self.runs.start(folder, screen=screen)
+        verdict = self.verdict(folder, process, screen)
+        for cells in killed[:-1]:
+            self.row(number, *cells, "killed as well", "")
+        self.row(number, *(killed[-1] if killed else ("-", "not killed", "-")), *verdict)
+        return len(killed)
 
     def kill_all(self, kills):
         self.header()

@@ -3,6 +3,7 @@ them returns something valid, or raises one error that names the file."""
 
 import io
 import json
+import re
 import shutil
 import signal
 import string
@@ -13,35 +14,40 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import voxceleb_prepare
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from speechbrain.dataio.preprocess import AudioNormalizer
-from voxceleb_prepare import prepare_voxceleb
 
 import hamsb
+import voxceleb_prepare
 from hamsb.augment.corpora import prepare_audio_csv
 from hamsb.dataio.annotations import read_columns, read_speakers, read_utterances
 from hamsb.dataio.audio import crop_at, load_audio, random_crop, read_crop
 from hamsb.dataio.clusters import Clusters, read_clusters
 from hamsb.inference import SpeakerRecognition
+from hamsb.training.identity import begun, check_data, identity
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.hparams import Key
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import read_decision
 from hamsb.verification.groups import read_metadata
+from hamsb.verification.training_data import read_training
 from hamsb.verification.trials import read_lists, read_trials
 from runs import FOUR_TRIALS, write_speakers
+from voxceleb_prepare import prepare_voxceleb
 
 LONGEST = 20  # seconds of one example, on a busy machine
 OURS = [Path(hamsb.__file__).parent, Path(voxceleb_prepare.__file__).parent]
 
 
-def fuzzed(examples, **strategies):
-    """As hypothesis's given, with the same examples at every run and no database."""
+def fuzzed(examples, found=(), **strategies):
+    """As hypothesis's given, with the same examples at every run and no database; and
+    with some that once were ``found``, values of the only strategy."""
 
     def decorate(test):
+        for value in found:
+            test = example(**dict.fromkeys(strategies, value))(test)
         bounded = settings(
             max_examples=examples,
             derandomize=True,
@@ -91,11 +97,11 @@ def answer(read, *names):
 TOKENS = [
     *(b"\n", b"\r", b"\r\n", b",", b"\t", b" ", b'"', b"'", b"\0", b"\xff", b"\x1c"),
     *(b"\xef\xbb\xbf", "²".encode(), "٣".encode(), "\u2028".encode(), b"-1", b"1e999"),
-    *(b"NaN", b"Infinity", b"null", b"{}", b"[]", b"0", b"9" * 5000, b"[" * 100000, b"$"),
+    *(b"NaN", b"Infinity", b"null", b"{}", b"[]", b"0", b"9" * 5000, b"[" * 10000, b"$"),
 ]
 CHANGES = st.lists(
     st.tuples(
-        st.sampled_from(["cut", "put", "flip", "drop", "twice", "end"]),
+        st.sampled_from([*["field"] * 3, "put", "cut", "flip", "drop", "twice", "end"]),
         st.floats(0, 1, exclude_max=True),
         st.one_of(st.sampled_from(TOKENS), st.binary(min_size=1, max_size=8)),
     ),
@@ -109,7 +115,12 @@ def changed(valid, changes):
     data = bytearray(valid)
     for what, where, token in changes:
         place = int(where * len(data))
-        if what == "cut":
+        if what == "field":  # a word or number becomes another
+            fields = list(re.finditer(rb"[\w.-]+", data))
+            if fields:
+                start, end = fields[int(where * len(fields))].span()
+                data[start:end] = token
+        elif what == "cut":
             del data[place : place + len(token)]
         elif what == "put":
             data[place:place] = token
@@ -128,7 +139,8 @@ def changed(valid, changes):
 def damaged(*valid):
     """Arbitrary bytes, or one of some good files with damage."""
     good = st.sampled_from([v.encode() if isinstance(v, str) else v for v in valid])
-    return st.one_of(st.binary(max_size=200), st.builds(changed, good, CHANGES))
+    change = st.builds(changed, good, CHANGES)
+    return st.one_of(change, change, change, st.binary(max_size=100))
 
 
 @pytest.fixture
@@ -167,7 +179,14 @@ id2/x/1,1.0,"/corpus/id2/x/1,b.wav",160,16000,id2
 """
 
 
-@fuzzed(150, data=damaged(TRAIN, TRAIN.replace(",", "\t")))
+MANY = "9" * 5000  # digits, more than Python's int takes
+
+
+@fuzzed(
+    150,
+    found=[TRAIN.replace("16000", MANY).encode()],
+    data=damaged(TRAIN, TRAIN.replace(",", "\t")),
+)
 def test_csv_files(put, data):
     path = put(data)
     for row in answer(lambda: list(read_columns(path, ["wav", "ID"])), path) or ():
@@ -201,7 +220,11 @@ id4,2
 """
 
 
-@fuzzed(150, data=damaged(CLUSTERS, CLUSTERS.partition("2: 1 0\n")[2]))
+@fuzzed(
+    150,
+    found=[CLUSTERS.replace("2", MANY).encode(), f"speaker,cluster\nid1,{MANY}\n".encode()],
+    data=damaged(CLUSTERS, CLUSTERS.partition("2: 1 0\n")[2]),
+)
 def test_cluster_files(put, data):
     path = put(data)
     clusters = answer(lambda: read_clusters(path), path)
@@ -256,7 +279,7 @@ def key_paths(data, above=()):
             yield from key_paths(value, (*above, key))
 
 
-@fuzzed(200, data=replaced(DECISION))
+@fuzzed(200, found=[b"[" * 100000, b'{"thresholds": []}'], data=replaced(DECISION))
 def test_decisions(put, data):
     path = put(data, "decision.json")
     decision = answer(lambda: read_decision(path.parent), path)
@@ -269,6 +292,52 @@ def test_decisions(put, data):
         assert np.isfinite(model.threshold(name))
     if decision.get("calibration") is not None:
         assert model.log_likelihood_ratio(torch.tensor([0.5, 0.25])).isfinite().all()
+
+
+RUN_YAML = """\
+seed: 1
+output_folder: run
+compute_cost: !new:hamsb.HAMSoftmax
+  margin: 0.2
+"""
+DIGESTS = {"train.csv": "0" * 64}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What a run is, its yaml, and a folder with what it trained."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "x.yaml").write_text(RUN_YAML)
+    (folder / "export").mkdir()
+    _, run_opts, _ = parse_arguments([str(folder / "x.yaml")])
+    return identity("train.py", folder / "x.yaml", "", run_opts, 1), folder
+
+
+NOTED = {
+    "script": "train.py",
+    "settings": RUN_YAML,
+    "options": {"processes": 1, "max_grad_norm": 5.0},
+    "versions": {"torch": "2.11.0"},
+    "data": DIGESTS,
+}
+
+
+@fuzzed(100, data=replaced(NOTED))
+def test_what_runs_began_as(run, data):
+    now, folder = run
+    (folder / "run.json").write_bytes(data)
+    began = answer(lambda: begun(now, folder / "x.yaml", "", folder), folder)
+    if began is not None:
+        answer(lambda: check_data(began, DIGESTS, folder), folder)
+
+
+@fuzzed(
+    100, data=replaced({"speakers": ["id1"], "development_speakers": [], "data": DIGESTS})
+)
+def test_what_models_were_trained_on(put, data):
+    path = put(data, "training.json")
+    training = answer(lambda: read_training(path.parent), path)
+    assert training is None or all(isinstance(name, str) for name in training["speakers"])
 
 
 @pytest.fixture(scope="module")

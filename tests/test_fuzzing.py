@@ -297,6 +297,7 @@ def test_decisions(put, data):
 RUN_YAML = """\
 seed: 1
 output_folder: run
+number_of_epochs: 2
 compute_cost: !new:hamsb.HAMSoftmax
   margin: 0.2
 """
@@ -318,11 +319,23 @@ NOTED = {
     "settings": RUN_YAML,
     "options": {"processes": 1, "max_grad_norm": 5.0},
     "versions": {"torch": "2.11.0"},
+    "prepared": DIGESTS,
     "data": DIGESTS,
 }
 
 
-@fuzzed(100, data=replaced(NOTED))
+@fuzzed(
+    100,
+    found=[
+        b"[" * 100000,
+        json.dumps({**NOTED, "settings": None}).encode(),
+        json.dumps({**NOTED, "options": []}).encode(),
+        json.dumps(
+            {**NOTED, "settings": RUN_YAML.replace("epochs: 2", "epochs: x")}
+        ).encode(),
+    ],
+    data=replaced(NOTED),
+)
 def test_what_runs_began_as(run, data):
     now, folder = run
     (folder / "run.json").write_bytes(data)

@@ -222,7 +222,11 @@ id4,2
 
 @fuzzed(
     150,
-    found=[CLUSTERS.replace("2", MANY).encode(), f"speaker,cluster\nid1,{MANY}\n".encode()],
+    found=[
+        f"## nearest to {MANY}: 0\n{CLUSTERS}".encode(),
+        CLUSTERS.replace("2", MANY).encode(),
+        f"speaker,cluster\nid1,{MANY}\n".encode(),
+    ],
     data=damaged(CLUSTERS, CLUSTERS.partition("2: 1 0\n")[2]),
 )
 def test_cluster_files(put, data):

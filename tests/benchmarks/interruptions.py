@@ -482,7 +482,7 @@ class Experiment:
             process = self.runs.start(folder, screen=screen)
         verdict = self.verdict(folder, process, screen)
         for cells in killed[:-1]:
-            self.row(number, *cells, "killed as well", "")
+            self.row(number, *cells, "killed as well, below", "")
         self.row(number, *(killed[-1] if killed else ("-", "not killed", "-")), *verdict)
         return len(killed)
 

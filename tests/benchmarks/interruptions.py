@@ -521,7 +521,7 @@ class Experiment:
             ended = "well"
             if process.returncode:
                 ended, clear = message(self.script, self.runs.screen(folder, "screen1.txt"))
-                ended = ended.replace(str(folder), "")
+                ended = ended.removeprefix(f"{self.script}: error: ").split(". Make")[0]
                 if process.returncode != 2 or not clear:
                     ended = f"NO: exit status {process.returncode}: {ended}"
                     self.bad += 1

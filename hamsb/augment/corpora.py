@@ -136,7 +136,7 @@ def _is_made_from(made_from, csv_file, record):
     try:
         earlier = json.loads(record.read_text(encoding="utf-8"))
         return earlier == {**made_from, "csv": digest(csv_file)}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -138,6 +138,11 @@ def read_columns(
         raise ValueError(f"{path}: no rows; {advice}.")
 
 
+def is_whole(text: str) -> bool:
+    """Whether a field is a whole number of at least 0 that 64 bits hold."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def read_speakers(annotation: str | os.PathLike, key: str = "spk_id") -> list[str]:
     r"""The speaker of each row of a SpeechBrain csv file.
 
@@ -196,7 +201,7 @@ def read_utterances(annotation: str | os.PathLike) -> dict[str, list[Utterance]]
     found: dict[str, list[Utterance]] = defaultdict(list)
     columns = ("wav", "start", "stop", "spk_id")
     for line, (wav, start, stop, speaker) in read_columns(annotation, columns):
-        whole = start.isdecimal() and stop.isdecimal() and int(start) < int(stop)
+        whole = is_whole(start) and is_whole(stop) and int(start) < int(stop)
         if not (wav and speaker and whole):
             raise ValueError(
                 f"{annotation}:{line}: needs a file, a speaker, and whole numbers start < "

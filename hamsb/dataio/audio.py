@@ -230,6 +230,8 @@ def crop_at(path: str | os.PathLike, length: int, position: float) -> torch.Tens
         [length], float32 on the CPU.
     """
     with _opened(path) as file:
+        if file.frames == 0:
+            raise ValueError(f"{path}: no samples; fetch or convert it again")
         start = int(position * (max(file.frames - length, 0) + 1))
         return _read(file, start, min(length, file.frames), length)
 

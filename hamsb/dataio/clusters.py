@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from hamsb.dataio.annotations import read_rows
+from hamsb.dataio.annotations import is_whole, read_rows
 from hamsb.utils.files import replacing
 
 _ADVICE = "make it with recipes/VoxCeleb/cluster.py"
-_NEAREST = re.compile(r"## nearest to (\d+):((?: \d+)*)")
+_NEAREST = re.compile(r"## nearest to (\d{1,18}):((?: \d{1,18})*)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -196,7 +196,7 @@ def read_clusters(path: str | os.PathLike) -> Clusters:
                 )
             header = True
         else:
-            if len(row) != 2 or not row[0] or not row[1].isdecimal():
+            if len(row) != 2 or not row[0] or not is_whole(row[1]):
                 raise ValueError(
                     f"{where}: expected a speaker and the number of its cluster, as in "
                     f"'id00012,3', found {','.join(row)!r}"

@@ -37,7 +37,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 
 from hamsb.inference.folder import named_in_yaml
-from hamsb.utils.files import replacing, replacing_folder
+from hamsb.utils.files import disk_errors, replacing, replacing_folder
 from hamsb.verification.decision import write_decision
 from hamsb.verification.training_data import write_training
 
@@ -101,7 +101,7 @@ def export_model(
         The folder.
     """
     folder = Path(folder)
-    with replacing_folder(folder) as partial:
+    with replacing_folder(folder) as partial, disk_errors(partial):
         for name, module in modules.items():
             _save(module, partial / f"{name}.ckpt")
         if label_encoder is not None:

@@ -127,7 +127,7 @@ def begun(
             f"{where}: holds a trained model, but no {RUN} that says what it was "
             "trained with, so this run cannot go on with it. Give another output_folder."
         )
-    if not {*now, "prepared", "data"} <= began.keys():
+    if not _is_whole(began):
         raise ValueError(
             f"{Path(output_folder, RUN)}: lacks part of what the run there began as. "
             "Restore the file, or give another output_folder."
@@ -165,6 +165,16 @@ def check_data(began: Mapping | None, data: Mapping[str, str], folder: Path) -> 
         )
 
 
+def _is_whole(run: Mapping) -> bool:
+    """Whether a ``run.json`` has all that is compared, each part of its kind."""
+    try:
+        settings = YAML().load(str(run.get("settings")))
+    except Exception:  # ruamel raises some eight kinds, by the damage
+        return False
+    parts = settings, *(run.get(key) for key in ("options", "versions", "prepared", "data"))
+    return all(isinstance(part, Mapping) for part in parts)
+
+
 def _is_trained(output_folder: Path, save_folder: object) -> bool:
     saves = {Path(output_folder, "save"), Path(str(save_folder or output_folder))}
     checkpoints = any(True for save in saves for _ in save.glob("CKPT+*"))
@@ -177,7 +187,7 @@ def _differences(
     """Each difference in words: ``margin=0.2, and now it is 0.5``."""
     earlier = YAML().load(began["settings"])
     epochs = earlier.get("number_of_epochs"), _epochs(now)
-    if None not in epochs and epochs[1] < epochs[0]:
+    if all(isinstance(number, int) for number in epochs) and epochs[1] < epochs[0]:
         yield _words("number_of_epochs", *epochs) + ", and it may only be raised"
     present = YAML().load(_settings(hparams_file, overrides, earlier))
     theirs, ours = dict(_flat(earlier)), dict(_flat(present))

@@ -445,7 +445,8 @@ def main_or_exit(main: Callable[[list[str]], object]) -> None:
     - An error that the user can put right (a ValueError or OSError raised by
       hamsb or the recipe, a file that the system refused, a full disk) is one
       message on stderr, and the exit status is 2. The message and the traceback
-      go into the run's ``log.txt``, where it has one.
+      go into the run's ``log.txt``, where it has one. A line that cannot be written
+      there, since the disk is full, is not told of besides.
     - Ctrl-C is one line, and the exit status is 130.
     - Any other error passes, with its traceback, and the exit status is 1.
 
@@ -460,6 +461,7 @@ def main_or_exit(main: Callable[[list[str]], object]) -> None:
     main : callable
         Takes the list of arguments that follow the script's name.
     """
+    logging.raiseExceptions = False
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt as error:
@@ -472,6 +474,8 @@ def main_or_exit(main: Callable[[list[str]], object]) -> None:
         if not _is_expected(error, file):
             _wait_for_turn(1)
             raise
+        if _is_full(error):
+            message += ": a disk is full. Make room; the same command goes on where it was."
         _leave(f"error: {message}", EXPECTED_ERROR, error)
 
 
@@ -519,13 +523,16 @@ def _origin(error):
     return traceback.extract_tb(error.__traceback__)[-1].filename, text
 
 
+def _is_full(error):
+    """Whether the system has no space left for a file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _is_expected(error, file):
     """Whether the error is the user's to put right, and its message enough."""
     if not isinstance(error, (ValueError, OSError)):
         return False
-    if isinstance(error, OSError) and (
-        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
-    ):
+    if isinstance(error, OSError) and (error.filename is not None or _is_full(error)):
         return True
     if isinstance(error, UnicodeError):
         return False  # it names no file

@@ -90,9 +90,16 @@ def replacing_folder(
     try:
         yield partial
         if keep is None or not keep():
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+            older = partial.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+            if folder.exists():  # never half of it is there
+                folder.rename(older)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if older.exists():
+                    older.rename(folder)
+                raise
+            shutil.rmtree(older, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -131,6 +138,38 @@ def replacing_files(folder: str | os.PathLike) -> Iterator[Path]:
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(folder: str | os.PathLike) -> Iterator[None]:
+    """A block that writes with torch, whose error about a full disk is the system's.
+
+    torch says ``RuntimeError: unexpected pos 64 vs 0`` where the system has no space left,
+    or a quota is reached.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the block writes. After a RuntimeError it is tried whether a megabyte can be
+        written there; an OSError of that takes the error's place.
+
+    Example
+    -------
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder, disk_errors(folder):
+    ...     torch.save(torch.ones(2), f"{folder}/ones.ckpt")
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        probe = Path(folder) / f".{uuid.uuid4().hex[:8]}.partial"
+        try:
+            probe.write_bytes(bytes(1 << 20))
+        except OSError as why:
+            raise why from error
+        finally:
+            probe.unlink(missing_ok=True)
+        raise
 
 
 def digest(path: str | os.PathLike) -> str:
@@ -192,7 +231,9 @@ def lock(file: IO, shared: bool = False) -> bool:
 def only_run(folder: str | os.PathLike) -> Iterator[None]:
     """Hold a folder for one run; a ValueError where another one holds it.
 
-    On a system without locks, as Windows, runs are not told from each other.
+    What runs that were killed left half-written there, or in its ``save``, is removed.
+    On a system without locks, as Windows, runs are not told from each other, and nothing
+    is removed.
 
     Arguments
     ---------
@@ -209,6 +250,8 @@ def only_run(folder: str | os.PathLike) -> Iterator[None]:
                 f"output_folder={folder}: another run is at work there. Wait for it, "
                 "or give another output_folder or seed."
             )
+        if fcntl is not None:
+            _remove_left_over(folder)
         try:
             yield
         except BaseException:
@@ -217,3 +260,12 @@ def only_run(folder: str | os.PathLike) -> Iterator[None]:
                     lock_file.unlink()
                     folder.rmdir()
             raise
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what `replacing` and its kin were writing when their process was killed."""
+    for path in (*folder.glob(".*.partial"), *folder.glob("save/.*.partial")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

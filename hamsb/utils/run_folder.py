@@ -35,7 +35,7 @@ def read_run(folder: str | os.PathLike) -> dict | None:
         return None
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         run = None
     if not isinstance(run, dict) or not isinstance(run.get("script"), str):
         raise ValueError(

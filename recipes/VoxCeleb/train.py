@@ -36,6 +36,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from hamsb.dataio.annotations import read_speakers
 from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
 from hamsb.inference.folder import model_folder
 from hamsb.training import run
@@ -51,7 +52,6 @@ from voxceleb_prepare import prepare_voxceleb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.utils.distributed import run_on_main
 
 # ---------------------------------------------------------------------- the data
 
@@ -66,8 +66,8 @@ def dataio_prep(hparams):
     labels = CategoricalEncoder()
     train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
     add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
-    labels.update_from_didataset(train, "spk_id")
-    run_on_main(labels.save, args=[Path(hparams["save_folder"]) / "label_encoder.txt"])
+    speakers = read_speakers(hparams["train_annotation"])
+    labels.update_from_iterable(speakers, sequence_input=False)
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))

@@ -1020,7 +1020,7 @@ def _earlier(save_folder, made_from):
         if any(digest(save_folder / n) != d for n, d in files.items()):
             return None, None
         return _preparation(save_folder, record["numbers"], "dev.csv" in files, True), files
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None, None  # missing, or not what this function writes
 
 

@@ -44,6 +44,13 @@ def test_a_short_file_is_repeated(tmp_path):
     assert crop.dtype == torch.float32
 
 
+def test_a_file_without_samples_has_no_crop(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(0), 16000)
+    with pytest.raises(ValueError, match="a.wav: no samples"):
+        crop_at(path, 8, 0.5)
+
+
 def test_a_file_that_became_shorter(tmp_path):
     path = str(tmp_path / "short.wav")
     soundfile.write(path, [0.1] * 1000, 16000)

@@ -264,6 +264,19 @@ def test_speeds_make_further_speakers(repository, tiny_options, tiny_distortions
     assert names[6] == f"{names[0]} at 90 %" and names[17] == f"{names[5]} at 110 %"
 
 
+def test_labels_are_those_of_the_data_whatever_was_left_of_others(tmp_path):
+    """A file of labels, as earlier versions kept one, may be torn."""
+    (tmp_path / "label_encoder.txt").write_text("'id1' =>")
+    table = tmp_path / "train.csv"
+    rows = [f"{s}/{i},1.0,{s}{i}.wav,0,16000,{s}" for s in ("id2", "id1") for i in "ab"]
+    table.write_text("\n".join(["ID,duration,wav,start,stop,spk_id", *rows]) + "\n")
+    hparams = {"sentence_len": 1.0, "sample_rate": 16000, "train_annotation": table}
+    for _ in range(2):
+        data, labels = train.dataio_prep({**hparams, "save_folder": tmp_path})
+        assert labels.lab2ind == {"id2": 0, "id1": 1} and len(data) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"label_encoder.txt", "train.csv"}
+
+
 def test_fine_tuning_starts_from_the_finished_model(run, tiny_distortions, tmp_path):
     lmft = "hparams/train_ecapa_ham_lmft.yaml"
     finished = run(output_folder=tmp_path / "finished") / "export"

@@ -1,5 +1,6 @@
 """The exported folder: its yaml, and that it appears whole or not at all."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -139,6 +140,20 @@ def test_a_failed_export_leaves_the_earlier_one(tmp_path, model, monkeypatch):
         export_model(folder, **model)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, model, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def torchs(*_):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", torchs)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(tmp_path / "export", **model)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_replaces_an_earlier_one(tmp_path, model):

@@ -509,7 +509,8 @@ def test_a_users_error_is_one_message(ending, folder):
     )
     assert ending(raising(OSError(errno.ENOSPC, "No space left on device"))) == (
         2,
-        "train.py: error: No space left on device\n",
+        "train.py: error: No space left on device: a disk is full. Make room; the same "
+        "command goes on where it was.\n",
     )
     code, screen = ending(lambda _: parse_arguments(["y.yaml"]))
     assert (code, screen) == (
@@ -595,6 +596,15 @@ def test_the_message_is_in_the_log_with_its_traceback(ending, experiment):
     assert "in construct_object" in log
     assert ending(raising(KeyboardInterrupt()))[0] == 130
     assert "train - ERROR - interrupted" in (experiment / "log.txt").read_text()
+
+
+def test_a_log_on_a_full_disk_adds_no_traceback(ending, experiment):
+    handler = logging.FileHandler("/dev/full")
+    logging.getLogger().addHandler(handler)
+    code, screen = ending(raising(OSError(errno.ENOSPC, "No space left on device")))
+    logging.getLogger().removeHandler(handler)
+    handler.stream = None  # cannot be flushed
+    assert code == 2 and screen.count("\n") == 1
 
 
 def test_an_unexpected_error_keeps_its_traceback(folder):

@@ -1,13 +1,15 @@
 """Locks between processes, and a file's digest."""
 
+import errno
 import hashlib
 import os
 import signal
 
 import pytest
+import torch
 
 from hamsb.utils import files
-from hamsb.utils.files import digest, lock, only_run
+from hamsb.utils.files import digest, disk_errors, lock, only_run, replacing_folder
 from runs import fork, status_of
 
 
@@ -83,6 +85,74 @@ def test_a_failed_run_leaves_no_folder_behind_that_it_made(tmp_path):
     (tmp_path / "mine").mkdir()
     fail(tmp_path / "mine")
     assert (tmp_path / "mine").is_dir()
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path, monkeypatch):
+    run, save = tmp_path / "run", tmp_path / "run" / "save"
+    for left in (run / ".export.0a1b2c3d.partial", run / ".0a1b2c3d.partial"):
+        left.mkdir(parents=True)
+        (left / "README.md").touch()
+    save.mkdir()
+    (save / ".prepare.json.123.partial").touch()
+    kept = [save / "CKPT+1", run / "export", tmp_path / ".other.0a1b2c3d.partial"]
+    for folder in kept:
+        folder.mkdir()
+    with monkeypatch.context() as other:
+        other.setattr(files, "lock", lambda file: False)  # another run is at work there
+        with pytest.raises(ValueError, match="another run"), only_run(run):
+            pass
+    assert len(list(run.rglob("*.partial"))) == 3
+    with only_run(run):
+        assert not list(run.rglob("*.partial"))
+        assert all(folder.is_dir() for folder in kept)
+
+
+def test_a_replaced_folder_is_never_half_there(tmp_path, monkeypatch):
+    """Nor lost, where the new one cannot take its place."""
+    folder, removed = tmp_path / "export", []
+    folder.mkdir()
+    (folder / "old").touch()
+    rmtree, rename = files.shutil.rmtree, files.Path.rename
+
+    def watched(path, **options):
+        removed.append(path)
+        assert path != folder
+        rmtree(path, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", watched)
+    with replacing_folder(folder) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in folder.iterdir()] == ["new"] and removed
+
+    def full(path, target):
+        if target == folder and "new" not in os.listdir(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(files.Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"), replacing_folder(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_full_disk_is_told_as_the_system_tells_it(tmp_path, monkeypatch):
+    """And other errors of torch as they are, with nothing left behind."""
+    with pytest.raises(RuntimeError, match="bug"), disk_errors(tmp_path):
+        raise RuntimeError("a bug")
+    assert not list(tmp_path.iterdir())
+    write = files.Path.write_bytes
+
+    def full(path, data):
+        write(path, data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as raised, disk_errors(tmp_path):
+        torch.save(torch.ones(10_000), "/dev/full")
+    assert raised.value.errno == errno.ENOSPC
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_digest_of_a_long_file(tmp_path):

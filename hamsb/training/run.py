@@ -21,48 +21,33 @@ counted in the data in the place of the yaml's keys (`count_overrides`).
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.run_opts import RunOptions
 from torch.distributed import get_world_size, is_initialized
 
 from hamsb.augment.simulation import make_distortions
-from hamsb.dataio.annotations import read_speakers, utterance_files
-from hamsb.inference.speaker import load_encoder
-from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.dataio.annotations import utterance_files
+from hamsb.dataio.audio import check_files
+from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.dry_run import check_objects
-from hamsb.training.export import export_model, write_card
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
+from hamsb.training.outcome import Course, finish
 from hamsb.training.progress import quiet_imports, quiet_screen
-from hamsb.training.report import (
-    REPORT,
-    Preparation,
-    model_card,
-    run_conditions,
-    run_table,
-    training_facts,
-)
+from hamsb.training.report import Preparation
 from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import parse_arguments
-from hamsb.utils.conditions import versions
 from hamsb.utils.files import digest, only_run, replacing
 from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
 from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
-from hamsb.verification.decision import make_decision
-from hamsb.verification.embeddings import embed_utterances
-from hamsb.verification.results import System, write_verification
-from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import Trials, read_lists, read_trials
-
-NOT_SCORED = "The trials were not scored yet.\n"
-NO_LISTS = "No trial list was given.\n"
 
 
 def _batches(plain: Mapping) -> tuple[int, bool]:
@@ -199,10 +184,9 @@ def main(
         if plain.get("distortions"):
             run_on_main(make_distortions, kwargs=plain["distortions"])
         # First: lists that are wrong leave an earlier preparation as it is.
-        tests: tuple = [], {}
-        if plain["verification_file"]:
-            folders = plain.get("test_data_folder") or plain["data_folder"]
-            tests = read_lists(plain["verification_file"], folders)
+        folders = plain.get("test_data_folder") or plain["data_folder"]
+        lists, files = read_lists(plain["verification_file"], folders, none_allowed=True)
+        run_on_main(check_files, args=[files.values(), plain["sample_rate"]])
         data = {name: plain[name] for name in PREPARED}
         data |= {name: plain[name] for name in PREPARED_OPTIONALLY if name in plain}
         size, whole = _batches(plain)
@@ -212,55 +196,56 @@ def main(
         preparation = run_on_main(prepare, kwargs=data)
         accumulated = run_opts["grad_accumulation_factor"]
         overrides = count_overrides(overrides, plain, preparation, accumulated)
-        options = arguments, hparams_file, run_opts, overrides
-        run(brain_class, options, preparation, tests, now, began)
+        train(
+            brain_class,
+            Course(
+                arguments=arguments,
+                experiment=Path(hparams_file).stem,
+                settings=resolve(hparams_file, overrides),
+                preparation=preparation,
+                lists=lists,
+                files=files,
+                development=_development(preparation),
+            ),
+            load_hparams(hparams_file, overrides),
+            run_opts,
+            now,
+            began,
+        )
 
 
-def run(
+def _development(preparation: Preparation) -> tuple[Trials, dict[str, Path]] | None:
+    """The development trials and their files."""
+    if preparation.dev_trials is None or preparation.dev_csv is None:
+        return None
+    trials = read_trials(preparation.dev_trials)
+    files = utterance_files(preparation.dev_csv)
+    return trials, {name: files[name] for name in trials.utterances}
+
+
+def train(
     brain_class: type[EmbeddingBrain],
-    options: tuple,
-    preparation: Preparation,
-    tests: tuple,
+    course: Course,
+    hparams: dict,
+    run_opts: RunOptions,
     now: Mapping,
     began: Mapping | None,
 ) -> None:
-    """Train, choose, average, export, verify, on prepared data.
+    """Train on prepared data, and bring out the model.
 
     Arguments
     ---------
     brain_class : type
-    options : tuple
-        The script's arguments, the yaml, run options, overrides.
-    preparation : object
-        What was counted, see `main`.
-    tests : tuple
-        The trial lists and their files, of ``read_lists``.
+    course : Course
+    hparams : dict
+        The built keys of the yaml.
+    run_opts : RunOptions
     now, began : mapping
         What the run is, and what it began as, None for a new one.
     """
-    arguments, hparams_file, run_opts, overrides = options
-    lists, utterances = tests
-    resolved = resolve(hparams_file, overrides)
-    hparams = load_hparams(hparams_file, overrides)
     output_folder = Path(hparams["output_folder"])
-    prepared = [Path(hparams["train_annotation"])]
-    development = None
-    if preparation.dev_trials is not None and preparation.dev_csv is not None:
-        trials = read_trials(preparation.dev_trials)
-        files = utterance_files(preparation.dev_csv)
-        development = trials, {name: files[name] for name in trials.utterances}
-        prepared.append(preparation.dev_trials)
-    data = {}
-    for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):
-        if list_files is not None:
-            path = run_on_main(list_files)
-            data[path.name] = digest(path)
-    if hparams.get("pretrained_model") is not None:
-        weights = Path(hparams["pretrained_model"], "embedding_model.ckpt")
-        if weights.is_file():  # else the script tells
-            data["pretrained_model"] = digest(weights)
-    check_data(began, data, output_folder)
-    data = {"prepared": {path.name: digest(path) for path in prepared}, "data": data}
+    other = _other_data(hparams)
+    check_data(began, other, output_folder)
     train_data, labels = brain_class.training_data(hparams)
     brain = brain_class(
         modules=hparams["modules"],
@@ -268,140 +253,46 @@ def run(
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
-        development=development,
+        development=course.development,
     )
     brain.check_kept(hparams)
-    if hparams["baselines"] and global_statistics(brain.modules["mean_var_norm"]):
-        raise ValueError(
-            "baselines=True: before training mean_var_norm, of norm_type global, has no "
-            "statistics for the untrained network. Add --baselines=False."
-        )
-
-    def score(encode):
-        return score_lists(
-            encode,
-            lists,
-            utterances,
-            hparams["sample_rate"],
-            progress=not brain.noprogressbar,
-        )
-
     untrained = {}
-    if hparams["baselines"] and lists and if_main_process():
-        untrained["untrained network"] = score(brain.encode)
-        untrained["mean log-mel vector"] = score(brain.mean_features)
+    if hparams["baselines"] and course.lists:
+        if global_statistics(brain.modules["mean_var_norm"]):
+            raise ValueError(
+                "baselines=True: before training mean_var_norm, of norm_type global, has "
+                "no statistics for the untrained network. Add --baselines=False."
+            )
+        if if_main_process():
+            untrained["untrained network"] = course.score(brain, brain.encode)
+            untrained["mean log-mel vector"] = course.score(brain, brain.mean_features)
 
+    made = [Path(hparams["train_annotation"])]
+    if course.development is not None:
+        made.append(course.development[0].path)
+    prepared = {path.name: digest(path) for path in made}
     if if_main_process():
         with replacing(output_folder / "hyperparams.yaml") as partial:
-            partial.write_text(resolved, encoding="utf-8")
-        write_run(output_folder, {**now, **data})
+            partial.write_text(course.settings, encoding="utf-8")
+        write_run(output_folder, {**now, "prepared": prepared, "data": other})
     brain.fit(
         brain.hparams.epoch_counter,
         train_data,
         train_loader_kwargs=hparams["dataloader_options"],
     )
-    if not if_main_process():
-        return
-
-    # The model that comes out.
-    epochs = brain.choose_and_average()
-    decision, held_out = None, None
-    if development:
-        held_out = brain.development_scores()
-        decision = make_decision(development[0], held_out)
-    experiment = Path(hparams_file).stem
-    training = training_facts(brain, preparation)
-    table = run_table(brain.facts(hparams), training, epochs)
-    conditions = run_conditions(brain, arguments, training, decision)
-
-    def report(results):
-        return f"{table}\n{results}\n{conditions}\n"
-
-    export = export_model(
-        output_folder / "export",
-        resolved,
-        {name: unwrapped(brain.modules[name]) for name in brain.exported()},
-        labels,
-        model_card(brain, experiment, report(NOT_SCORED if lists else NO_LISTS)),
-        decision,
-        {
-            "speakers": sorted(set(read_speakers(hparams["train_annotation"]))),
-            "development_speakers": list(development[0].speakers) if development else [],
-            "data": data["prepared"] | data["data"],
-        },
-    )
-
-    scores = score(brain.encode) if lists else {}
-    systems = [
-        System("trained", scores, score_name="cosine", plain=True),
-        *(System(name, scores, baseline=True) for name, scores in untrained.items()),
-    ]
-    results = write_verification(
-        output_folder,
-        lists,
-        systems,
-        lambda results, _, plots: REPORT.format(
-            experiment=experiment, report=report(results or NO_LISTS), plots=plots
-        ),
-        about={
-            "experiment": experiment,
-            "arguments": arguments,
-            "training": training,
-            "development": decision,
-            "epochs": epochs,
-            "versions": versions(brain.device),
-        },
-        progress=not brain.noprogressbar,
-        decision=decision,
-    )
-    if lists:
-        write_card(export, model_card(brain, experiment, report(results)))
-    scored = [(trials, utterances, scores[trials.name]) for trials in lists]
-    if development:
-        scored.append((*development, held_out))
-    check_export(export, brain, scored)
-    print(f"\n{table}\n{results}\nReport: {output_folder / 'report.md'}\nModel: {export}")
+    if if_main_process():
+        finish(brain, course, labels, untrained, prepared | other)
 
 
-def check_export(
-    export: Path,
-    brain: EmbeddingBrain,
-    scored: Iterable[tuple[Trials, Mapping[str, Path], np.ndarray]],
-) -> None:
-    """Load an exported model as its user will; ValueError where it does not give the
-    scores of the trained one.
-
-    Arguments
-    ---------
-    export : Path
-        The folder.
-    brain : EmbeddingBrain
-        Which was trained.
-    scored : iterable of tuple
-        Trials, their files, and the trained model's scores of all of them, [N]. Of each
-        list the first trial of either kind is compared.
-    """
-    encoder = load_encoder(export, {"device": brain.device, "noprogressbar": True})
-    close = 1e-3 if brain.eval_precision == "fp32" else 3e-2
-    for trials, files, scores in scored:
-        few = [int(np.argmax(trials.labels == label)) for label in (0, 1)]
-        names = {name for i in few for name in (trials.enrol[i], trials.test[i])}
-        embeddings = embed_utterances(
-            {name: files[name] for name in names},
-            encoder.encode_batch,
-            brain.hparams.sample_rate,
-            progress=False,
-        )
-        chosen = Trials(
-            trials.labels[few],
-            tuple(trials.enrol[i] for i in few),
-            tuple(trials.test[i] for i in few),
-            trials.path,
-        )
-        for i, theirs, ours in zip(few, score_trials(embeddings, chosen), scores[few]):
-            if not abs(theirs - ours) <= close:
-                raise ValueError(
-                    f"{export}: gives {theirs:.4f} for line {i + 1} of {trials.path}, "
-                    f"and the trained model {ours:.4f}. The exported model is not what "
-                    "report.md is about; do not use it, and report this as a fault."
-                )
+def _other_data(hparams: Mapping) -> dict[str, str]:
+    """Name -> SHA-256 of what a run learns from beside the preparation's files."""
+    found = {}
+    for list_files in (hparams.get("prepare_noise_data"), hparams.get("prepare_rir_data")):
+        if list_files is not None:
+            path = run_on_main(list_files)
+            found[path.name] = digest(path)
+    if hparams.get("pretrained_model") is not None:
+        weights = Path(hparams["pretrained_model"], "embedding_model.ckpt")
+        if weights.is_file():  # else the script tells
+            found["pretrained_model"] = digest(weights)
+    return found

@@ -34,8 +34,6 @@ KEYS = [
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
-from pathlib import Path
-
 from hamsb.dataio.annotations import read_speakers
 from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
 from hamsb.inference.folder import model_folder

@@ -1,0 +1,218 @@
+"""The model that comes out of a training: averaged, exported, verified, and checked."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from hamsb.dataio.annotations import read_columns
+from hamsb.inference.speaker import load_encoder
+from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.export import export_model, write_card
+from hamsb.training.report import (
+    REPORT,
+    Preparation,
+    model_card,
+    run_conditions,
+    run_table,
+    training_facts,
+)
+from hamsb.utils.conditions import versions
+from hamsb.verification.decision import make_decision
+from hamsb.verification.embeddings import embed_utterances
+from hamsb.verification.results import System, write_verification
+from hamsb.verification.scoring import score_lists, score_trials
+from hamsb.verification.training_data import read_training
+from hamsb.verification.trials import Trials
+
+NOT_SCORED = "The trials were not scored yet.\n"
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run was asked for, and on what.
+
+    Attributes
+    ----------
+    arguments : sequence of str
+        Of the command line.
+    experiment : str
+        The yaml's name.
+    settings : str
+        The resolved yaml.
+    preparation : Preparation
+    lists : sequence of Trials
+        To be scored; may be empty.
+    files : mapping of str to Path
+        Of every utterance of the lists.
+    development : tuple of (Trials, mapping of str to Path), optional
+        The development trials and their files.
+    """
+
+    arguments: Sequence[str]
+    experiment: str
+    settings: str
+    preparation: Preparation
+    lists: Sequence[Trials]
+    files: Mapping[str, Path]
+    development: tuple[Trials, Mapping[str, Path]] | None
+
+    def score(
+        self, brain: EmbeddingBrain, encode: Callable[[torch.Tensor], torch.Tensor]
+    ) -> dict[str, np.ndarray]:
+        """Name of each list -> its cosines, [N]."""
+        rate, progress = brain.hparams.sample_rate, not brain.noprogressbar
+        return score_lists(encode, self.lists, self.files, rate, progress=progress)
+
+
+def finish(
+    brain: EmbeddingBrain,
+    course: Course,
+    labels: CategoricalEncoder | None,
+    untrained: Mapping[str, Mapping[str, np.ndarray]],
+    data: Mapping[str, str],
+) -> None:
+    """Average, export, verify, report; the export is there before anything is scored.
+
+    Arguments
+    ---------
+    brain : EmbeddingBrain
+        Its training is done.
+    course : Course
+    labels : CategoricalEncoder or None
+        Speaker <-> class, where the model has classes.
+    untrained : mapping
+        Name of a baseline -> its scores, as `Course.score` gives them.
+    data : mapping of str to str
+        Name -> SHA-256 of what the model was trained on.
+    """
+    output_folder = Path(brain.hparams.output_folder)
+    epochs = brain.choose_and_average()
+    decision, held_out = None, None
+    if course.development is not None:
+        held_out = brain.development_scores()
+        decision = make_decision(course.development[0], held_out)
+    training = training_facts(brain, course.preparation)
+    table = run_table(brain.facts(dict(vars(brain.hparams))), training, epochs)
+    conditions = run_conditions(brain, course.arguments, training, decision)
+
+    def report(results: str) -> str:
+        return f"{table}\n{results}\n{conditions}\n"
+
+    def card(results: str) -> str:
+        return model_card(brain, course.experiment, report(results))
+
+    export = export_model(
+        output_folder / "export",
+        course.settings,
+        {name: unwrapped(brain.modules[name]) for name in brain.exported()},
+        labels,
+        card(NOT_SCORED),
+        decision,
+        _training_data(brain, course, data),
+    )
+
+    scores = course.score(brain, brain.encode)
+    systems = [
+        System("trained", scores, score_name="cosine", plain=True),
+        *(System(name, other, baseline=True) for name, other in untrained.items()),
+    ]
+    results = write_verification(
+        output_folder,
+        course.lists,
+        systems,
+        lambda results, _, plots: REPORT.format(
+            experiment=course.experiment, report=report(results), plots=plots
+        ),
+        about={
+            "experiment": course.experiment,
+            "arguments": course.arguments,
+            "training": training,
+            "development": decision,
+            "epochs": epochs,
+            "versions": versions(brain.device),
+        },
+        progress=not brain.noprogressbar,
+        decision=decision,
+    )
+    write_card(export, card(results))
+    scored = [(each, course.files, scores[each.name]) for each in course.lists]
+    if course.development is not None and held_out is not None:
+        scored.append((*course.development, held_out))
+    check_export(export, brain, scored)
+    print(f"\n{table}\n{results}\nReport: {output_folder / 'report.md'}\nModel: {export}")
+
+
+def _training_data(
+    brain: EmbeddingBrain, course: Course, data: Mapping[str, str]
+) -> dict[str, object]:
+    """What `hamsb.verification.training_data.write_training` stores: of speakers the
+    names that trial lists call them by, those of a model that it started from too."""
+    speakers, development = _folders(brain.hparams.train_annotation), set()
+    if course.preparation.dev_csv is not None:
+        development = _folders(course.preparation.dev_csv)
+    first = getattr(brain.hparams, "pretrained_model", None)
+    if first is not None:
+        speakers |= set((read_training(first) or {"speakers": []})["speakers"])
+    return {
+        "speakers": sorted(speakers),
+        "development_speakers": sorted(development),
+        "data": dict(data),
+    }
+
+
+def _folders(annotation: str | Path) -> set[str]:
+    """The speakers of a csv file, without the prefixes that tell data folders apart."""
+    found = set()
+    for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
+        parents = [parent.name for parent in Path(wav).parents if parent.name]
+        bare = [name for name in parents if speaker.endswith(f"-{name}")]
+        found.add(bare[0] if bare and speaker not in parents else speaker)
+    return found
+
+
+def check_export(
+    export: Path,
+    brain: EmbeddingBrain,
+    scored: Iterable[tuple[Trials, Mapping[str, Path], np.ndarray]],
+) -> None:
+    """Load an exported model as its user will; ValueError where it does not give the
+    scores of the trained one.
+
+    Arguments
+    ---------
+    export : Path
+        The folder.
+    brain : EmbeddingBrain
+        Which was trained.
+    scored : iterable of tuple
+        Trials, their files, and the trained model's scores of all of them, [N]. Of each
+        list the first trial of either kind is compared.
+    """
+    encoder = load_encoder(export, {"device": brain.device, "noprogressbar": True})
+    close = 1e-3 if brain.eval_precision == "fp32" else 3e-2
+    for trials, files, scores in scored:
+        few = [int(np.argmax(trials.labels == label)) for label in (0, 1)]
+        names = {name for i in few for name in (trials.enrol[i], trials.test[i])}
+        embeddings = embed_utterances(
+            {name: files[name] for name in names},
+            encoder.encode_batch,
+            brain.hparams.sample_rate,
+            progress=False,
+        )
+        chosen = Trials(
+            trials.labels[few],
+            tuple(trials.enrol[i] for i in few),
+            tuple(trials.test[i] for i in few),
+            trials.path,
+        )
+        for i, theirs, ours in zip(few, score_trials(embeddings, chosen), scores[few]):
+            if not abs(theirs - ours) <= close:
+                raise ValueError(
+                    f"{export}: gives {theirs:.4f} for line {i + 1} of {trials.path}, "
+                    f"and the trained model {ours:.4f}. The exported model is not what "
+                    "report.md is about; do not use it, and report this as a fault."
+                )

@@ -227,7 +227,10 @@ def _is_made(folder: Path, options: dict) -> bool:
         raise ValueError(
             f"{folder} exists and holds no {MARKER}; name another folder or remove it."
         )
-    return json.loads((folder / MARKER).read_text(encoding="utf-8")) == options
+    try:
+        return json.loads((folder / MARKER).read_text(encoding="utf-8")) == options
+    except (ValueError, RecursionError):
+        return False  # damaged
 
 
 def _write(path: Path, samples: np.ndarray) -> None:

@@ -94,6 +94,9 @@ def test_one_folder_of_distortions_serves_many_runs(tmp_path, monkeypatch):
     simulation.make_distortions(folder, noises=2, responses=2)
     assert not (folder / "mark").exists() and (folder / "noise/hum/00001.wav").exists()
     assert before == {name: (folder / name).read_bytes() for name in names}
+    (folder / simulation.MARKER).write_text("{")  # damaged
+    simulation.make_distortions(folder, noises=1, responses=2)
+    assert before == {name: (folder / name).read_bytes() for name in names}
     simulation.make_distortions(folder, seed=1, noises=1, responses=2)
     assert all(before[name] != (folder / name).read_bytes() for name in names)
     assert len({(folder / name).read_bytes() for name in names}) == len(names)

@@ -614,7 +614,7 @@ def _read_marker(folder):
         return json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}  # a mini corpus with a damaged marker: to be rebuilt
 
 

@@ -131,7 +131,8 @@ def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
     seconds = min(document["sentence_len"], LONGEST)
     batch = torch.randn(2, max(int(seconds * document["sample_rate"]), 1)) / 10
     lengths, before = torch.ones(2), f"crops of {seconds:g} s"
-    torch.nn.ModuleDict({name: modules[name] for name in CHAIN}).eval()
+    for name in CHAIN:  # normalization by running means has none before it trains
+        modules[name].train(name == "mean_var_norm")
     with torch.no_grad():
         for name in CHAIN:
             inputs = (batch,) if name == CHAIN[0] else (batch, lengths)

@@ -79,6 +79,7 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
         ("small_ham", "sentence_len: 0.01", "Is sentence_len=0.01 too short, with its 2"),
         ("small_ham", "modules: !new:builtins.dict", "modules: no compute_features"),
         ("small_ham", "n_mels: 40", None),
+        ("small_ham", "mean_var_norm: {norm_type: global}", None),
     ],
 )
 def test_what_would_fail_late(repository, name, overrides, message):

@@ -18,14 +18,20 @@ LOG_ONLY = (
     "speechbrain.utils.seed",
 )
 
+#: Warnings of what is as it should be: torchvision draws figures that no script here
+#: draws, and a loss that learns nothing has nothing to save.
+MEANINGLESS = {
+    "speechbrain.utils.train_logger": "torchvision is not available",
+    "speechbrain.utils.checkpoints": "Saving an empty state_dict",
+}
+
 
 def quiet_imports() -> None:
-    """Before a yaml is read: SpeechBrain tells of its quirks, which are its defaults, and
-    warns where torchvision is missing, which draws figures that no script here draws.
-    Neither is logged."""
+    """Before a yaml is read: do not log SpeechBrain's quirks, which are its defaults, nor
+    the warnings of MEANINGLESS."""
     logging.getLogger("speechbrain.utils.quirks").setLevel(logging.WARNING)
-    train_logger = logging.getLogger("speechbrain.utils.train_logger")
-    train_logger.addFilter(_is_not_of_torchvision)
+    for name in MEANINGLESS:
+        logging.getLogger(name).addFilter(_means_something)
 
 
 @contextmanager
@@ -38,8 +44,8 @@ def quiet_screen() -> Iterator[None]:
             handler.addFilter(_is_for_the_screen)
 
 
-def _is_not_of_torchvision(record: logging.LogRecord) -> bool:
-    return "torchvision is not available" not in record.getMessage()
+def _means_something(record: logging.LogRecord) -> bool:
+    return MEANINGLESS[record.name] not in record.getMessage()
 
 
 def _is_for_the_screen(record: logging.LogRecord) -> bool:

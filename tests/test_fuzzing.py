@@ -9,6 +9,7 @@ import signal
 import string
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from hamsb.dataio.annotations import read_columns, read_speakers, read_utterance
 from hamsb.dataio.audio import crop_at, load_audio, random_crop, read_crop
 from hamsb.dataio.clusters import Clusters, read_clusters
 from hamsb.inference import SpeakerRecognition
+from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.hparams import Key
@@ -527,3 +529,15 @@ def test_command_lines(tmp_path, capsys, words):
         return
     if found is not None:
         assert found[0] == str(path)
+
+
+EPOCHS = [{"epoch": 1, "loss": 0.5, "EER": 0.25}, {"epoch": 2, "loss": 0.25, "EER": 0.1}]
+
+
+@fuzzed(100, found=[b"{}", b'{"epoch": 1}', b"[" * 100000], data=replaced(EPOCHS))
+def test_epochs(put, data):
+    path = put(data, "epochs.json")
+    brain = SimpleNamespace(hparams=SimpleNamespace(output_folder=path.parent))
+    answer(lambda: EmbeddingBrain.write_epoch(brain, {"epoch": 2, "loss": 0.125}), path)
+    if path.read_bytes() != data:
+        assert json.loads(path.read_text())[-1] == {"epoch": 2, "loss": 0.125}

@@ -237,6 +237,7 @@ class EmbeddingBrain(sb.Brain):
             raise ValueError(
                 f"average_by={by!r}: 'last', or 'best' with development speakers."
             )
+        read_epochs(Path(self.hparams.output_folder) / EPOCHS)  # damage is told at once
         super().on_fit_start()
         latest = self.checkpointer.find_checkpoint()
         if latest is not None:
@@ -304,8 +305,7 @@ class EmbeddingBrain(sb.Brain):
     def write_epoch(self, entry: dict) -> None:
         """Add an entry to ``epochs.json``, in the place of those from its epoch on."""
         path = Path(self.hparams.output_folder) / EPOCHS
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        entries = [each for each in earlier if each["epoch"] < entry["epoch"]]
+        entries = [each for each in read_epochs(path) if each["epoch"] < entry["epoch"]]
         lines = ",\n".join(map(json.dumps, [*entries, entry]))
         with replacing(path) as partial:
             partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
@@ -378,6 +378,23 @@ class EmbeddingBrain(sb.Brain):
             else:
                 module.load_state_dict(average_checkpoints(chosen, saved))
         return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
+
+
+def read_epochs(path: Path) -> list[dict]:
+    """The entries of an ``epochs.json``; none where there is none yet, a ValueError where
+    it is damaged."""
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(isinstance(each["epoch"], int) for each in entries)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path}: damaged. Restore it; or remove it, and it begins with the next epoch."
+        )
+    return entries
 
 
 def decay_groups(parameters: Iterable, free: set[int]) -> list[dict]:

@@ -27,7 +27,7 @@ from speechbrain.utils.checkpoints import Checkpoint, ckpt_recency
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from hamsb.utils.files import lock
+from hamsb.utils.files import disk_errors, lock
 
 logger = get_logger(__name__)
 
@@ -99,7 +99,8 @@ class Checkpointer(checkpoints.Checkpointer):
         """
         meta = meta or {}
         _require_readable(meta)
-        with self._locked() if if_main_process() else nullcontext():
+        locked = self._locked() if if_main_process() else nullcontext()
+        with locked, disk_errors(self.checkpoints_dir):
             saved = super().save_checkpoint(meta, end_of_epoch, name, logging.NOTSET)
             ddp_barrier()  # hooks that run on every process have written as well
             if saved is not None:

@@ -98,6 +98,14 @@ def tiny_options(tiny_corpus, tmp_path, monkeypatch):
     return options
 
 
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard error is one; asked for behind ``capsys``, which replaces it. An earlier
+    run without progress bars, in the same process, does not count."""
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+
 @pytest.fixture(scope="session")
 def bad_trials():
     """Scores and labels that are no trials, and what is said about them."""

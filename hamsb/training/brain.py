@@ -21,6 +21,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from hamsb.training.export import FEATURES
 from hamsb.training.kept import (
@@ -194,7 +195,9 @@ class EmbeddingBrain(sb.Brain):
         super().init_optimizers()
         self.opt_class = make
 
-    def make_dataloader(self, dataset, stage, *args, **kwargs):
+    def make_dataloader(
+        self, dataset: Any, stage: sb.Stage, *args: Any, **kwargs: Any
+    ) -> DataLoader:
         """As Brain's; ValueError where the schedules count other steps than the loader
         makes, or end after the training."""
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)

@@ -46,9 +46,10 @@ def check_objects(hparams_file: str | os.PathLike, overrides: str = "") -> None:
         As for `hamsb.utils.hparams.resolve`.
     """
     document = read_resolved(hparams_file, overrides)
-    if document.get("steps_per_epoch") == 0:  # to be counted
-        overrides = "\n".join(filter(None, [overrides, "steps_per_epoch: 1000"]))
-        document = read_resolved(hparams_file, overrides)
+    counted = [k for k in ("batches_per_epoch", "steps_per_epoch") if document.get(k) == 0]
+    if counted:
+        lines = [overrides, *(f"{key}: 1000" for key in counted)]
+        document = read_resolved(hparams_file, "\n".join(filter(None, lines)))
     check_arguments(document, hparams_file)
     check_sample_rates(document, hparams_file)
     with same_random_state():

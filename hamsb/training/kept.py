@@ -7,9 +7,7 @@ first epoch what could not be seen before.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,8 +113,8 @@ def check_unchanged(modules: Mapping[str, nn.Module], before: Mapping[str, str])
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of all that a module would save: its state, and what SpeechBrain's hooks
-    of its class and those of its parts save beside it.
+    """SHA-256 of all that a module keeps: its state, and of those parts that SpeechBrain
+    saves in a way of their own the tensors and numbers among their attributes.
 
     Example
     -------
@@ -129,19 +127,24 @@ def fingerprint(module: nn.Module) -> str:
     False
     """
     found = hashlib.sha256()
-    for key, value in module.state_dict().items():
-        _add(found, key, value)
-    for part in module.modules():
+    kept = dict(module.state_dict())
+    for name, part in module.named_modules():
         if has_hooks(part):
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, "state")
-                get_default_hook(part, DEFAULT_SAVE_HOOKS)(part, file)
-                if not file.is_file():  # only the main process saves
-                    continue
-                state = torch.load(file, map_location="cpu", weights_only=True)
-            for key, value in state.items():
-                _add(found, key, value)
+            kept |= {f"{name}.{key}": value for key, value in _attributes(part)}
+    for key, value in kept.items():
+        found.update(key.encode())
+        if isinstance(value, torch.Tensor):
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            found.update(raw.numpy().tobytes())
+        else:
+            found.update(repr(value).encode())
     return found.hexdigest()
+
+
+def _attributes(part: nn.Module) -> Iterator[tuple[str, object]]:
+    for key, value in vars(part).items():
+        if key != "training" and isinstance(value, (torch.Tensor, int, float)):
+            yield key, value
 
 
 def has_hooks(value: object) -> bool:
@@ -158,15 +161,6 @@ def _advice(name: str) -> str:
 
 def _reference(name: str) -> str:
     return f"{name}: !ref <{name}>"
-
-
-def _add(found: Any, key: str, value: object) -> None:
-    found.update(key.encode())
-    if isinstance(value, torch.Tensor):
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(raw.numpy().tobytes())
-    else:
-        found.update(repr(value).encode())
 
 
 def _objects(value: object) -> Iterator[object]:

@@ -117,7 +117,7 @@ def test_yamls_that_cannot_be_read_are_warned_of(tmp_path):
     (tmp_path / "decision.json").write_text("[1]")
     (tmp_path / "training.json").write_text("{")
     warnings = " ".join(inspect_model(tmp_path).warnings)
-    assert "decision.json: no mapping" in warnings
+    assert "decision.json: damaged (no mapping)" in warnings
     assert "training.json: damaged" in warnings
 
 

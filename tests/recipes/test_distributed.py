@@ -141,7 +141,7 @@ def ends(monkeypatch, tmp_path, repository):
     [
         ({"device": "gpu"}, "device=gpu: no device"),  # before the processes meet
         ({"compute_cost": "{margin: -1}"}, "compute_cost: margin=-1"),  # in all of them
-        ({"dev_speakers": 7}, "1 training speakers remain"),  # in the first alone
+        ({"dev_speakers": 7}, "too few data. dev_speakers=7"),  # in the first alone
     ],
 )
 def test_an_error_of_all_processes_is_printed_once(

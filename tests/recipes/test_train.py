@@ -25,7 +25,7 @@ import train
 import train_ssl
 import verify
 from hamsb.augment.time_domain import SpeedPerturb
-from hamsb.training import run as training_run
+from hamsb.training import outcome
 from runs import contents, fork, quick, status_of  # noqa: F401
 from stand_ins import Embedding, Framed
 
@@ -398,25 +398,25 @@ def test_without_a_trial_list(run, tmp_path, capsys):
 
 
 def test_the_export_is_there_when_scoring_fails(run, tmp_path, monkeypatch):
-    real = training_run.score_lists
+    real = outcome.score_lists
 
     def fails(*args, **kwargs):
         raise ValueError("no scores")
 
-    monkeypatch.setattr(training_run, "score_lists", fails)
+    monkeypatch.setattr(outcome, "score_lists", fails)
     with pytest.raises(ValueError, match="no scores"):
         run()
     out = tmp_path / "run"
     assert "not scored yet" in (out / "export" / "README.md").read_text()
     assert not (out / "report.md").exists()
-    monkeypatch.setattr(training_run, "score_lists", real)
+    monkeypatch.setattr(outcome, "score_lists", real)
     run()
     card = (out / "export" / "README.md").read_text()
     assert "not scored yet" not in card and "| veri_test |" in card
 
 
 def test_an_export_that_gives_other_scores_is_found(run, monkeypatch):
-    real = training_run.export_model
+    real = outcome.export_model
 
     def damaged(folder, *args):
         export = real(folder, *args)
@@ -426,7 +426,7 @@ def test_an_export_that_gives_other_scores_is_found(run, monkeypatch):
         torch.save(weights, export / "embedding_model.ckpt")
         return export
 
-    monkeypatch.setattr(training_run, "export_model", damaged)
+    monkeypatch.setattr(outcome, "export_model", damaged)
     with pytest.raises(ValueError, match="not what report.md is about"):
         run()
 

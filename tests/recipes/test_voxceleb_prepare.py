@@ -531,7 +531,7 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     assert prepared.utterances == 12 and prepared.counts["misplaced"] == 1
 
 
-def test_progress_bar_counts_files(tmp_path, capfd):
+def test_progress_bar_counts_files(tmp_path, capfd, terminal):
     prepare(tree(tmp_path))
     assert "16/16" in capfd.readouterr().err
 

@@ -208,7 +208,7 @@ def counted(folder):
     annotation = folder / "speakers.csv"
     rows = (f"{index},id{index // 2}\n" for index in range(1300))
     annotation.write_text("ID,spk_id\n" + "".join(rows))
-    return {"train_annotation": annotation, "steps_per_epoch": 2}
+    return {"train_annotation": annotation, "batches_per_epoch": 2, "steps_per_epoch": 2}
 
 
 def test_whatever_training_changes_is_checkpointed(tmp_path):
@@ -251,7 +251,7 @@ LMFT = {
 }  # fmt: skip
 PAIRS = {
     "dataloader_options", "batch_sampler", "processes", "modules", "checkpointer",
-    "clusters", "hard_ratio",
+    "clusters", "hard_ratio", "batches_per_epoch",
 }  # fmt: skip
 SCALE = {
     "output_folder", "number_of_epochs", "batch_size", "embedding_model", "lr",

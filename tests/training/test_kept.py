@@ -85,7 +85,7 @@ def test_running_statistics_alone(hparams):
 
 def test_a_loss_that_learns(hparams):
     ball = hamsb.PoincareBall(1.0, learnable=True)
-    cost = hamsb.NTXent(hamsb.Softmax(), hamsb.HyperbolicSimilarity(ball))
+    cost = hamsb.NTXent(hamsb.HSoftmax(), similarity=hamsb.HyperbolicSimilarity(ball))
     hparams["compute_cost"] = cost
     with pytest.raises(ValueError, match="compute_cost: has parameters that nothing"):
         check(hparams)

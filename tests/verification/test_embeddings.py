@@ -72,7 +72,7 @@ def test_sample_rate_is_the_models(paths):
     assert encode.seen[0].shape == (1, 4000)
 
 
-def test_progress_bar(paths, capsys):
+def test_progress_bar(paths, capsys, terminal):
     embed(paths)
     assert capsys.readouterr().err == ""
     embed_utterances(paths, FbankMean())

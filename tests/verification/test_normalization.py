@@ -150,7 +150,7 @@ def test_unknown_normalization():
         normalize_scores(np.ones(1), trials, normalization.CohortStatistics({}, {}), "as")
 
 
-def test_progress_of_the_cohort(capsys):
+def test_progress_of_the_cohort(capsys, terminal):
     embeddings, cohort = random_embeddings_and_trials(1)[0], random_cohort()
     cohort_statistics(embeddings, cohort)
     assert capsys.readouterr().err == ""

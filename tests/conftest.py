@@ -1,5 +1,6 @@
 """What the tests share: the recipe's scripts, a tiny corpus, tiny experiments."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from speechbrain.utils.importutils import LazyModule
 
 import runs
+from hamsb.utils import progress as bars
 from hamsb.verification.trials import Trials, read_trials
+from stand_ins import Terminal
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 for folder in ("recipes/VoxCeleb", "recipes/VoxCeleb/studies"):
@@ -100,10 +103,12 @@ def tiny_options(tiny_corpus, tmp_path, monkeypatch):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Standard error is one; asked for behind ``capsys``, which replaces it. An earlier
-    run without progress bars, in the same process, does not count."""
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    """The terminal that progress bars are shown on, also after a run without them in
+    the same process."""
+    terminal = Terminal()
+    monkeypatch.delenv(bars.OFF, raising=False)
+    monkeypatch.setattr(bars, "tqdm", functools.partial(bars.tqdm, file=terminal))
+    return terminal
 
 
 @pytest.fixture(scope="session")

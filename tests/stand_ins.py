@@ -1,6 +1,17 @@
 """What stands for features, model and Brain in tests of training."""
 
+import io
+
 import torch
+
+
+class Terminal(io.StringIO):
+    """What a terminal shows, or a file, to which the screen is written."""
+
+    is_one = True
+
+    def isatty(self):
+        return self.is_one
 
 
 class Framed(torch.nn.Module):

@@ -1,30 +1,11 @@
 """One line for a training, and few of the log."""
 
-import functools
-import io
 import logging
 
 import pytest
 
 from hamsb.training.progress import Progress, quiet_imports, quiet_screen
 from hamsb.utils import progress as bars
-
-
-class Terminal(io.StringIO):
-    """What a terminal shows, or a file, to which the screen is written."""
-
-    is_one = True
-
-    def isatty(self):
-        return self.is_one
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.delenv(bars.OFF, raising=False)
-    monkeypatch.setattr(bars, "tqdm", functools.partial(bars.tqdm, file=terminal))
-    return terminal
 
 
 def train(progress, epochs):

@@ -34,12 +34,14 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 from ruamel.yaml import YAML, ScalarNode
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
 from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
 from hamsb.utils.checks import check_whole
 from hamsb.utils.help import help_if_asked
+from hamsb.utils.checks import check_flag
 from hamsb.utils.hparams import (
     Key,
     as_option,
@@ -139,9 +141,18 @@ def parse_arguments(
         if name in names
     )
     resolved = read_resolved(hparams_file, overrides)
+    _check_flags(keys, resolved)
     _check_values(run_opts, resolved)
     _check_device(run_opts, resolved)
     return hparams_file, run_opts, overrides
+
+
+def _check_flags(keys, resolved):
+    """ValueError where a key that is true or false is neither: yaml's no is a text."""
+    for key in keys:
+        value = resolved.get(key.name)
+        if key.kind == "boolean" and value is not None:
+            check_flag(key.name, bool(value) if isinstance(value, ScalarBoolean) else value)
 
 
 def _run_option_parser() -> ArgumentParser:

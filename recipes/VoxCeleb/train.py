@@ -42,7 +42,6 @@ from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.branches import check_branches
 from hamsb.training.cluster_refresh import ClusterRefresh
 from hamsb.training.report import describe, millions
-from hamsb.utils.checks import check_flag
 from hamsb.utils.command_line import main_or_exit
 from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
@@ -152,8 +151,6 @@ class SpeakerBrain(EmbeddingBrain):
 
     @staticmethod
     def training_data(hparams):
-        if hparams.get("separate_views") is not None:
-            check_flag("separate_views", hparams["separate_views"])
         data, labels = dataio_prep(hparams)
         check_branches(
             hparams.get("branches"),

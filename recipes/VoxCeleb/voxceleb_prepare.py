@@ -217,9 +217,8 @@ def prepare_voxceleb(
     The result depends on the data, the options and the seed alone. If
     ``save_folder`` holds a complete preparation of the same data (paths,
     sizes, modification times), options and trial lists, it is reused and no
-    audio file is opened. Otherwise everything is made anew, and a
-    ``label_encoder.txt`` in ``save_folder`` is deleted, since it may number
-    speakers that no longer train. See the top of this file for the rules.
+    audio file is opened. Otherwise everything is made anew. See the top of this
+    file for the rules.
 
     Arguments
     ---------
@@ -930,7 +929,7 @@ def _write(save_folder, rows, made_from, numbers, expected):
             _write_rows(path, rows[name])
         digests = {name: digest(path) for name, path in partial.items()}
         _check_expected(save_folder, digests, expected, partial)
-        stale = ["prepare.json", "label_encoder.txt"]
+        stale = ["prepare.json"]
         stale += [n for n in ("dev.csv", "veri_dev.txt") if n not in rows]
         for name in stale:
             if (save_folder / name).exists():

@@ -144,6 +144,7 @@ def test_what_does_not_fit_together(options, tiny_corpus, tmp_path):
         ),
         ({"classifier": "{out_neurons: 5}"}, "a head of 5 classes for 6 training speakers"),
         ({"separate_views": "no"}, "separate_views='no': must be True or False"),
+        ({"baselines": "no"}, "baselines='no': must be True or False"),
     ):
         changes |= {"output_folder": tmp_path / "refused"}
         changes |= {"data_folder": tiny_corpus / "train"}

@@ -765,23 +765,18 @@ def test_second_run_opens_no_audio_file(tmp_path, no_audio, caplog):
     tree(tmp_path)
     text(tmp_path / "wav/id00/s0/bad.wav")
     first = prepare(tmp_path, dev_speakers=2)
-    (tmp_path / "save/label_encoder.txt").write_text("x")
     no_audio()
     with caplog.at_level(logging.INFO):
         second = prepare(tmp_path, dev_speakers=2)
     assert second == dataclasses.replace(first, reused=True)
     assert "reusing" in caplog.text
-    assert (tmp_path / "save/label_encoder.txt").exists()
     with pytest.raises(AssertionError, match="opened"):  # the fixture works
         prepare(tmp_path, dev_speakers=2, seed=5)
 
 
 def rebuilds(tmp_path, **options):
-    """Whether a run rebuilds, deletes the label encoder, and leaves a good result."""
-    encoder = tmp_path / "save/label_encoder.txt"
-    encoder.write_text("stale")
+    """Whether a run rebuilds, and leaves a good result."""
     prepared = prepare(tmp_path, **{"dev_speakers": 2, **options})
-    assert prepared.reused == encoder.exists()
     assert prepare(tmp_path, **{"dev_speakers": 2, **options}).reused
     assert not list((tmp_path / "save").glob("*.tmp"))
     return not prepared.reused
@@ -808,9 +803,7 @@ def test_another_rate_rebuilds(tmp_path):
     for number in range(2):
         put(tmp_path, f"id8{number}/s0/0.wav", rate=8000)
     assert prepare(tmp_path).utterances == 16
-    (tmp_path / "save/label_encoder.txt").write_text("stale")
     assert prepare(tmp_path, sample_rate=8000).utterances == 2
-    assert not (tmp_path / "save/label_encoder.txt").exists()
 
 
 def test_another_root_rebuilds(tmp_path):
@@ -981,7 +974,6 @@ def test_a_run_that_has_begun_refuses_other_data(tmp_path):
     ):
         root = tmp_path / str(number)
         prepare(tree(root), dev_speakers=2)
-        (root / "save/label_encoder.txt").write_text("x")
         before, expected = contents(root / "save"), begun(root / "save")
         change(root)
         with pytest.raises(ValueError, match=r"^data_folder: .*Restore the data") as error:

@@ -39,9 +39,8 @@ from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
-from hamsb.utils.checks import check_whole
+from hamsb.utils.checks import check_flag, check_whole
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.checks import check_flag
 from hamsb.utils.hparams import (
     Key,
     as_option,

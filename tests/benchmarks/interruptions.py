@@ -276,10 +276,14 @@ class Watch:
 
 
 class Moments:
-    """Draws moments: (change, seconds after it)."""
+    """Draws moments: (change, seconds after it).
+
+    What is there for a moment alone may be missed, so no moment begins with it.
+    """
 
     def __init__(self, changes, duration, seed):
         self.random = random.Random(seed)
+        changes = [c for c in changes if not re.search(r"\.(partial|tmp)\b", c[1][1])]
         ends = [seconds for seconds, _, _ in changes[1:]] + [duration]
         self.parts = {}
         for (seconds, change, name), end in zip(changes, ends):
@@ -382,8 +386,11 @@ def differences(ours, theirs):
     return found
 
 
-def what_it_did(text):
-    """What a run did, by what it printed."""
+def what_it_did(folder, text):
+    """What a run did, by what it printed and logged."""
+    log = folder / "run" / "log.txt"
+    if log.is_file():
+        text += log.read_text(errors="replace").rpartition("Beginning experiment!")[2]
     epochs = re.findall(r"Going into epoch (\d+)", text)
     did = ["prepared"] if "\nPrepared " in text or " Prepared " in text else []
     if epochs:
@@ -444,7 +451,7 @@ class Experiment:
         if process.returncode == 0:
             found = differences(folder, self.whole)
             left = left_over(folder)
-            did = what_it_did(text) + f"; leaves {', '.join(left)}" * bool(left)
+            did = what_it_did(folder, text) + f"; leaves {', '.join(left)}" * bool(left)
             good = not found
             equal = "yes" if good else f"NO: {', '.join(found)}"
         else:

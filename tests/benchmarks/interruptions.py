@@ -536,6 +536,7 @@ class Experiment:
             did, equal = self.verdict(folder, process, "last.txt")
             self.row(number, at, where, ended, did, equal)
             shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
         return times
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.seed import seed_everything
+from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -31,8 +33,12 @@ from hamsb.training.kept import (
     has_hooks,
     unsaved,
 )
+from hamsb.training.position import Feed, Position
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
+from hamsb.training.step import fit_by_view, fused_on_cuda, optimizers_step
+from hamsb.training.stopping import Stopping, outlive_sigterm
+from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import replacing
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
@@ -53,8 +59,8 @@ class EmbeddingBrain(sb.Brain):
 
     Each epoch leaves a line in ``train_log.txt``, an entry in ``epochs.json`` and a
     checkpoint. The entries of ``epochs.json`` are mappings: ``epoch``, ``loss`` and
-    other means over the epoch, and ``EER``, a fraction, where there are development
-    speakers.
+    other means over the epoch, ``EER``, a fraction, where there are development
+    speakers, and of the loader `hamsb.training.position.Feed.facts`.
 
     Arguments
     ---------
@@ -72,13 +78,18 @@ class EmbeddingBrain(sb.Brain):
         Modules that learn and that the exported model does without.
     card : dict of str to str
         The model card's ``classify``, lines of Python.
+    by_view : bool
+        Whether a step takes its backward pass after each of the batch's ``views``, see
+        `hamsb.training.step.fit_by_view`, and not once after ``compute_forward``.
     utterances : list of str
-        The ids of the present batch, for messages; ``compute_forward`` sets it.
+        The ids of the present batch, for messages; ``compute_forward`` or ``views`` sets
+        it.
     """
 
     opt_class: Callable  # Brain's
     step: int  # and this
     script = ""
+    by_view = False
     averaged = ("embedding_model",)
     training_only = ("compute_cost", "momentum_encoder")
     card = {"classify": ""}
@@ -98,6 +109,11 @@ class EmbeddingBrain(sb.Brain):
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
         if self.margin_schedule is not None:  # it may come from an option
             self.also_save("margin_schedule", self.margin_schedule)
+        self.stopping = Stopping(self.device)
+        self.position = Position()
+        self.feed = Feed(())
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("position", self.position, optional_load=True)
         self.fresh: dict[str, str] = {}
         self.unsaved: dict[str, torch.nn.Module] = {}
         self.unsaved_before: dict[str, str] = {}
@@ -144,6 +160,23 @@ class EmbeddingBrain(sb.Brain):
 
     # steps
 
+    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
+        """As Brain's, or view by view."""
+        return fit_by_view(self, batch) if self.by_view else super().fit_batch(batch)
+
+    def views(self, batch: PaddedBatch) -> list[tuple]:
+        """The views of a batch, each the arguments of ``forward_view``. A subclass has
+        both where its steps are taken ``by_view``."""
+        raise NotImplementedError
+
+    def forward_view(self, *view: Any) -> Any:
+        """What ``compute_objectives`` is given, in a list, of one view."""
+        raise NotImplementedError
+
+    def optimizers_step(self) -> None:
+        """As Brain's, but ``max_grad_norm`` is about all of an optimizer's parameters."""
+        optimizers_step(self, self.freeze_optimizers(self.optimizers_dict).values())
+
     def watch(self, **values: torch.Tensor) -> None:
         """Note values of this step, 0-dimensional tensors; the log has their means
         over the epoch."""
@@ -186,20 +219,24 @@ class EmbeddingBrain(sb.Brain):
 
     def init_optimizers(self) -> None:
         """As Brain's, but the parameters of the modules that the yaml names in
-        ``no_weight_decay`` have none."""
+        ``no_weight_decay`` have none, and Adam is fused on CUDA."""
         names = getattr(self.hparams, "no_weight_decay", None) or []
         free = {id(p) for name in names for p in self.modules[name].parameters()}
-        make: Callable = self.opt_class
+        given: Callable = self.opt_class
+        make = fused_on_cuda(given, self.device_type)
+        self.opt_class = make
         if free:
             self.opt_class = lambda parameters: make(decay_groups(parameters, free))
         super().init_optimizers()
-        self.opt_class = make
+        self.opt_class = given
 
     def make_dataloader(
         self, dataset: Any, stage: sb.Stage, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        """As Brain's; ValueError where the schedules count other steps than the loader
-        makes, or end after the training."""
+        """As Brain's, with batches in pinned memory on an accelerator; ValueError where
+        the schedules count other steps than the loader makes, or end after the training."""
+        kwargs.setdefault("pin_memory", self.device_type not in ("cpu", "mps"))
+        kwargs.setdefault("worker_init_fn", outlive_sigterm)
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage != sb.Stage.TRAIN:
             return loader
@@ -244,7 +281,8 @@ class EmbeddingBrain(sb.Brain):
         super().on_fit_start()
         latest = self.checkpointer.find_checkpoint()
         if latest is not None:
-            self.seconds = latest.meta.get("seconds", 0.0)
+            within = self.position.state.get("seconds", 0.0)
+            self.seconds = latest.meta.get("seconds", within)
         counter = self.hparams.epoch_counter
         epochs = counter.limit
         if self.debug and self.debug_epochs > 0:
@@ -258,11 +296,47 @@ class EmbeddingBrain(sb.Brain):
         )
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """As Brain's, with one bar for all epochs in the place of one for each."""
+        """As Brain's, with one bar for all epochs in the place of one for each.
+        SIGTERM ends it with a checkpoint and `Terminated`."""
         try:
-            super().fit(*args, **{**kwargs, "progressbar": False})
+            with self.stopping if self.checkpointer is not None else nullcontext():
+                super().fit(*args, **{**kwargs, "progressbar": False})
         finally:
             self.progress.close()
+
+    def _fit_train(self, train_set: Any, epoch: int, enable: bool) -> None:
+        """As Brain's; the time in which it waits for batches is measured."""
+        self.feed = Feed(train_set, self.go_on_within_epoch)
+        super()._fit_train(self.feed, epoch, enable)
+        if self.stopping.agreed():
+            raise Terminated
+
+    def go_on_within_epoch(self) -> None:
+        """Where a checkpoint within the epoch was loaded: draw what would have been drawn
+        next, and add to what was noted."""
+        noted = self.position.take()
+        for name, values in noted.get("watched", {}).items():
+            self.watched[name] = list(values.to(self.device))
+        self.feed.go_on(*noted.get("feed", (0.0, 0.0, 0)))
+
+    def _should_save_intra_epoch_ckpt(self, *since: Any) -> bool:
+        """As Brain's, or on SIGTERM; only after a step of the optimizer, since no
+        checkpoint holds gradients that accumulate."""
+        if self.checkpointer is None or self.step % self.grad_accumulation_factor:
+            return False
+        return self.stopping.agreed() or super()._should_save_intra_epoch_ckpt(*since)
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        """As Brain's, with what an exact resumption takes."""
+        self.position.note(
+            seconds=self.seconds + time.time() - self.started,
+            watched={name: torch.stack(v).cpu() for name, v in self.watched.items()},
+            feed=(self.feed.waited, self.feed.seconds, self.feed.largest),
+        )
+        super()._save_intra_epoch_ckpt()
+        self.position.state = {}
+        if self.stopping.decided:
+            raise Terminated
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Every epoch draws from (seed, epoch), so that a run that was
@@ -278,6 +352,8 @@ class EmbeddingBrain(sb.Brain):
     ) -> None:
         """Only training has a stage: development is embedded, not classified."""
         check_unchanged(self.unsaved, self.unsaved_before)
+        processes = get_world_size() if is_initialized() else 1
+        fed = self.feed.facts(processes * self.grad_accumulation_factor)
         train_stats = {"loss": stage_loss}
         for name, values in self.watched.items():
             train_stats[name] = torch.stack(values).mean().item()
@@ -287,14 +363,22 @@ class EmbeddingBrain(sb.Brain):
             meta["EER"] = run_on_main(self.development_eer)
             valid_stats = {"EER": 100 * meta["EER"]}
         self.progress.end_epoch(meta.get("EER"))
+        waited = f"{fed['loader_wait']:.1f} s ({fed['loader_wait_share']:.0%})"
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "lr": self.rate}, train_stats, valid_stats
+            {
+                "epoch": epoch,
+                "lr": self.rate,
+                "batch": fed["global_batch"],
+                "waited": waited,
+            },
+            train_stats,
+            valid_stats,
         )
         if not self.anneals_by_step():
             _, rate = self.hparams.lr_annealing(epoch)
             update_learning_rate(self.optimizer, rate)
         if if_main_process():  # before the checkpoint: an epoch repeated is replaced
-            self.write_epoch({"epoch": epoch, **train_stats, **meta})
+            self.write_epoch({"epoch": epoch, **train_stats, **meta, **fed})
         self.seconds += time.time() - self.started
         # Brain saves its step and running loss, and clears them only later.
         self.step, self.avg_train_loss = 0, 0.0

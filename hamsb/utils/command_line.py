@@ -55,6 +55,7 @@ from hamsb.utils.run_options import LEAST, NEEDS, REFUSED, TRAINING
 
 EXPECTED_ERROR = 2  # the exit status; Python's own for an unexpected error is 1
 INTERRUPTED = 130
+TERMINATED = 143
 PATIENCE = 2.0  # seconds between the turns of a run's processes to speak
 LIBRARY = Path(hamsb.__file__).resolve().parent
 YAML_STARTS = tuple("[{!'\"")
@@ -449,6 +450,10 @@ def _check_accelerator(device):
 # ---------------------------------------------------------------------- the ending
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, and the run ends with a checkpoint of what was done."""
+
+
 def main_or_exit(main: Callable[[list[str]], object]) -> None:
     """Run a script's ``main`` on the command line, and end as a user expects.
 
@@ -457,7 +462,8 @@ def main_or_exit(main: Callable[[list[str]], object]) -> None:
       message on stderr, and the exit status is 2. The message and the traceback
       go into the run's ``log.txt``, where it has one. A line that cannot be written
       there, since the disk is full, is not told of besides.
-    - Ctrl-C is one line, and the exit status is 130.
+    - Ctrl-C is one line, and the exit status is 130. SIGTERM in a training is one line
+      after the checkpoint that it asks for, and the exit status is 143.
     - Any other error passes, with its traceback, and the exit status is 1.
 
     Of several processes the first that speaks ends the others, as torchrun does
@@ -475,10 +481,14 @@ def main_or_exit(main: Callable[[list[str]], object]) -> None:
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt as error:
-        if get_rank():  # Ctrl-C is for all; the main process says so
-            raise SystemExit(INTERRUPTED) from None
+        saved = isinstance(error, Terminated)
+        status = TERMINATED if saved else INTERRUPTED
+        if get_rank():  # it is for all; the main process says so
+            raise SystemExit(status) from None
         message = "interrupted; the same command goes on where it was."
-        _leave(message, INTERRUPTED, error)
+        if saved:
+            message = "SIGTERM: a checkpoint is saved; the same command goes on from there."
+        _leave(message, status, error)
     except Exception as error:
         file, message = _origin(error)
         if not _is_expected(error, file):

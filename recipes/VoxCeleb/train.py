@@ -200,16 +200,25 @@ class SpeakerBrain(EmbeddingBrain):
             progress = not self.noprogressbar
             self.cluster_refresh.before_epoch(epoch, self.encode, progress)
 
+    @property
+    def by_view(self):
+        return bool(getattr(self.hparams, "separate_views", False))
+
     def compute_forward(self, batch, stage):
         """The predictions of every view of the batch: a list of (predictions of
-        each branch, targets, lengths).
+        each branch, targets, lengths)."""
+        return [self.forward_view(*view) for view in self.views(batch)]
+
+    def views(self, batch):
+        """The batch as passed through the network: a list of (waveforms, targets,
+        lengths).
 
         ``wav_augment`` may return several copies of the batch, as the clean one
         and an augmented one; ``separate_views`` passes them through the network
-        one after the other, each with batch statistics of its own, instead of
-        all at once.
+        one after the other, each with batch statistics of its own and a backward
+        pass of its own, instead of all at once.
         """
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         wavs, lengths = batch.sig
         targets, _ = batch.spk_id_encoded
         self.utterances = batch.id
@@ -218,10 +227,8 @@ class SpeakerBrain(EmbeddingBrain):
         if getattr(self.hparams, "wav_augment", None) is not None:
             wavs, lengths = self.hparams.wav_augment(wavs, lengths)
             targets = self.hparams.wav_augment.replicate_labels(targets)
-        separate = getattr(self.hparams, "separate_views", False)
-        size = len(batch) if separate else len(wavs)
-        views = zip(wavs.split(size), targets.split(size), lengths.split(size))
-        return [self.forward_view(*view) for view in views]
+        size = len(batch) if self.by_view else len(wavs)
+        return [*zip(wavs.split(size), targets.split(size), lengths.split(size))]
 
     def forward_view(self, wavs, targets, lengths):
         features = self.modules.compute_features(wavs)

@@ -103,7 +103,7 @@ class ContrastiveBrain(EmbeddingBrain):
         encoder, their keys, the other views, for each queue. Views go through an
         encoder together.
         """
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         self.utterances = batch.id
         views = [self.view(*batch.first), self.view(*batch.second)]
         cost = self.hparams.compute_cost

@@ -1,0 +1,115 @@
+"""A training step: the backward pass after each view, one norm for all gradients, and an
+optimizer that a GPU runs as one kernel."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from speechbrain import Stage
+from torch.optim import Adam, AdamW, Optimizer
+
+if TYPE_CHECKING:
+    from hamsb.training.brain import EmbeddingBrain
+
+#: An optimizer has one implementation at a time; who gives one of these has chosen.
+IMPLEMENTATIONS = ("fused", "foreach", "capturable", "differentiable")
+
+
+def fit_by_view(brain: "EmbeddingBrain", batch: Any) -> torch.Tensor:
+    """A step in which the activations of one view at a time are in memory.
+
+    The loss is a sum over views, so each view's forward and backward pass can be done
+    before the next one's. Gradients are those of the sum; with two views on one process,
+    without accumulation over batches, to the last bit, since the addition of two numbers
+    does not depend on their order. The loss is brought to the host once, before the
+    optimizer's step.
+
+    Arguments
+    ---------
+    brain : EmbeddingBrain
+        Its ``views`` and ``forward_view`` are used, and what SpeechBrain's ``fit_batch``
+        uses, but for ``compute_forward``.
+    batch : PaddedBatch
+
+    Returns
+    -------
+    torch.Tensor
+        The loss, on the CPU.
+    """
+    should_step = brain.step % brain.grad_accumulation_factor == 0
+    brain.on_fit_batch_start(batch, should_step)
+    with brain.training_ctx:
+        views = brain.views(batch)
+    losses = []
+    while views:
+        view = views.pop(0)
+        with brain.no_sync(not should_step or bool(views)):
+            with brain.training_ctx:
+                outputs = brain.forward_view(*view)
+                loss = brain.compute_objectives([outputs], batch, Stage.TRAIN)
+            brain.scaler.scale(loss / brain.grad_accumulation_factor).backward()
+        losses.append(loss.detach())
+        del view, outputs, loss  # before the next view's pass
+    total = sum(losses[1:], losses[0]).cpu()
+    brain.check_loss_isfinite(total)
+    if should_step:
+        brain.optimizers_step()
+    brain.on_fit_batch_end(batch, None, total, should_step)
+    return total
+
+
+def fused_on_cuda(make: Callable[..., Optimizer], device_type: str) -> Callable:
+    """Adam or AdamW in one kernel on CUDA; what else is given is returned as it is.
+
+    Arguments
+    ---------
+    make : callable
+        Parameters -> optimizer: the class, or, from a yaml's ``!name:``, a
+        ``functools.partial`` of it. One that names an implementation keeps that.
+    device_type : str
+        Of the parameters.
+
+    Example
+    -------
+    >>> make = functools.partial(Adam, lr=0.1)
+    >>> fused_on_cuda(make, "cuda").keywords
+    {'lr': 0.1, 'fused': True}
+    >>> fused_on_cuda(make, "cpu") is make
+    True
+    """
+    made, given = make, {}
+    if isinstance(make, functools.partial):
+        made, given = make.func, make.keywords
+    if device_type != "cuda" or made not in (Adam, AdamW):
+        return make
+    if any(given.get(name) is not None for name in IMPLEMENTATIONS):
+        return make
+    return functools.partial(make, fused=True)
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
+    """Shorten an optimizer's gradient, as one vector over all of its groups.
+
+    SpeechBrain looks at the first group alone, which is all parameters only where no
+    option of weight decay makes further groups.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def optimizers_step(brain: "EmbeddingBrain", optimizers: Iterable[Optimizer]) -> None:
+    """Unscale, clip, step and clear: SpeechBrain's ``optimizers_step``, but with
+    `clip_gradients`."""
+    optimizers = list(optimizers)
+    for optimizer in optimizers:
+        brain.scaler.unscale_(optimizer)
+        clip_gradients(optimizer, brain.max_grad_norm)
+    if brain.skip_nonfinite_grads and not brain.scaler.is_enabled():
+        brain.check_gradients()
+    for optimizer in optimizers:
+        brain.scaler.step(optimizer)
+    brain.scaler.update()
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    brain.optimizer_step += 1

@@ -1,6 +1,7 @@
 """What the tests of whole runs share: fewer seconds a run, processes, contents."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -65,6 +66,13 @@ def contents(folder, without=()):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in without
     }
+
+
+def untimed(path):
+    """The lines of a run's log or epochs.json without how long was waited for batches."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r', waited: .*?\)|, "loader_wait[^}]*', "", text)
+    return text.splitlines()
 
 
 def weights(folder):

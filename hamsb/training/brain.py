@@ -315,6 +315,7 @@ class EmbeddingBrain(sb.Brain):
         """Where a checkpoint within the epoch was loaded: draw what would have been drawn
         next, and add to what was noted."""
         noted = self.position.take()
+        self.rate = noted.get("rate", self.rate)
         for name, values in noted.get("watched", {}).items():
             self.watched[name] = list(values.to(self.device))
         self.feed.go_on(*noted.get("feed", (0.0, 0.0, 0)))
@@ -329,6 +330,7 @@ class EmbeddingBrain(sb.Brain):
     def _save_intra_epoch_ckpt(self) -> None:
         """As Brain's, with what an exact resumption takes."""
         self.position.note(
+            rate=self.rate,
             seconds=self.seconds + time.time() - self.started,
             watched={name: torch.stack(v).cpu() for name, v in self.watched.items()},
             feed=(self.feed.waited, self.feed.seconds, self.feed.largest),

@@ -362,7 +362,7 @@ def content(path):
 
 def without_times(value):
     if isinstance(value, dict):
-        times = {"minutes", "seconds"}
+        times = {"minutes", "seconds", "loader_wait", "loader_wait_share"}
         return {key: without_times(kept) for key, kept in value.items() if key not in times}
     return [without_times(kept) for kept in value] if isinstance(value, list) else value
 

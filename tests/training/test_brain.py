@@ -3,12 +3,15 @@
 import functools
 import json
 import random
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import speechbrain
 import torch
 from speechbrain import Stage
+from speechbrain.utils.checkpoints import Checkpointer
 
 from hamsb import LinearMargin
 from hamsb.training.brain import EmbeddingBrain, unwrapped
@@ -89,3 +92,67 @@ def test_optional_keys_may_be_null(brain):
     made.init_optimizers()
     made.on_fit_batch_end(None, None, None, should_step=True)
     assert cost.margin == pytest.approx(0.1)
+
+
+def test_within_an_epoch_is_saved_only_what_an_optimizer_step_has_left(brain, tmp_path):
+    """No checkpoint holds gradients of batches that make no step yet."""
+    made = brain()
+    made.checkpointer, made.grad_accumulation_factor = Checkpointer(tmp_path), 3
+    made.ckpt_interval_steps = 2
+
+    def asked(since):
+        made.step = since
+        return made._should_save_intra_epoch_ckpt(0.0, since)
+
+    assert [asked(since) for since in range(1, 7)] == [False] * 2 + [True] + [False] * 2 + [
+        True
+    ]
+    made.ckpt_interval_steps, made.stopping.asked = -1, True
+    assert [asked(since) for since in range(1, 4)] == [False, False, True]
+
+
+def test_time_and_values_before_a_checkpoint_within_an_epoch_count(brain, tmp_path):
+    def begun(kind):
+        made = brain(seed=1)
+        checkpointer = Checkpointer(tmp_path / kind)
+        checkpointer.add_recoverable("position", made.position)
+        made.checkpointer = checkpointer
+        return made
+
+    made = begun("a")
+    made.on_stage_start(Stage.TRAIN, 1)
+    made.seconds, made.started = 50.0, time.time() - 100
+    made.watch(clipped=torch.tensor(0.25))
+    made._save_intra_epoch_ckpt()
+    assert made.position.state == {}
+    again = begun("a")
+    again.checkpointer.recover_if_possible()
+    assert again.position.state["seconds"] == pytest.approx(150, abs=5)
+    again.go_on_within_epoch()
+    again.watch(clipped=torch.tensor(0.75))
+    assert [value.item() for value in again.watched["clipped"]] == [0.25, 0.75]
+
+
+def test_batches_are_pinned_on_an_accelerator(brain, monkeypatch):
+    """The loader is not made: there is no accelerator here."""
+    seen = {}
+
+    class Made(Exception):
+        pass
+
+    def make(self, dataset, stage, *arguments, **options):
+        seen.update(options)
+        raise Made
+
+    monkeypatch.setattr(speechbrain.Brain, "make_dataloader", make)
+    for device, given, pinned in (
+        ("cuda", {}, True),
+        ("cpu", {}, False),
+        ("mps", {}, False),  # torch pins no memory there
+        ("cuda", {"pin_memory": False}, False),
+    ):
+        made = brain()
+        made.device_type = device
+        with pytest.raises(Made):
+            made.make_dataloader([1], Stage.TRAIN, **given)
+        assert seen["pin_memory"] is pinned

@@ -1,0 +1,146 @@
+"""SIGTERM in a training; a whole run that gets it is in tests/recipes/test_sigterm.py."""
+
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from hamsb.training.stopping import Stopping, outlive_sigterm
+from hamsb.utils.command_line import Terminated
+from runs import fork, status_of
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_it_is_noted_and_ends_the_process_unless_the_run_has_ended_by_it(tmp_path):
+    def without_checkpoint():
+        with Stopping("cpu"):
+            terminate()
+            terminate()
+            print("went on")
+
+    def failing():
+        with Stopping("cpu"):
+            terminate()
+            raise RuntimeError("lost the other process")
+
+    def with_checkpoint():
+        stopping = Stopping("cpu")
+        try:
+            with stopping:
+                assert not stopping.agreed()
+                terminate()
+                assert stopping.agreed()
+                raise Terminated
+        except Terminated:
+            terminate()  # torchrun's, after the scheduler's
+            raise SystemExit(143) from None
+
+    def before_and_after(function, status, said):
+        screen = tmp_path / "screen"
+        assert status_of(fork(function, screen)) == status, screen.read_text()
+        assert screen.read_text() == said
+
+    before_and_after(without_checkpoint, -signal.SIGTERM, "went on\n")
+    before_and_after(failing, -signal.SIGTERM, "")
+    before_and_after(with_checkpoint, 143, "")
+
+
+def test_other_handlers_and_threads_are_left_alone(monkeypatch):
+    seen = []
+    older = signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
+    try:
+        with Stopping("cpu") as stopping:
+            terminate()
+            assert seen == ["mine"] and not stopping.agreed()
+    finally:
+        signal.signal(signal.SIGTERM, older)
+    with Stopping("cpu"):
+        assert signal.getsignal(signal.SIGTERM) != older
+    assert signal.getsignal(signal.SIGTERM) == older
+
+    def elsewhere():
+        with Stopping("cpu") as stopping:
+            seen.append(stopping.watching)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == ["mine", False]
+
+
+def test_processes_stop_at_the_same_step(tmp_path):
+    """Whichever of them is sent the signal, and whenever."""
+
+    def run(rank):
+        torch.distributed.init_process_group(
+            "gloo", f"file://{tmp_path}/store", timedelta(seconds=30), 2, rank
+        )
+        with Stopping("cpu") as stopping:
+            for step in range(9):
+                time.sleep(0.01 * rank)
+                if rank == 1 and step == 3:
+                    terminate()
+                if stopping.agreed():
+                    print(step)
+                    stopping.asked = False
+                    return
+
+    screens = [tmp_path / f"screen{rank}" for rank in range(2)]
+    processes = [fork(partial(run, rank), screens[rank]) for rank in range(2)]
+    assert [status_of(process) for process in processes] == [0, 0]
+    assert [screen.read_text() for screen in screens] == ["4\n", "4\n"]
+
+
+class Slow(torch.utils.data.Dataset):
+    """Tells its process."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Linux tells the sender")
+def test_workers_outlive_a_signal_that_is_not_their_parents():
+    def read(init):
+        pids = set()
+        for number, batch in enumerate(
+            DataLoader(Slow(), num_workers=1, worker_init_fn=init, prefetch_factor=1)
+        ):
+            pids.add(int(batch))
+            if number == 1:
+                other = os.fork()
+                if not other:  # a scheduler
+                    os.kill(int(batch), signal.SIGTERM)
+                    os._exit(0)
+                os.waitpid(other, 0)
+                time.sleep(0.2)
+        return pids
+
+    (worker,) = read(outlive_sigterm)
+    with pytest.raises(ProcessLookupError):  # it ended when it was done
+        os.kill(worker, 0)
+    with pytest.raises(RuntimeError, match="killed by signal: Terminated"):
+        read(None)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Linux tells the sender")
+def test_workers_obey_their_parent(tmp_path):
+    def obedient():
+        outlive_sigterm(0)
+        time.sleep(30)
+
+    process = fork(obedient, tmp_path / "screen")
+    time.sleep(0.5)
+    os.kill(process, signal.SIGTERM)
+    assert status_of(process) == 0

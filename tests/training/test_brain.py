@@ -11,10 +11,10 @@ import pytest
 import speechbrain
 import torch
 from speechbrain import Stage
-from speechbrain.utils.checkpoints import Checkpointer
 
 from hamsb import LinearMargin
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.checkpoints import Checkpointer
 from stand_ins import Embedding
 
 

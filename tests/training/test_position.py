@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 
+from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.position import Feed, Position, random_state, set_random_state
 
 

@@ -29,6 +29,7 @@ from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Simi
 from hamsb.utils.checks import check_whole
 from hamsb.utils.packages import optional
 from hamsb.utils.progress import progress_bar
+from hamsb.utils.sharing import gathered, own_part, share
 from hamsb.verification.embeddings import speaker_means
 from hamsb.verification.encoding import Encoder
 
@@ -85,6 +86,7 @@ def embed_speakers(
     seed: int = 0,
     progress: bool = True,
     batch_size: int = 1,
+    shared: bool = False,
 ) -> tuple[list[str], Tensor]:
     """The mean embedding of each training speaker, over crops of random utterances.
 
@@ -110,6 +112,9 @@ def embed_speakers(
         Show a progress bar.
     batch_size : int
         B, at most: crops of equal length are embedded together. More is faster on a GPU.
+    shared : bool
+        Each process of the run embeds a part, and all get all, as in
+        `hamsb.verification.embeddings.embed_utterances`.
 
     Returns
     -------
@@ -134,22 +139,12 @@ def embed_speakers(
     found = read_utterances(annotation)
     crops = draw_crops(found, utterances, length, np.random.default_rng(seed))
     crops.sort(key=lambda crop: crop[1].frames)
-    encoder = Encoder(encode, sample_rate)
-    rows, speakers = [], []
-    bar = progress_bar(total=len(crops), desc="embed speakers", shown=progress)
-    with torch.no_grad(), bar:
-        for batch in _equal_lengths(crops, batch_size):
-            wavs = [
-                read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
-                for _, crop in batch
-            ]
-            heard = [i for i, wav in enumerate(wavs) if wav.abs().amax() > SILENCE]
-            if heard:
-                files = [batch[i][1].wav for i in heard]
-                embeddings = encoder(torch.stack([wavs[i] for i in heard]), files)
-                rows.append(embeddings.reshape(len(heard), -1).float().cpu())
-                speakers += [batch[i][0] for i in heard]
-            bar.update(len(batch))
+    own = {i: crops[i] for i in own_part(len(crops), shared)}
+    progress = progress and share(shared)[0] == 0
+    parts = gathered(lambda: _embed(own, encode, sample_rate, progress, batch_size), shared)
+    rows = {i: row for part in parts for i, row in part.items()}
+    heard = sorted(rows)  # in an order that no number of processes changes
+    speakers = [crops[i][0] for i in heard]
     if silent := sorted(found.keys() - set(speakers)):
         crop = next(crop for speaker, crop in crops if speaker == silent[0])
         raise ValueError(
@@ -157,18 +152,48 @@ def embed_speakers(
             f"{len(silent)} speaker(s) in all; take their lines out of {annotation}, or "
             "longer crops."
         )
-    names, means = speaker_means(torch.cat(rows), speakers)
+    names, means = speaker_means(torch.stack([rows[i] for i in heard]), speakers)
     return list(names), means
 
 
+def _embed(
+    crops: Mapping[int, tuple[str, Utterance]],
+    encode: Callable[[Tensor], Tensor],
+    sample_rate: int,
+    progress: bool,
+    batch_size: int,
+) -> dict[int, Tensor]:
+    """Number of a crop -> its embedding [D], of each that is not silent: what one
+    process does."""
+    encoder = Encoder(encode, sample_rate)
+    rows: dict[int, Tensor] = {}
+    bar = progress_bar(total=len(crops), desc="embed speakers", shown=progress)
+    with torch.no_grad(), bar:
+        for batch in _equal_lengths(crops, batch_size):
+            wavs = {
+                i: read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
+                for i, crop in batch.items()
+            }
+            heard = [i for i, wav in wavs.items() if wav.abs().amax() > SILENCE]
+            if heard:
+                files = [batch[i].wav for i in heard]
+                embeddings = encoder(torch.stack([wavs[i] for i in heard]), files)
+                found = embeddings.reshape(len(heard), -1).to(
+                    "cpu", torch.float32, copy=True
+                )
+                rows |= dict(zip(heard, found))
+            bar.update(len(batch))
+    return rows
+
+
 def _equal_lengths(
-    crops: Sequence[tuple[str, Utterance]], batch_size: int
-) -> Iterator[Sequence[tuple[str, Utterance]]]:
+    crops: Mapping[int, tuple[str, Utterance]], batch_size: int
+) -> Iterator[dict[int, Utterance]]:
     """At most ``batch_size`` crops of one length at a time, of those sorted by it."""
-    for _, group in groupby(crops, key=lambda crop: crop[1].frames):
+    for _, group in groupby(crops, key=lambda i: crops[i][1].frames):
         equal = list(group)
         for start in range(0, len(equal), batch_size):
-            yield equal[start : start + batch_size]
+            yield {i: crops[i][1] for i in equal[start : start + batch_size]}
 
 
 # ------------------------------------------------------------------------- clusters

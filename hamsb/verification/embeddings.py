@@ -18,6 +18,7 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 
 from hamsb.dataio.audio import load_audio
 from hamsb.utils.progress import progress_bar
+from hamsb.utils.sharing import gathered, own_part, share
 from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.encoding import Encoder
 from hamsb.verification.trials import Trials, speaker_of
@@ -190,6 +191,7 @@ def embed_utterances(
     progress: bool = True,
     batch_size: int = 1,
     cache: EmbeddingCache | None = None,
+    shared: bool = False,
 ) -> Embeddings:
     """Embed every utterance once: nothing is padded or cut.
 
@@ -215,6 +217,10 @@ def embed_utterances(
         utterances have one length, as VoxCeleb's do.
     cache : EmbeddingCache, optional
         Embeddings of earlier runs; gets those of this one, also where it is interrupted.
+    shared : bool
+        Where the run has several processes (torch.distributed), each embeds a part of
+        the utterances, and all get all of them. Every process must call it, with the
+        same utterances. The first shows the progress of its part.
 
     Returns
     -------
@@ -228,7 +234,8 @@ def embed_utterances(
     ValueError
         No utterances; a batch size below 1; a file that `load_audio` refuses or that is
         too short for the model; embeddings that are not [B, D] or [B, 1, D], have
-        another D than those before, or are not finite. The message names the file.
+        another D than those before, or are not finite. The message names the file. A
+        shared call raises it in all processes.
 
     Example
     -------
@@ -248,7 +255,34 @@ def embed_utterances(
         raise ValueError("no utterances to embed: paths is empty")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least 1 utterance at a time")
-    known: dict[str, tuple[torch.Tensor, float]] = {}  # rows [D] and seconds
+    names = list(paths)
+    own = {names[i]: paths[names[i]] for i in own_part(len(names), shared)}
+
+    def embed_own() -> dict[str, tuple[torch.Tensor, float]]:
+        first = share(shared)[0] == 0
+        return _embed(own, encode, sample_rate, progress and first, batch_size, cache)
+
+    known: dict[str, tuple[torch.Tensor, float]] = {}
+    for part in gathered(embed_own, shared):
+        for name, (row, seconds) in part.items():
+            _check_size(name, row, known)
+            known[name] = row, seconds
+    rows, lengths = zip(*(known[name] for name in paths))
+    return Embeddings(
+        tuple(paths), torch.stack(rows), torch.tensor(lengths, dtype=torch.float64)
+    )
+
+
+def _embed(
+    paths: Mapping[str, str | Path],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    sample_rate: int,
+    progress: bool,
+    batch_size: int,
+    cache: EmbeddingCache | None,
+) -> dict[str, tuple[torch.Tensor, float]]:
+    """Name -> embedding [D] and seconds, of each utterance: what one process does."""
+    known: dict[str, tuple[torch.Tensor, float]] = {}
     keys: dict[str, bytes] = {}  # of the cache
     if cache is not None:
         for utterance, path in paths.items():
@@ -275,10 +309,7 @@ def embed_utterances(
     finally:
         if cache is not None:
             cache.flush()
-    rows, lengths = zip(*(known[name] for name in paths))
-    return Embeddings(
-        tuple(paths), torch.stack(rows), torch.tensor(lengths, dtype=torch.float64)
-    )
+    return known
 
 
 def embed_sets(

@@ -20,7 +20,7 @@ from hamsb.verification.embeddings import (
     speaker_means,
 )
 from hamsb.verification.trials import Trials
-from runs import UTTERANCES, FbankMean, write_wav
+from runs import UTTERANCES, FbankMean, in_processes, write_wav
 
 
 def embed(paths, encode=None, **options):
@@ -176,6 +176,35 @@ def test_a_header_that_lies_mixes_no_lengths(paths, monkeypatch):
     """Sorting trusts the headers; batches do not."""
     monkeypatch.setattr(module, "_header", lambda path: (16000, 8000))
     assert torch.equal(embed(paths, batch_size=4).matrix, embed(paths).matrix)
+
+
+# In several processes
+
+
+def test_processes_share_the_utterances(paths, tmp_path):
+    alone = embed(paths)
+    gone = paths | {"id9/gone.wav": tmp_path / "gone.wav"}
+
+    def work(rank):
+        cache, encode = EmbeddingCache(tmp_path / "cache", "model"), FbankMean()
+        if rank == 0:  # has found more than the others, as another run writes it
+            embed(dict([*paths.items()][:2]), cache=cache)
+        own = embed(paths, encode, cache=cache, shared=True)
+        assert len(embed(paths, encode)) == 4  # not shared unless asked for
+        few = embed({UTTERANCES[2]: paths[UTTERANCES[2]]}, shared=True)  # one has nothing
+        with pytest.raises(FileNotFoundError, match=r"gone.wav: no such audio"):
+            embed(gone, shared=True)
+        with pytest.raises(ValueError, match="embedding of 3 dimensions after ones of 2"):
+            embed(paths, lambda wavs: torch.ones(1, 2 + rank), shared=True)
+        return own, len(encode.seen) - 4, few
+
+    parts = in_processes(work, 2, tmp_path)
+    for own, _, few in parts:
+        assert own.utterances == alone.utterances
+        assert torch.equal(own.matrix, alone.matrix)
+        assert torch.equal(own.seconds, alone.seconds)
+        assert torch.equal(few.matrix, alone.matrix[2:3])
+    assert all(embedded <= 2 for _, embedded, _ in parts)
 
 
 # The object

@@ -88,27 +88,32 @@ def gathered(work: Callable[[], T], shared: bool = True) -> list[T]:
     rank, processes = share(shared)
     if processes == 1:
         return [work()]
-    mine: tuple[Any, type[Exception] | None, str]  # result, or kind of error and message
-    error = None
+    result, own = None, None
     try:
-        mine = work(), None, ""
+        result = work()
     except Exception as failed:  # of any kind: the others must not wait
-        error, mine = failed, (None, _kind(failed), f"{failed}")
+        own = failed
+    if isinstance(own, (ValueError, FileNotFoundError)):
+        told: Exception | None = as_user_error(own)
+    else:
+        told = own and RuntimeError(f"process {rank}: {own}")
     found: list[Any] = [None] * processes
-    distributed.all_gather_object(found, mine)
-    if error is not None:
-        raise error
-    for other, (_, kind, message) in enumerate(found):
-        if kind is RuntimeError:
-            raise RuntimeError(f"process {other}: {message}")
-        if kind is not None:
-            raise kind(message)
-    return [each for each, *_ in found]
+    distributed.all_gather_object(found, (result, told))
+    if own is not None:
+        raise own
+    for _, error in found:
+        if error is not None:
+            raise error
+    return [each for each, _ in found]
 
 
-def _kind(error: Exception) -> type[Exception]:
-    """What another process raises in the place of an error."""
-    for kind in (FileNotFoundError, ValueError):
-        if isinstance(error, kind):
-            return kind
-    return RuntimeError
+def as_user_error(error: ValueError | FileNotFoundError) -> Exception:
+    """The same error as another process can raise it: it can be pickled.
+
+    Example
+    -------
+    >>> as_user_error(UnicodeDecodeError("utf-8", b"\\xff", 0, 1, "invalid start byte"))
+    ValueError("'utf-8' codec can't decode byte 0xff in position 0: invalid start byte")
+    """
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    return error if type(error) is kind else kind(f"{error}")

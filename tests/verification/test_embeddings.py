@@ -121,7 +121,9 @@ def test_files_that_cannot_be_embedded(paths, tmp_path):
         refused(ValueError, message, good, lambda wavs, shape=shape: torch.zeros(shape))
     with pytest.raises(ValueError, match="no utterances"):
         embed({})
-    refused(ValueError, "batch_size=0: at least 1", good, batch_size=0)
+    for key, least in (("batch_size", 1), ("num_workers", 0)):
+        message = rf"^{key}={least - 1}: must be a whole number, at least {least}"
+        refused(ValueError, message, good, **{key: least - 1})
 
 
 def test_embeddings_of_changing_size(paths):
@@ -159,7 +161,7 @@ def test_batches_are_of_equal_lengths_and_change_nothing(tmp_path):
             write_wav(path, length, seed=seed)
         encode = Ecapa()
         alone, together = embed(paths, encode), embed(paths, encode, batch_size=batch_size)
-        sizes = {2: [2, 2, 1, 2, 1], 3: [3, 1, 1, 3], 100: [4, 1, 3]}[batch_size]
+        sizes = {2: [2, 1, 1, 2, 2], 3: [3, 1, 3, 1], 100: [3, 1, 4]}[batch_size]
         assert [shape[0] for shape in encode.shapes[8:]] == sizes
         assert together.utterances == alone.utterances == tuple(paths)
         assert torch.equal(together.seconds, alone.seconds)
@@ -174,7 +176,7 @@ def test_batches_are_of_equal_lengths_and_change_nothing(tmp_path):
 
 def test_a_header_that_lies_mixes_no_lengths(paths, monkeypatch):
     """Sorting trusts the headers; batches do not."""
-    monkeypatch.setattr(module, "_header", lambda path: (16000, 8000))
+    monkeypatch.setattr(module._Files, "length", lambda self, path: (8000, "8000 16000"))
     assert torch.equal(embed(paths, batch_size=4).matrix, embed(paths).matrix)
 
 

@@ -87,8 +87,9 @@ def embed_speakers(
     progress: bool = True,
     batch_size: int | None = None,
     shared: bool = False,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     device: torch.device | str | None = None,
+    multiprocessing_context: str | None = None,
 ) -> tuple[list[str], Tensor]:
     """The mean embedding of each training speaker, over crops of random utterances.
 
@@ -112,7 +113,7 @@ def embed_speakers(
         At least 0.
     progress : bool
         Show a progress bar.
-    batch_size, shared, num_workers, device
+    batch_size, shared, num_workers, device, multiprocessing_context
         As for `hamsb.verification.embeddings.embed_utterances`, of crops.
 
     Returns
@@ -150,6 +151,7 @@ def embed_speakers(
             batch_size,
             num_workers,
             device,
+            multiprocessing_context,
         )
         numbers, rows = [], []
         bar = progress_bar(total=len(own), desc="embed speakers", shown=shown)

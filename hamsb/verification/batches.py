@@ -5,12 +5,14 @@ padding changes an embedding by some percent, equal lengths by rounding alone.
 """
 
 import multiprocessing
+import os
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hamsb.utils.checks import check_whole
 from hamsb.utils.sharing import as_user_error
@@ -18,6 +20,7 @@ from hamsb.verification.encoding import Encoder
 
 # Together on an accelerator, at most: 32 utterances of 8 s at 16 kHz.
 _SAMPLES = 2**22
+_FEW = 100  # recordings that are not worth starting workers for unasked
 _LOOKED_AT = 256  # recordings whose lengths a worker tells at a time
 
 
@@ -59,8 +62,9 @@ def embed_recordings(
     reader: Reader,
     encoder: Encoder,
     batch_size: int | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     device: torch.device | str | None = None,
+    multiprocessing_context: str | None = None,
 ) -> Iterator[Batch]:
     """Embed recordings: one after the other, or those of one length together.
 
@@ -73,12 +77,15 @@ def embed_recordings(
     batch_size : int, optional
         B, at most. By default 1 on a CPU or an unknown device, and up to 262 s of audio
         (at 16 kHz) on an accelerator.
-    num_workers : int
-        Processes that read; 0 reads in this one. On a CPU they embed too, each with one
-        thread, where they are at least two, no fewer than torch's threads here, and
-        forked.
+    num_workers : int, optional
+        Processes that read; 0 reads in this one. None takes 0 on a CPU, and on an
+        accelerator as many as the machine has cores, up to 8. On a CPU workers embed too,
+        each with one thread, where they are at least two, no fewer than torch's threads
+        here, and forked.
     device : torch.device or str, optional
         Where the encoder computes; audio is handed to it there.
+    multiprocessing_context : str, optional
+        How workers are started: fork, forkserver or spawn; by default as Python does.
 
     Yields
     ------
@@ -94,50 +101,71 @@ def embed_recordings(
     check_numbers(batch_size, num_workers)
     device = None if device is None else torch.device(device)
     accelerated = device is not None and device.type != "cpu"
+    if num_workers is None:
+        cores = min(8, os.cpu_count() or 1) if accelerated else 0
+        num_workers = cores if len(recordings) > _FEW else 0
     workers = min(num_workers, len(recordings))
     embedding = (
         device is not None
         and not accelerated
         and workers >= max(2, torch.get_num_threads())
-        and multiprocessing.get_start_method() == "fork"
+        and (multiprocessing_context or multiprocessing.get_start_method()) == "fork"
     )
     pool = _Pool(
         _Work(reader, encoder if embedding else None),
         workers,
-        pinned=device is not None and device.type == "cuda",
+        device is not None and device.type == "cuda",
+        multiprocessing_context,
     )
-    if batch_size == 1 or (batch_size is None and not accelerated):
-        plan = [[number] for number in range(len(recordings))]
-    else:
-        plan = _equal_lengths(pool, recordings, batch_size)
-    batches = pool.run(
-        [("batches", numbers, [recordings[i] for i in numbers]) for numbers in plan]
-    )
-    if embedding:  # rows that stay in shared memory would each keep a file open
-        yield from (batch._replace(values=batch.values.clone()) for batch in batches)
-        return
-    names = [reader.name(recording) for recording in recordings]
+    alone = batch_size == 1 or (batch_size is None and not accelerated)
+    try:
+        if alone:
+            plan = [[number] for number in range(len(recordings))]
+        else:
+            plan = _equal_lengths(pool, recordings, batch_size)
+        batches = pool.run(
+            [("batches", numbers, [recordings[i] for i in numbers]) for numbers in plan]
+        )
+        if embedding:  # rows that stay in shared memory would each keep a file open
+            yield from (each._replace(values=each.values.clone()) for each in batches)
+        else:
+            yield from _embed(batches, recordings, reader, encoder, device)
+    finally:
+        pool.close()
+
+
+def _embed(
+    batches: Iterable[Batch],
+    recordings: Sequence[Any],
+    reader: Reader,
+    encoder: Encoder,
+    device: torch.device | None,
+) -> Iterator[Batch]:
+    """Embeddings from audio, in this process; an accelerator computes those of a batch
+    while the next is fetched."""
     before: _Started | None = None
     for batch in batches:
         wavs = (
             batch.values if device is None else batch.values.to(device, non_blocking=True)
         )
-        started = _Started(encoder, [names[i] for i in batch.numbers], batch, wavs)
+        names = [reader.name(recordings[i]) for i in batch.numbers]
+        started = _Started(encoder, names, batch, wavs)
         if started.event is None:
             yield started.finish()
             continue
         if before is not None:
-            yield before.finish()  # while the device computes the next
+            yield before.finish()
         before = started
     if before is not None:
         yield before.finish()
 
 
-def check_numbers(batch_size: int | None, num_workers: int) -> None:
+def check_numbers(batch_size: int | None, num_workers: int | None) -> None:
     """ValueError where there can be no such batches or workers."""
     if batch_size is not None:
         check_whole("batch_size", batch_size, least=1)
-    check_whole("num_workers", num_workers, least=0)
+    if num_workers is not None:
+        check_whole("num_workers", num_workers, least=0)
 
 
 def _equal_lengths(
@@ -210,6 +238,11 @@ class _Work(Dataset):
                 done.append(batch)
         except (ValueError, FileNotFoundError) as error:
             done.append(as_user_error(error))
+        except Exception:
+            # DataLoader would raise it from within, where it keeps the workers.
+            if get_worker_info() is None:
+                raise
+            done.append(RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
         return done
 
     def _batches(self, numbers, recordings):
@@ -226,7 +259,7 @@ class _Work(Dataset):
 class _Pool:
     """Workers that stay, and are given work more than once."""
 
-    def __init__(self, work: _Work, workers: int, pinned: bool):
+    def __init__(self, work: _Work, workers: int, pinned: bool, context: str | None):
         self.work = work
         self.requests: list[_Request] = []
         self.loader: DataLoader | None = None
@@ -239,21 +272,28 @@ class _Pool:
                 num_workers=workers,
                 collate_fn=_unchanged,
                 pin_memory=pinned,
+                multiprocessing_context=context,
                 persistent_workers=True,
                 generator=torch.Generator(),
             )
 
     def run(self, requests: list[_Request]) -> Iterator[Any]:
         """What the requests give, one after the other, in their order."""
-        answers: Iterable[list[Any]] = map(self.work.__getitem__, requests)
-        if self.loader is not None:
-            self.requests[:] = requests
-            answers = self.loader
-        for answer in answers:
+        for answer in self._answers(requests):
             for each in answer:
                 if isinstance(each, Exception):
                     raise each
                 yield each
+
+    def _answers(self, requests: list[_Request]) -> Iterator[list[Any]]:
+        if self.loader is None:
+            return map(self.work.__getitem__, requests)
+        self.requests[:] = requests
+        return iter(self.loader)
+
+    def close(self) -> None:
+        """End the workers; an error's traceback would keep them."""
+        self.loader = None
 
 
 def _unchanged(answer):

@@ -193,8 +193,9 @@ def embed_utterances(
     batch_size: int | None = None,
     cache: EmbeddingCache | None = None,
     shared: bool = False,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     device: torch.device | str | None = None,
+    multiprocessing_context: str | None = None,
 ) -> Embeddings:
     """Embed every utterance once: nothing is padded or cut.
 
@@ -225,12 +226,16 @@ def embed_utterances(
         Where the run has several processes (torch.distributed), each embeds a part of
         the utterances, and all get all of them. Every process must call it, with the
         same utterances. The first shows the progress of its part.
-    num_workers : int
-        Processes that read files while others are encoded; 0: all in this one. On a CPU
-        they encode as well, each with one thread, where they are at least two, no fewer
-        than torch's threads, and forked.
+    num_workers : int, optional
+        Processes that read files while others are encoded; 0: all in this one; None: 0 on
+        a CPU, and on an accelerator one a core, up to 8. On a CPU they encode as well,
+        each with one thread, where they are at least two, no fewer than torch's threads,
+        and forked.
     device : torch.device or str, optional
         Where ``encode`` computes. The audio is on it; without it, on the CPU.
+    multiprocessing_context : str, optional
+        How the processes are started: fork, forkserver or spawn; by default as Python
+        does.
 
     Returns
     -------
@@ -277,6 +282,7 @@ def embed_utterances(
             batch_size=batch_size,
             num_workers=num_workers,
             device=device,
+            multiprocessing_context=multiprocessing_context,
         )
         rows = [row for row, _ in known.values()]
         matrix = torch.stack(rows) if rows else torch.empty(0, 0)

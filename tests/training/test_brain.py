@@ -89,3 +89,11 @@ def test_optional_keys_may_be_null(brain):
     made.init_optimizers()
     made.on_fit_batch_end(None, None, None, should_step=True)
     assert cost.margin == pytest.approx(0.1)
+
+
+def test_files_are_embedded_with_the_loaders_workers(brain):
+    ways = {"num_workers": 2, "multiprocessing_context": "forkserver"}
+    made = brain(dataloader_options={"batch_size": 4, **ways})
+    assert made.embedding_options == {"device": made.device, **ways}
+    made = brain(dataloader_options={"batch_size": 4})
+    assert made.embedding_options == {"device": made.device}

@@ -219,7 +219,8 @@ def embed_utterances(
         B, at most: utterances of exactly equal numbers of samples are encoded together,
         which changes an embedding by rounding alone. It helps on a GPU where many
         utterances have one length, as VoxCeleb's do. By default 1, and on an accelerator
-        up to 262 s of audio (at 16 kHz), the longest utterances first.
+        up to 262 s of audio (at 16 kHz), the longest utterances first, unless the model
+        mixes what is in a batch.
     cache : EmbeddingCache, optional
         Embeddings of earlier runs; gets those of this one, also where it is interrupted.
     shared : bool

@@ -146,11 +146,27 @@ def test_an_accelerator_gets_batches_of_one_length(files, monkeypatch):
                 return torch.ones(len(wavs), 2)
 
             embed(files, encode, device="meta", num_workers=workers)
+            if sizes[0] > 1:  # whether the model mixes a batch is tried with the first
+                assert [size for size, _ in shapes[:2]] == [sizes[0], 1]
+                shapes = shapes[2:]
             assert [size for size, _ in shapes] == sizes and pids == {os.getpid()}
             lengths = [length for _, length in shapes]
             assert lengths == sorted(lengths, reverse=True)
-    embed(files, encode, device="meta", batch_size=1)
-    assert {size for size, _ in shapes[-9:]} == {1}
+    sizes = []
+    count = lambda wavs: torch.ones(sizes.append(len(wavs)) or len(wavs), 2)  # noqa: E731
+    embed(files, count, device="meta", batch_size=1)
+    assert sizes == [1] * 9
+
+
+def test_a_model_that_mixes_a_batch_gets_none(files):
+    """As one with norm_type batch does; asked for, it gets them."""
+
+    def encode(wavs):
+        return torch.full((len(wavs), 2), float(len(wavs)))
+
+    assert embed(files, encode, device="meta").matrix.tolist() == [[1.0, 1.0]] * 9
+    found = embed(files, encode, device="meta", batch_size=2).matrix
+    assert found.max() == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -1,12 +1,14 @@
 """What the tests of whole runs share: fewer seconds a run, processes, contents."""
 
 import os
+import pickle
 import re
 import signal
 import socket
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +169,30 @@ def launch(functions, folder):
             for process in living:
                 os.kill(process, signal.SIGTERM)
     return statuses, [screen.read_text(encoding="utf-8") for screen in screens]
+
+
+def in_processes(function, processes, folder):
+    """What a function of the rank returns in each of so many processes of one gloo
+    group, by rank; or, where it raises one, its ValueError or FileNotFoundError."""
+
+    def ranked(rank):
+        def run():
+            torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+            try:
+                found = function(rank)
+            except (ValueError, FileNotFoundError) as error:
+                found = error
+            with open(folder / f"found{rank}", "wb") as file:
+                pickle.dump(found, file)
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
+        return run
+
+    statuses, screens = launch([ranked(rank) for rank in range(processes)], folder)
+    assert statuses == [0] * processes, screens
+    files = [folder / f"found{rank}" for rank in range(processes)]
+    return [pickle.loads(file.read_bytes()) for file in files]
 
 
 # ------------------------------------------------- utterances, embeddings, trials

@@ -12,8 +12,7 @@ speaker verification", Interspeech 2025, arXiv 2507.17540, for the clusters' use
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +28,8 @@ from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Simi
 from hamsb.utils.checks import check_whole
 from hamsb.utils.packages import optional
 from hamsb.utils.progress import progress_bar
+from hamsb.utils.sharing import gathered, own_part, share
+from hamsb.verification.batches import check_numbers, embed_recordings
 from hamsb.verification.embeddings import speaker_means
 from hamsb.verification.encoding import Encoder
 
@@ -84,7 +85,11 @@ def embed_speakers(
     seconds: float = 3.0,
     seed: int = 0,
     progress: bool = True,
-    batch_size: int = 1,
+    batch_size: int | None = None,
+    shared: bool = False,
+    num_workers: int | None = 0,
+    device: torch.device | str | None = None,
+    multiprocessing_context: str | None = None,
 ) -> tuple[list[str], Tensor]:
     """The mean embedding of each training speaker, over crops of random utterances.
 
@@ -108,8 +113,8 @@ def embed_speakers(
         At least 0.
     progress : bool
         Show a progress bar.
-    batch_size : int
-        B, at most: crops of equal length are embedded together. More is faster on a GPU.
+    batch_size, shared, num_workers, device, multiprocessing_context
+        As for `hamsb.verification.embeddings.embed_utterances`, of crops.
 
     Returns
     -------
@@ -127,29 +132,41 @@ def embed_speakers(
     """
     check_whole("utterances", utterances, least=1)
     check_whole("seed", seed, least=0)
-    check_whole("batch_size", batch_size, least=1)
+    check_numbers(batch_size, num_workers)
     length = int(seconds * sample_rate) if seconds > 0 else 0
     if length < 1:
         raise ValueError(f"seconds={seconds}: must be positive, and at least a sample.")
     found = read_utterances(annotation)
     crops = draw_crops(found, utterances, length, np.random.default_rng(seed))
     crops.sort(key=lambda crop: crop[1].frames)
-    encoder = Encoder(encode, sample_rate)
-    rows, speakers = [], []
-    bar = progress_bar(total=len(crops), desc="embed speakers", shown=progress)
-    with torch.no_grad(), bar:
-        for batch in _equal_lengths(crops, batch_size):
-            wavs = [
-                read_crop(crop.wav, crop.start, crop.frames, sample_rate=sample_rate)
-                for _, crop in batch
-            ]
-            heard = [i for i, wav in enumerate(wavs) if wav.abs().amax() > SILENCE]
-            if heard:
-                files = [batch[i][1].wav for i in heard]
-                embeddings = encoder(torch.stack([wavs[i] for i in heard]), files)
-                rows.append(embeddings.reshape(len(heard), -1).float().cpu())
-                speakers += [batch[i][0] for i in heard]
-            bar.update(len(batch))
+
+    def embed_own() -> tuple[list[int], Tensor]:
+        """Places in ``crops``, and embeddings."""
+        own = own_part(len(crops), shared)
+        shown = progress and share(shared)[0] == 0
+        batches = embed_recordings(
+            [crops[i][1] for i in own],
+            _Crops(sample_rate),
+            Encoder(encode, sample_rate),
+            batch_size,
+            num_workers,
+            device,
+            multiprocessing_context,
+        )
+        numbers, rows = [], []
+        bar = progress_bar(total=len(own), desc="embed speakers", shown=shown)
+        with torch.no_grad(), bar:
+            for batch in batches:
+                numbers += [own[i] for i in batch.numbers]
+                rows.append(batch.values)
+                bar.update(len(batch.numbers))
+        return numbers, torch.cat(rows) if rows else torch.empty(0, 0)
+
+    rows: dict[int, Tensor] = {}
+    for numbers, matrix in gathered(embed_own, shared):
+        rows |= dict(zip(numbers, matrix))
+    heard = sorted(rows)  # in an order that no number of processes changes
+    speakers = [crops[i][0] for i in heard]
     if silent := sorted(found.keys() - set(speakers)):
         crop = next(crop for speaker, crop in crops if speaker == silent[0])
         raise ValueError(
@@ -157,18 +174,25 @@ def embed_speakers(
             f"{len(silent)} speaker(s) in all; take their lines out of {annotation}, or "
             "longer crops."
         )
-    names, means = speaker_means(torch.cat(rows), speakers)
+    names, means = speaker_means(torch.stack([rows[i] for i in heard]), speakers)
     return list(names), means
 
 
-def _equal_lengths(
-    crops: Sequence[tuple[str, Utterance]], batch_size: int
-) -> Iterator[Sequence[tuple[str, Utterance]]]:
-    """At most ``batch_size`` crops of one length at a time, of those sorted by it."""
-    for _, group in groupby(crops, key=lambda crop: crop[1].frames):
-        equal = list(group)
-        for start in range(0, len(equal), batch_size):
-            yield equal[start : start + batch_size]
+class _Crops:
+    """Reads crops of files at one rate; leaves out those that are silent."""
+
+    def __init__(self, sample_rate: int):
+        self.sample_rate = sample_rate
+
+    def name(self, crop: Utterance) -> object:
+        return crop.wav
+
+    def length(self, crop: Utterance) -> tuple[int, str]:
+        return crop.frames, f"{crop.frames}"
+
+    def read(self, crop: Utterance) -> Tensor | None:
+        wav = read_crop(crop.wav, crop.start, crop.frames, sample_rate=self.sample_rate)
+        return wav if wav.abs().amax() > SILENCE else None
 
 
 # ------------------------------------------------------------------------- clusters

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,6 +165,7 @@ def embed_conditions(
     noise: str,
     seed: int,
     progress: bool = True,
+    **options: Any,
 ) -> list[Condition]:
     """Embed every utterance whole, cut (where it is longer than the crop) and with noise.
 
@@ -189,6 +191,8 @@ def embed_conditions(
         Of crops and noise.
     progress : bool
         Show progress bars.
+    **options
+        Of `hamsb.verification.embeddings.embed_utterances`.
 
     Returns
     -------
@@ -199,9 +203,10 @@ def embed_conditions(
 
     def embedded(change: Callable[[Tensor], Tensor], chosen: Mapping) -> Embeddings:
         def changed(wavs):
-            return encode(torch.stack([change(wav) for wav in wavs]))
+            return encode(torch.stack([change(wav) for wav in wavs.cpu()]))
 
-        return embed_sets(changed, [chosen], lists, sample_rate, progress=progress)[0]
+        shown = {"progress": progress, **options}
+        return embed_sets(changed, [chosen], lists, sample_rate, **shown)[0]
 
     def condition(kind: str, value: float, embeddings: Embeddings) -> Condition:
         lengths = measure(ball, embeddings.matrix.double(), mean)

@@ -402,7 +402,7 @@ class EmbeddingBrain(sb.Brain):
     # the model that comes out
 
     def encode(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Audio [1, T] -> embedding [1, 1, D], computed as EncoderClassifier does."""
+        """Audio [B, T] -> embeddings [B, 1, D], computed as EncoderClassifier does."""
         self.modules.eval()
         wavs = wavs.to(self.device)
         lengths = torch.ones(len(wavs), device=self.device)
@@ -411,8 +411,16 @@ class EmbeddingBrain(sb.Brain):
             features = self.modules.mean_var_norm(features, lengths)
             return unwrapped(self.modules.embedding_model)(features, lengths)
 
+    @property
+    def embedding_options(self) -> dict[str, Any]:
+        """How `embed_utterances` is to embed files: where, and with as many workers as
+        read the training data."""
+        loader = self.hparams.dataloader_options
+        names = ("num_workers", "multiprocessing_context")
+        return {"device": self.device} | {n: loader[n] for n in names if n in loader}
+
     def mean_features(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Audio [1, T] -> the mean over time of its features [1, n_mels]: a
+        """Audio [B, T] -> the mean over time of its features [B, n_mels]: a
         verification system without any training, to compare with."""
         with torch.no_grad():
             return self.modules.compute_features(wavs.to(self.device)).mean(1)
@@ -421,7 +429,11 @@ class EmbeddingBrain(sb.Brain):
         """Cosines of the development trials, [N]."""
         trials, files = self._development()
         embeddings = embed_utterances(
-            files, self.encode, self.hparams.sample_rate, progress=not self.noprogressbar
+            files,
+            self.encode,
+            self.hparams.sample_rate,
+            progress=not self.noprogressbar,
+            **self.embedding_options,
         )
         return score_trials(embeddings, trials)
 

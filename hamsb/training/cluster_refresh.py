@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from speechbrain.utils.distributed import run_on_main
 from torch import Tensor
@@ -35,7 +36,7 @@ class ClusterRefresh:
         utterances, seconds : int, float
             Crops of each speaker at most, and their length.
         batch_size : int, optional
-            Crops embedded at a time; 1 by default.
+            Crops embedded at a time; by default 1 on a CPU, and many on an accelerator.
         ball : hamsb.nnet.balls.Ball, optional
             Cluster in it instead of by cosine.
     sampler : SpeakerBatchSampler
@@ -108,7 +109,7 @@ class ClusterRefresh:
             path.unlink()
 
     def before_epoch(
-        self, epoch: int, encode: Callable[[Tensor], Tensor], progress: bool = True
+        self, epoch: int, encode: Callable[[Tensor], Tensor], **options: Any
     ) -> None:
         """Give the sampler the clusters that are due when an epoch begins.
 
@@ -118,18 +119,18 @@ class ClusterRefresh:
             The one that begins; the first is 1.
         encode : callable
             Audio [B, T] -> embeddings [B, 1, D], without gradients.
-        progress : bool
-            Show a progress bar.
+        **options
+            Of `hamsb.analysis.clustering.embed_speakers`.
         """
         passed = (epoch - 1) // self.options["every"] * self.options["every"]
         if passed == 0:
             return
         path = self.file(passed)
-        run_on_main(self._make, (path, encode, progress))
+        run_on_main(self._make, (path, encode, options))
         self.sampler.set_clusters(read_clusters(path))
         self.sampler.hard_ratio = self.options["hard_ratio"]
 
-    def _make(self, path, encode, progress):
+    def _make(self, path, encode, options):
         """Cluster the training speakers, unless the file is there."""
         if path.is_file():
             return
@@ -139,9 +140,9 @@ class ClusterRefresh:
             self.sample_rate,
             utterances=self.options["utterances"],
             seconds=self.options["seconds"],
-            batch_size=self.options.get("batch_size", 1),
+            batch_size=self.options.get("batch_size"),
             seed=self.seed,
-            progress=progress,
+            **options,
         )
         ball = self.options.get("ball")
         clusters = cluster_speakers(names, means, self.options["k"], ball, self.seed)

@@ -64,8 +64,14 @@ class Course:
         self, brain: EmbeddingBrain, encode: Callable[[torch.Tensor], torch.Tensor]
     ) -> dict[str, np.ndarray]:
         """Name of each list -> its cosines, [N]."""
-        rate, progress = brain.hparams.sample_rate, not brain.noprogressbar
-        return score_lists(encode, self.lists, self.files, rate, progress=progress)
+        return score_lists(
+            encode,
+            self.lists,
+            self.files,
+            brain.hparams.sample_rate,
+            progress=not brain.noprogressbar,
+            **brain.embedding_options,
+        )
 
 
 def finish(

@@ -6,7 +6,7 @@ files everywhere here.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 
 from hamsb.dataio.audio import load_audio
 from hamsb.utils.progress import progress_bar
+from hamsb.utils.sharing import gathered, own_part, share
+from hamsb.verification.batches import check_numbers, embed_recordings
 from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.encoding import Encoder
 from hamsb.verification.trials import Trials, speaker_of
@@ -188,8 +190,12 @@ def embed_utterances(
     encode: Callable[[torch.Tensor], torch.Tensor],
     sample_rate: int = 16000,
     progress: bool = True,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     cache: EmbeddingCache | None = None,
+    shared: bool = False,
+    num_workers: int | None = 0,
+    device: torch.device | str | None = None,
+    multiprocessing_context: str | None = None,
 ) -> Embeddings:
     """Embed every utterance once: nothing is padded or cut.
 
@@ -202,19 +208,35 @@ def embed_utterances(
         The utterances and their files, as `hamsb.verification.trials.find_utterances`
         gives them.
     encode : callable
-        From audio [B, T], float on the CPU, to embeddings [B, D] or [B, 1, D] on any
-        device. Runs without gradients; the caller sets its modules to ``eval()`` and
-        moves the audio to their device.
+        From audio [B, T], float32, to embeddings [B, D] or [B, 1, D] on any device.
+        Runs without gradients; the caller sets its modules to ``eval()`` and moves the
+        audio to their device.
     sample_rate : int
         Rate that ``encode`` expects, in Hz.
     progress : bool
         Show a progress bar.
-    batch_size : int
+    batch_size : int, optional
         B, at most: utterances of exactly equal numbers of samples are encoded together,
         which changes an embedding by rounding alone. It helps on a GPU where many
-        utterances have one length, as VoxCeleb's do.
+        utterances have one length, as VoxCeleb's do. By default 1, and on an accelerator
+        up to 262 s of audio (at 16 kHz), the longest utterances first, unless the model
+        mixes what is in a batch.
     cache : EmbeddingCache, optional
         Embeddings of earlier runs; gets those of this one, also where it is interrupted.
+    shared : bool
+        Where the run has several processes (torch.distributed), each embeds a part of
+        the utterances, and all get all of them. Every process must call it, with the
+        same utterances. The first shows the progress of its part.
+    num_workers : int, optional
+        Processes that read files while others are encoded; 0: all in this one; None: 0 on
+        a CPU, and on an accelerator one a core, up to 8. On a CPU they encode as well,
+        each with one thread, where they are at least two, no fewer than torch's threads,
+        and forked.
+    device : torch.device or str, optional
+        Where ``encode`` computes. The audio is on it; without it, on the CPU.
+    multiprocessing_context : str, optional
+        How the processes are started: fork, forkserver or spawn; by default as Python
+        does.
 
     Returns
     -------
@@ -226,9 +248,10 @@ def embed_utterances(
     FileNotFoundError
         A file is missing.
     ValueError
-        No utterances; a batch size below 1; a file that `load_audio` refuses or that is
-        too short for the model; embeddings that are not [B, D] or [B, 1, D], have
-        another D than those before, or are not finite. The message names the file.
+        No utterances; a batch size below 1, workers below 0; a file that `load_audio`
+        refuses or that is too short for the model; embeddings that are not [B, D] or
+        [B, 1, D], have another D than those before, or are not finite. The message names
+        the file. A shared call raises it in all processes.
 
     Example
     -------
@@ -246,39 +269,97 @@ def embed_utterances(
     """
     if not paths:
         raise ValueError("no utterances to embed: paths is empty")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least 1 utterance at a time")
-    known: dict[str, tuple[torch.Tensor, float]] = {}  # rows [D] and seconds
+    check_numbers(batch_size, num_workers)
+    names = list(paths)
+
+    def embed_own() -> tuple[list[int], torch.Tensor, list[float]]:
+        """Places in ``paths``, embeddings and seconds."""
+        own = {names[i]: i for i in own_part(len(names), shared)}
+        known = _embed(
+            {name: paths[name] for name in own},
+            Encoder(encode, sample_rate),
+            progress and share(shared)[0] == 0,
+            cache,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            device=device,
+            multiprocessing_context=multiprocessing_context,
+        )
+        rows = [row for row, _ in known.values()]
+        matrix = torch.stack(rows) if rows else torch.empty(0, 0)
+        return [own[name] for name in known], matrix, [each for _, each in known.values()]
+
+    known: dict[str, tuple[torch.Tensor, float]] = {}
+    for numbers, matrix, lengths in gathered(embed_own, shared):
+        for number, row, seconds in zip(numbers, matrix, lengths):
+            _check_size(names[number], row, known)
+            known[names[number]] = row, seconds
+    rows = [known[name][0] for name in names]
+    lengths = [known[name][1] for name in names]
+    return Embeddings(
+        tuple(names), torch.stack(rows), torch.tensor(lengths, dtype=torch.float64)
+    )
+
+
+def _embed(
+    paths: Mapping[str, str | Path],
+    encoder: Encoder,
+    progress: bool,
+    cache: EmbeddingCache | None,
+    **options: Any,
+) -> dict[str, tuple[torch.Tensor, float]]:
+    """Name -> embedding [D] and seconds, of each utterance: what one process does."""
+    rate = encoder.sample_rate
+    known: dict[str, tuple[torch.Tensor, float]] = {}
     keys: dict[str, bytes] = {}  # of the cache
     if cache is not None:
         for utterance, path in paths.items():
-            keys[utterance] = file_key(path, sample_rate)
+            keys[utterance] = file_key(path, rate)
             if (found := cache.get(keys[utterance])) is not None:
                 known[utterance] = found
-    missing = {name: path for name, path in paths.items() if name not in known}
-    encoder = Encoder(encode, sample_rate)
+    missing = [name for name in paths if name not in known]
     bar = progress_bar(total=len(paths), initial=len(known), desc="embed", shown=progress)
     try:
         with torch.no_grad(), bar:
-            for names, wavs in _equal_lengths(missing, sample_rate, batch_size):
-                seconds = wavs.shape[1] / sample_rate
-                embeddings = encoder(wavs, [paths[name] for name in names])
-                matrix = embeddings.reshape(len(names), -1).to(
-                    "cpu", torch.float32, copy=True
-                )
-                for name, row in zip(names, matrix):
+            files = [paths[name] for name in missing]
+            for numbers, samples, matrix in embed_recordings(
+                files, _Files(rate), encoder, **options
+            ):
+                for number, row in zip(numbers, matrix):
+                    name = missing[number]
                     _check_size(name, row, known)
-                    known[name] = row, seconds
+                    known[name] = row, samples / rate
                     if cache is not None:
-                        cache.put(keys[name], row, seconds)
-                bar.update(len(names))
+                        cache.put(keys[name], row, samples / rate)
+                bar.update(len(numbers))
     finally:
         if cache is not None:
             cache.flush()
-    rows, lengths = zip(*(known[name] for name in paths))
-    return Embeddings(
-        tuple(paths), torch.stack(rows), torch.tensor(lengths, dtype=torch.float64)
-    )
+    return known
+
+
+class _Files:
+    """Reads whole files, at one rate."""
+
+    def __init__(self, sample_rate: int):
+        self.normalizer = AudioNormalizer(sample_rate)
+
+    def name(self, path: str | Path) -> object:
+        return path
+
+    def length(self, path: str | Path) -> tuple[int, str]:
+        try:
+            header = soundfile.info(str(path))
+        except (RuntimeError, OSError):  # reading it will tell
+            return 0, ""
+        rate = header.samplerate
+        return (
+            header.frames * self.normalizer.sample_rate // rate,
+            f"{header.frames} {rate}",
+        )
+
+    def read(self, path: str | Path) -> torch.Tensor:
+        return load_audio(path, self.normalizer)
 
 
 def embed_sets(
@@ -319,40 +400,6 @@ def embed_sets(
         together.select({name: str(path) for name, path in utterances.items()})
         for utterances in sets
     ]
-
-
-def _equal_lengths(
-    paths: Mapping[str, str | Path], sample_rate: int, batch_size: int
-) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Names and audio [B, T] of at most ``batch_size`` utterances of one length.
-
-    Sorted by the lengths that the headers tell, which is a matter of speed alone: what
-    is encoded together is decided by the samples that were read.
-    """
-    normalizer = AudioNormalizer(sample_rate)
-    order = list(paths)
-    if batch_size > 1:
-        order.sort(key=lambda name: _header(paths[name]))
-    names: list[str] = []
-    wavs: list[torch.Tensor] = []
-    for name in order:
-        wav = load_audio(paths[name], normalizer)
-        if names and (len(names) == batch_size or len(wav) != len(wavs[0])):
-            yield names, torch.stack(wavs)
-            names, wavs = [], []
-        names.append(name)
-        wavs.append(wav)
-    if names:
-        yield names, torch.stack(wavs)
-
-
-def _header(path):
-    """Rate and number of frames as a file's header has them; zeros without a header."""
-    try:
-        header = soundfile.info(str(path))
-    except (RuntimeError, OSError):  # reading it will tell
-        return 0, 0
-    return header.samplerate, header.frames
 
 
 def _check_size(name, row, known):

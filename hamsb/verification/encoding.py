@@ -123,6 +123,20 @@ at 16000 Hz); give a longer recording.
             finite. The message names the recording.
         """
         samples = [wavs.shape[1]] * len(names) if samples is None else samples
+        embeddings = self.start(wavs, names, samples, **options)
+        self.check(embeddings, names, samples)
+        return embeddings
+
+    def start(
+        self,
+        wavs: torch.Tensor,
+        names: Sequence[object],
+        samples: Sequence[int] | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """As a call, but an accelerator may still be computing what is returned, and
+        whether it is finite is for `check`."""
+        samples = [wavs.shape[1]] * len(names) if samples is None else samples
         for name, length in zip(names, samples, strict=True):
             self.check_brief(name, length)
         try:
@@ -140,13 +154,20 @@ at 16000 Hz); give a longer recording.
                 f"{names[0]}: encode must return [{batch}, D] or [{batch}, 1, D], "
                 f"got shape {shape}"
             )
+        return embeddings
+
+    def check(
+        self, embeddings: torch.Tensor, names: Sequence[object], samples: Sequence[int]
+    ) -> None:
+        """ValueError where embeddings [B, D] or [B, 1, D] are not finite; the message
+        names the recording."""
+        batch, size = len(names), embeddings.shape[-1]
         finite = embeddings.detach().reshape(batch, -1).isfinite()
         if not finite.all():
             row = int((~finite).any(1).nonzero()[0])
             self.check_length(names[row], samples[row])
             raise ValueError(
                 f"{names[row]}: the embedding is not finite "
-                f"({int((~finite[row]).sum())} of {shape[-1]} values); "
+                f"({int((~finite[row]).sum())} of {size} values); "
                 "look at the audio file and at the model's parameters"
             )
-        return embeddings

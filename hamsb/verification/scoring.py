@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,21 +128,22 @@ def score_lists(
     lists: Sequence[Trials],
     utterances: Mapping[str, Path],
     sample_rate: int,
-    progress: bool = True,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Embed each utterance once and score every trial of the lists by cosine.
 
     Arguments
     ---------
     encode : callable
-        Audio [1, T] -> embedding [1, 1, D].
+        Audio [B, T] -> embeddings [B, 1, D].
     lists : list of Trials
         May be empty.
     utterances : dict of str to Path
         As `hamsb.verification.trials.read_lists` returns them.
     sample_rate : int
         Hz.
-    progress : bool
+    **options
+        Of `hamsb.verification.embeddings.embed_utterances`.
 
     Returns
     -------
@@ -150,7 +152,7 @@ def score_lists(
     """
     if not lists:
         return {}
-    (embeddings,) = embed_sets(encode, [utterances], lists, sample_rate, progress=progress)
+    (embeddings,) = embed_sets(encode, [utterances], lists, sample_rate, **options)
     return {trials.name: score_trials(embeddings, trials) for trials in lists}
 
 

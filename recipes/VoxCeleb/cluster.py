@@ -30,7 +30,8 @@ KEYS = [
     Key("utterances", "number", "of each speaker, at most"),
     Key("seconds", "seconds", "of a random crop; a shorter utterance is taken whole"),
     Key("seed", "number", "of the crops and of k-means"),
-    Key("batch_size", "number", "crops of equal length embedded at a time"),
+    Key("batch_size", "number", "crops embedded together; null: as the device likes"),
+    Key("num_workers", "number", "processes that read the files", optional=True),
     Key("k", "list of numbers", "of clusters: a file for each"),
     Key("ball", "object", "null: cosine; model: the one it was trained with; or a ball"),
 ]
@@ -185,6 +186,8 @@ def cluster(arguments, hparams, encoder, ball, folder, progress):
         seed=seed,
         progress=progress,
         batch_size=hparams["batch_size"],
+        num_workers=hparams.get("num_workers"),
+        device=encoder.device,
     )
     distances = speaker_distances(means, ball)
     clusterings = [

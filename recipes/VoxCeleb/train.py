@@ -198,7 +198,9 @@ class SpeakerBrain(EmbeddingBrain):
             self.hparams.batch_sampler.set_epoch(epoch)
         if self.cluster_refresh:
             progress = not self.noprogressbar
-            self.cluster_refresh.before_epoch(epoch, self.encode, progress)
+            self.cluster_refresh.before_epoch(
+                epoch, self.encode, progress=progress, **self.embedding_options
+            )
 
     @property
     def by_view(self):

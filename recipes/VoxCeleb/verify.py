@@ -45,7 +45,8 @@ KEYS = [
     Key("duration_bins", "list of numbers", "limits of groups of trials, in seconds"),
     Key("metadata", "file", "csv file that tells of speakers or utterances"),
     Key("metadata_columns", "list", "its columns that group trials"),
-    Key("batch_size", "number", "utterances of one length that are embedded together"),
+    Key("batch_size", "number", "utterances embedded together; null: as the device likes"),
+    Key("num_workers", "number", "processes that read the files", optional=True),
     Key("cache_folder", "folder", "embeddings of all runs; null: embed anew"),
 ]
 
@@ -63,6 +64,7 @@ from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run
 from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
+from hamsb.verification.batches import check_numbers
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import (
@@ -105,8 +107,9 @@ def check(hparams):
                 raise ValueError(f"{key}={values}: each once, of {', '.join(known)}.")
         if not values and key != "quality_measures":
             raise ValueError(f"{key}=[]: at least one of {', '.join(known)}.")
-    for key, least in (("cohort_size", 0), ("bootstrap_draws", 0), ("batch_size", 1)):
+    for key, least in (("cohort_size", 0), ("bootstrap_draws", 0)):
         check_whole(key, hparams[key], least)
+    check_numbers(hparams["batch_size"], hparams.get("num_workers"))
     for p in hparams["p_targets"]:
         bayes_threshold(p)  # refuses what is no prior
     if hparams["cohort"] is None:
@@ -250,6 +253,8 @@ def verify(arguments, hparams, encoder, similarities, data, folder, progress):
         progress=progress,
         batch_size=hparams["batch_size"],
         cache=cache,
+        num_workers=hparams.get("num_workers"),
+        device=encoder.device,
     )
     systems = score_systems(
         data,

@@ -21,6 +21,7 @@ from hamsb.analysis.clustering import (
 from hamsb.analysis.kmeans import ball_kmeans, kmeans
 from hamsb.dataio.annotations import Utterance, read_utterances
 from hamsb.dataio.clusters import make_clusters
+from runs import in_processes
 
 RATE = 16000
 SPEAKERS = [f"id{i}" for i in range(6)]
@@ -136,8 +137,27 @@ def test_batches_hold_crops_of_one_length(annotation):
         return sizes, embedded[1]
 
     sizes, means = embed(20)
-    assert sizes == [(1, RATE // 2), (20, RATE), (6, RATE)]
+    assert sizes == [(20, RATE), (6, RATE), (1, RATE // 2)]
     torch.testing.assert_close(means, embed(1)[1])
+
+
+def test_processes_share_the_crops(annotation, tmp_path):
+    def embed(shared, sizes):
+        encode = lambda wavs: sizes.append(len(wavs)) or rms(wavs)  # noqa: E731
+        return embed_speakers(
+            encode, annotation, RATE, 5, 0.3, progress=False, shared=shared
+        )
+
+    def work(rank):
+        return embed(True, sizes := []), sum(sizes)
+
+    every = []
+    names, means = embed(False, every)
+    parts = in_processes(work, 2, tmp_path)
+    for (theirs, own), _ in parts:
+        assert theirs == names and torch.equal(own, means)
+    shares = sorted(count for _, count in parts)
+    assert sum(shares) == len(every) and shares[1] - shares[0] <= 1
 
 
 def test_gradients_and_a_learned_ball_are_left_alone(annotation):

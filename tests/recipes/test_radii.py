@@ -193,12 +193,13 @@ def test_training_utterances_are_counted_in_the_annotation(run, tmp_path, monkey
 
 
 def test_refuses(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(radii, "embed_conditions", lambda *_: pytest.fail("embedded"))
+    monkeypatch.setattr(radii, "embed_conditions", lambda *_, **__: pytest.fail("embedded"))
     for key, value, message in (
         ("utterances", 1, "utterances=1: must be a whole number, at least 2"),
         ("utterances", 2.5, "utterances=2.5"),
         ("nearest", 0, "nearest=0"),
         ("bootstrap_draws", -1, "bootstrap_draws=-1"),
+        ("num_workers", -1, "num_workers=-1: must be a whole number, at least 0"),
         ("seed", "null", "seed=None"),
         ("crop_seconds", 2, "crop_seconds=2: must be a list"),
         ("crop_seconds", "[1, 0]", "0 must be a number, given once and positive"),

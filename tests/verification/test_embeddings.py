@@ -20,7 +20,7 @@ from hamsb.verification.embeddings import (
     speaker_means,
 )
 from hamsb.verification.trials import Trials
-from runs import UTTERANCES, FbankMean, write_wav
+from runs import UTTERANCES, FbankMean, in_processes, write_wav
 
 
 def embed(paths, encode=None, **options):
@@ -121,7 +121,9 @@ def test_files_that_cannot_be_embedded(paths, tmp_path):
         refused(ValueError, message, good, lambda wavs, shape=shape: torch.zeros(shape))
     with pytest.raises(ValueError, match="no utterances"):
         embed({})
-    refused(ValueError, "batch_size=0: at least 1", good, batch_size=0)
+    for key, least in (("batch_size", 1), ("num_workers", 0)):
+        message = rf"^{key}={least - 1}: must be a whole number, at least {least}"
+        refused(ValueError, message, good, **{key: least - 1})
 
 
 def test_embeddings_of_changing_size(paths):
@@ -159,7 +161,7 @@ def test_batches_are_of_equal_lengths_and_change_nothing(tmp_path):
             write_wav(path, length, seed=seed)
         encode = Ecapa()
         alone, together = embed(paths, encode), embed(paths, encode, batch_size=batch_size)
-        sizes = {2: [2, 2, 1, 2, 1], 3: [3, 1, 1, 3], 100: [4, 1, 3]}[batch_size]
+        sizes = {2: [2, 1, 1, 2, 2], 3: [3, 1, 3, 1], 100: [3, 1, 4]}[batch_size]
         assert [shape[0] for shape in encode.shapes[8:]] == sizes
         assert together.utterances == alone.utterances == tuple(paths)
         assert torch.equal(together.seconds, alone.seconds)
@@ -174,8 +176,37 @@ def test_batches_are_of_equal_lengths_and_change_nothing(tmp_path):
 
 def test_a_header_that_lies_mixes_no_lengths(paths, monkeypatch):
     """Sorting trusts the headers; batches do not."""
-    monkeypatch.setattr(module, "_header", lambda path: (16000, 8000))
+    monkeypatch.setattr(module._Files, "length", lambda self, path: (8000, "8000 16000"))
     assert torch.equal(embed(paths, batch_size=4).matrix, embed(paths).matrix)
+
+
+# In several processes
+
+
+def test_processes_share_the_utterances(paths, tmp_path):
+    alone = embed(paths)
+    gone = paths | {"id9/gone.wav": tmp_path / "gone.wav"}
+
+    def work(rank):
+        cache, encode = EmbeddingCache(tmp_path / "cache", "model"), FbankMean()
+        if rank == 0:  # has found more than the others, as another run writes it
+            embed(dict([*paths.items()][:2]), cache=cache)
+        own = embed(paths, encode, cache=cache, shared=True)
+        assert len(embed(paths, encode)) == 4  # not shared unless asked for
+        few = embed({UTTERANCES[2]: paths[UTTERANCES[2]]}, shared=True)  # one has nothing
+        with pytest.raises(FileNotFoundError, match=r"gone.wav: no such audio"):
+            embed(gone, shared=True)
+        with pytest.raises(ValueError, match="embedding of 3 dimensions after ones of 2"):
+            embed(paths, lambda wavs: torch.ones(1, 2 + rank), shared=True)
+        return own, len(encode.seen) - 4, few
+
+    parts = in_processes(work, 2, tmp_path)
+    for own, _, few in parts:
+        assert own.utterances == alone.utterances
+        assert torch.equal(own.matrix, alone.matrix)
+        assert torch.equal(own.seconds, alone.seconds)
+        assert torch.equal(few.matrix, alone.matrix[2:3])
+    assert all(embedded <= 2 for _, embedded, _ in parts)
 
 
 # The object

@@ -30,6 +30,7 @@ KEYS = [
     Key("train_annotation", "file", "a run's save/train.csv, to be counted, or null"),
     Key("output_folder", "folder", "report and plots"),
     Key("seed", "number", "of utterances, crops, noise and bootstrap"),
+    Key("num_workers", "number", "processes that read the files", optional=True),
     Key("utterances", "number", "so many at random; null: all"),
     Key("crop_seconds", "list of seconds", "each utterance is cut to each, too"),
     Key("snrs", "list of dB", "signal-to-noise ratios: each with noise, too"),
@@ -67,6 +68,7 @@ from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run, replacing_files
 from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
+from hamsb.verification.batches import check_numbers
 from hamsb.verification.data import VerificationData
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
 from hamsb.verification.trials import read_lists, speaker_of
@@ -95,6 +97,7 @@ def check(hparams):
                     f"{key}={values}: {value} must be a number, given once"
                     f"{' and positive' * (key == 'crop_seconds')}."
                 )
+    check_numbers(None, hparams.get("num_workers"))
     check_choice("noise", hparams["noise"], NOISES)
 
 
@@ -236,6 +239,8 @@ def relate(arguments, hparams, encoder, folder, progress):
         hparams["noise"],
         hparams["seed"],
         progress,
+        num_workers=hparams.get("num_workers"),
+        device=encoder.device,
     )
     draws, seed = hparams["bootstrap_draws"], hparams["seed"]
     results = {
@@ -248,7 +253,7 @@ def relate(arguments, hparams, encoder, folder, progress):
     speakers = {speaker_of(name) for name in files}
     facts = [
         f"Utterances: {len(files)} of {len(speakers)} speakers, at random, seed {seed}; "
-        "each embedded alone, without padding",
+        "each embedded without padding",
         overlap_facts(overlaps),
     ]
     if draws:

@@ -171,10 +171,11 @@ def read_speakers(annotation: str | os.PathLike, key: str = "spk_id") -> list[st
     ['id1', 'id2']
     """
     speakers = []
+    names: dict[str, str] = {}
     for line, (speaker,) in read_columns(annotation, [key]):
         if not speaker:
             raise ValueError(f"{annotation}:{line}: no {key}; {ADVICE}.")
-        speakers.append(speaker)
+        speakers.append(names.setdefault(speaker, speaker))  # one text a speaker
     return speakers
 
 

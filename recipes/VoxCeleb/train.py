@@ -34,7 +34,7 @@ KEYS = [
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
-from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
+from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps, number_speakers
 from hamsb.dataio.rows import RowDataset
 from hamsb.inference.folder import model_folder
 from hamsb.training import run
@@ -59,14 +59,10 @@ def dataio_prep(hparams):
     if speed_perturb is not None:
         crop = speed_perturb.read_length(crop)
 
-    labels = CategoricalEncoder()
-    steps = RandomCrop(crop), SpeakerIndex(labels)
-    needed = [key for step in steps for key in step.takes]
+    needed = [*RandomCrop.takes, *SpeakerIndex.takes]
     train = RowDataset.from_csv(hparams["train_annotation"], needed)
-    add_steps(train, *steps)
-    # A number that is given is not looked for among those taken, once a speaker.
-    for index, speaker in enumerate(dict.fromkeys(train.data.column("spk_id"))):
-        labels.insert_label(speaker, index)
+    labels = number_speakers(train.data.column("spk_id"))
+    add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))

@@ -11,7 +11,13 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from torch.utils.data import DataLoader
 
 from hamsb.dataio.audio import random_crop
-from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, TwoCrops, add_steps
+from hamsb.dataio.pipelines import (
+    RandomCrop,
+    SpeakerIndex,
+    TwoCrops,
+    add_steps,
+    number_speakers,
+)
 from hamsb.dataio.rows import RowDataset
 
 
@@ -71,3 +77,15 @@ def test_a_seed_draws_the_same_whatever_starts_the_workers(dataset):
 
     forked, served = crops("fork"), crops("forkserver")
     assert len(forked) == 3 and torch.equal(torch.cat(forked), torch.cat(served))
+
+
+def test_speakers_have_the_numbers_that_speechbrain_gives(tmp_path):
+    speakers = [f"id{number * 7 % 31 * 5 % 31}" for number in range(200)]
+    theirs, ours = CategoricalEncoder(), number_speakers(iter(speakers))
+    theirs.update_from_iterable(speakers, sequence_input=False)
+    saved = []
+    for labels in (theirs, ours):
+        labels.expect_len(31)
+        labels.save(tmp_path / "labels.txt")
+        saved.append((tmp_path / "labels.txt").read_bytes())
+    assert saved[0] == saved[1] and len(ours) == 31

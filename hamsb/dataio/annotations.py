@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_ADVICE = "give the csv file of the training data, a run's save/train.csv"
+ADVICE = "give the csv file of the training data, a run's save/train.csv"
 
 
 class Utterance(NamedTuple):
@@ -26,7 +26,7 @@ class Utterance(NamedTuple):
 def read_rows(
     path: str | os.PathLike,
     what: str = "csv file",
-    advice: str = _ADVICE,
+    advice: str = ADVICE,
     skipinitialspace: bool = False,
 ) -> Iterator[tuple[int, list[str]]]:
     r"""The rows of a csv file, the header among them: what the other readers read with.
@@ -82,7 +82,7 @@ def read_rows(
 
 
 def read_columns(
-    path: str | os.PathLike, columns: Sequence[str], advice: str = _ADVICE
+    path: str | os.PathLike, columns: Sequence[str], advice: str = ADVICE
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     r"""Some columns of a csv file with a header, row by row.
 
@@ -171,10 +171,11 @@ def read_speakers(annotation: str | os.PathLike, key: str = "spk_id") -> list[st
     ['id1', 'id2']
     """
     speakers = []
+    names: dict[str, str] = {}
     for line, (speaker,) in read_columns(annotation, [key]):
         if not speaker:
-            raise ValueError(f"{annotation}:{line}: no {key}; {_ADVICE}.")
-        speakers.append(speaker)
+            raise ValueError(f"{annotation}:{line}: no {key}; {ADVICE}.")
+        speakers.append(names.setdefault(speaker, speaker))  # one text a speaker
     return speakers
 
 

@@ -6,7 +6,7 @@ can be sent to another process: a data loader's ``multiprocessing_context`` may 
 ``fork``, ``forkserver`` or ``spawn``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -88,6 +88,28 @@ class SpeakerIndex:
     def __call__(self, speaker: str) -> Tensor:
         """[1], int64; an unknown speaker is a KeyError."""
         return self.labels.encode_sequence_torch([speaker])
+
+
+def number_speakers(speakers: Iterable[str]) -> CategoricalEncoder:
+    """Speaker <-> index, from 0 in the order in which they first occur.
+
+    The same as ``CategoricalEncoder.update_from_iterable``, which looks through all
+    indices that are taken for each new speaker: minutes for 100,000 of them.
+
+    Arguments
+    ---------
+    speakers : iterable of str
+        Of each utterance.
+
+    Example
+    -------
+    >>> number_speakers(["id2", "id1", "id2"]).lab2ind
+    {'id2': 0, 'id1': 1}
+    """
+    labels = CategoricalEncoder()
+    for index, speaker in enumerate(dict.fromkeys(speakers)):
+        labels.insert_label(speaker, index)
+    return labels
 
 
 def add_steps(dataset: DynamicItemDataset, *steps: Step) -> None:

@@ -8,6 +8,7 @@ sampling, Masztalski et al., Interspeech 2025, arXiv 2507.17540.
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import compress
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -158,12 +159,13 @@ class SpeakerBatchSampler(Sampler):
 
     def _index(self, speakers):
         """Sort the dataset's entries by speaker."""
-        names, rows, counts = np.unique(
-            np.asarray(speakers, dtype=str), return_inverse=True, return_counts=True
-        )
+        names = sorted(set(map(str, speakers)))
+        row = {name: index for index, name in enumerate(names)}
+        rows = np.fromiter((row[str(name)] for name in speakers), np.int64, len(speakers))
+        counts = np.bincount(rows, minlength=len(names))
         first = counts.cumsum() - counts
         used = counts >= (2 if self.single_utterance == "drop" else 1)
-        self.speakers = names[used].tolist()
+        self.speakers = list(compress(names, used))
         self._entries = np.argsort(rows, kind="stable")
         self._first, self._counts = first[used], counts[used]
 

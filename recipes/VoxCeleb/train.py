@@ -34,8 +34,8 @@ KEYS = [
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
-from hamsb.dataio.annotations import read_speakers
-from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps
+from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps, number_speakers
+from hamsb.dataio.rows import RowDataset
 from hamsb.inference.folder import model_folder
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
@@ -47,7 +47,6 @@ from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
 
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
 
 # ---------------------------------------------------------------------- the data
@@ -60,11 +59,10 @@ def dataio_prep(hparams):
     if speed_perturb is not None:
         crop = speed_perturb.read_length(crop)
 
-    labels = CategoricalEncoder()
-    train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
+    needed = [*RandomCrop.takes, *SpeakerIndex.takes]
+    train = RowDataset.from_csv(hparams["train_annotation"], needed)
+    labels = number_speakers(train.data.column("spk_id"))
     add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
-    speakers = read_speakers(hparams["train_annotation"])
-    labels.update_from_iterable(speakers, sequence_input=False)
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
     labels.expect_len(len(labels))

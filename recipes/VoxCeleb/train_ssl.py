@@ -32,6 +32,7 @@ if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
 from hamsb.dataio.pipelines import TwoCrops, add_steps
+from hamsb.dataio.rows import RowDataset
 from hamsb.nnet.contrastive import MoCo, diagnostics
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain
@@ -42,13 +43,12 @@ from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
 
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 
 def dataio_prep(hparams):
     """The training dataset: two random crops of each utterance, and no speaker."""
     crop = int(hparams["sentence_len"] * hparams["sample_rate"])
-    train = DynamicItemDataset.from_csv(csv_path=hparams["train_annotation"])
+    train = RowDataset.from_csv(hparams["train_annotation"], needed=TwoCrops.takes)
     add_steps(train, TwoCrops(crop))
     train.set_output_keys(["id", "first", "second"])
     return train

@@ -78,7 +78,7 @@ PARTS = ("*.ckpt", "*.txt", "*.csv", "*.json", "*.wav")
 SKIPPED = {"env.log", "log.txt", "prepare.json", "run.json", "starts.json", "epochs.json"}
 SKIPPED_KEYS = {
     "experiment", "versions", "arguments", "settings", "seconds", "minutes", "software",
-    "run", "training", "development",
+    "run", "training", "development", "data",
 }  # fmt: skip
 
 

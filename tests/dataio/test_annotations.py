@@ -116,3 +116,9 @@ def test_utterances_are_sorted_by_speaker_and_keep_the_order_of_the_file(tmp_pat
         ("id2", [Utterance("b.wav", 0, 9)]),
     ]
     assert [utterance.frames for utterance in found["id1"]] == [5, 1]
+
+
+def test_a_speaker_s_name_is_held_once(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("ID,spk_id\n" + "".join(f"{i},{s}\n" for i, s in enumerate(SPEAKERS)))
+    assert len({id(speaker) for speaker in read_speakers(path)}) == 7

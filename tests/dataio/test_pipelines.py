@@ -1,30 +1,37 @@
 """What the training datasets compute, in this process and in others."""
 
+import csv
 import pickle
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
 from torch.utils.data import DataLoader
 
 from hamsb.dataio.audio import random_crop
-from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, TwoCrops, add_steps
+from hamsb.dataio.pipelines import (
+    RandomCrop,
+    SpeakerIndex,
+    TwoCrops,
+    add_steps,
+    number_speakers,
+)
+from hamsb.dataio.rows import RowDataset
 
 
 @pytest.fixture
 def dataset(tmp_path):
     """Six utterances, each a ramp of its own, of three speakers."""
-    rows, labels = {}, CategoricalEncoder()
+    rows, labels = [["ID", "wav", "start", "stop", "spk_id"]], CategoricalEncoder()
     for number in range(6):
         path = tmp_path / f"{number}.wav"
         soundfile.write(path, np.arange(4000) / 8000 + number, 16000, subtype="FLOAT")
-        rows[str(number)] = {
-            "wav": str(path), "start": "0", "stop": "4000", "spk_id": f"id{number % 3}"
-        }  # fmt: skip
-    made = DynamicItemDataset(rows)
+        rows.append([number, path, 0, 4000, f"id{number % 3}"])
+    with open(tmp_path / "train.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    made = RowDataset.from_csv(tmp_path / "train.csv")
     labels.update_from_iterable(["id0", "id1", "id2"], sequence_input=False)
     add_steps(made, RandomCrop(400), TwoCrops(300), SpeakerIndex(labels))
     made.set_output_keys(["id", "sig", "first", "second", "spk_id_encoded"])
@@ -70,3 +77,15 @@ def test_a_seed_draws_the_same_whatever_starts_the_workers(dataset):
 
     forked, served = crops("fork"), crops("forkserver")
     assert len(forked) == 3 and torch.equal(torch.cat(forked), torch.cat(served))
+
+
+def test_speakers_have_the_numbers_that_speechbrain_gives(tmp_path):
+    speakers = [f"id{number * 7 % 31 * 5 % 31}" for number in range(200)]
+    theirs, ours = CategoricalEncoder(), number_speakers(iter(speakers))
+    theirs.update_from_iterable(speakers, sequence_input=False)
+    saved = []
+    for labels in (theirs, ours):
+        labels.expect_len(31)
+        labels.save(tmp_path / "labels.txt")
+        saved.append((tmp_path / "labels.txt").read_bytes())
+    assert saved[0] == saved[1] and len(ours) == 31

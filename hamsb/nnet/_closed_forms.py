@@ -186,7 +186,8 @@ class MarginCrossEntropy(torch.autograd.Function):
         zero_below_target: bool,
     ) -> Tensor:
         losses = similarities.new_empty(similarities.shape[0])
-        for part in blocks(*similarities.shape, similarities.device):
+        rows, classes = similarities.shape
+        for part in blocks(rows, classes, similarities.device):
             y = targets[part]
             logits, _ = _penalized_logits(
                 similarities[part], y, value[part], scale, zero_below_target
@@ -214,7 +215,8 @@ class MarginCrossEntropy(torch.autograd.Function):
             p.mul_(ctx.scale * grad[part, None])
             return p if zeroed is None else p.masked_fill_(zeroed, 0)
 
-        parts = blocks(*similarities.shape, similarities.device)
+        rows, classes = similarities.shape
+        parts = blocks(rows, classes, similarities.device)
         if len(parts) == 1:
             gradient = block(parts[0])
         else:

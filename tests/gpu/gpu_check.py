@@ -307,21 +307,37 @@ class Check:
     def syncs(self):
         """Head and loss bring no value to the host after the first step, in which they
         look at targets and predictions; and are deterministic."""
-        if not self.cuda:
-            return
-        head = hamsb.HyperbolicClassifier(192, 5994, hamsb.ClippedUnitBall(3.0))
-        module = HeadAndLoss(head, hamsb.HAMSoftmax()).to(self.device)
+        ball = hamsb.ClippedUnitBall(3.0)
+        cosine = hamsb.CosineClassifier(192, 5994)
         x = torch.randn(256, 1, 192, device=self.device, requires_grad=True)
         targets = torch.randint(5994, (256, 1), device=self.device)
-        module(x, targets).backward()
-        self.sync()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        for loss in (
+            hamsb.AAMSoftmax(), hamsb.RAMSoftmax(), hamsb.HSoftmax(), hamsb.HAMSoftmax(),
+        ):  # fmt: skip
+            hyperbolic = "distance" in loss.expects
+            head = hamsb.HyperbolicClassifier(192, 5994, ball) if hyperbolic else cosine
+            module = HeadAndLoss(head, loss).to(self.device)
+            beyond = "taken"  # on CUDA such an index kills the process
+            try:
+                module(x, targets + 5994)
+            except ValueError:
+                beyond = "refused"
             module(x, targets).backward()
-            head.ball.clipped(x.detach())
-            self.say("syncs", head_and_loss="none")
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            self.sync()
+            waiting = torch.cuda.set_sync_debug_mode if self.cuda else str
+            waiting("error")
+            try:
+                module(x, targets).backward()
+                ball.clipped(x.detach())
+                waits = "none"
+            except RuntimeError as error:
+                waits = str(error)[:120]
+            finally:
+                waiting("default")
+            self.say(
+                "syncs", wrong=waits != "none" or beyond != "refused", loss=str(loss),
+                waits=waits, first_targets_beyond_the_classes=beyond,
+            )  # fmt: skip
         torch.use_deterministic_algorithms(True)
         try:
             module(x, targets).backward()
@@ -608,7 +624,9 @@ class Check:
         if not many.exists():
             for file in sorted((source / "wav").rglob("*.wav")):
                 for copy in range(1 if self.tiny else 20):
-                    link = many / file.relative_to(source).with_stem(f"{file.stem}_{copy}")
+                    # The trials' speakers have names that begin otherwise.
+                    speaker, session = file.parts[-3:-1]
+                    link = many / "wav" / f"m{speaker}" / session / f"{copy}_{file.name}"
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(file)
         yaml = "train_ecapa_ham.yaml"
@@ -761,7 +779,7 @@ def main():
         except Exception as error:
             traceback.print_exc()
             check.say(stage, wrong=True, error=repr(error)[:300])
-        check.say(stage, seconds=round(time.time() - start, 1))
+        check.say("time", stage_of=stage, seconds=round(time.time() - start, 1))
     tables = check.tables()
     (check.out / "gpu.md").write_text(tables, encoding="utf-8")
     print("\n" + tables)

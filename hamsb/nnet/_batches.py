@@ -11,8 +11,8 @@ from hamsb.nnet.precision import widened
 def vectors(name: str, x: Tensor, size: int | str = "D") -> Tensor:
     """Embeddings [B, 1, D] or [B, D] as [B, D], float32 or wider. Another shape, or
     another D where a size is given, is a ValueError."""
-    fits = x.dim() in (2, 3) and x.shape[1:-1].numel() == 1 and size in ("D", x.shape[-1])
-    if not fits:
+    fits = x.dim() in (2, 3) and x.shape[1:-1].numel() == 1
+    if not fits or (size != "D" and size != x.shape[-1]):
         raise ValueError(
             f"{name} of shape {list(x.shape)}: expected [B, 1, {size}] or [B, {size}]."
         )

@@ -14,21 +14,27 @@ from torch import Tensor
 
 from hamsb.nnet.precision import no_autocast, product, widest
 
-BLOCK = 2**19  # entries worked on at once: what is needed for them fits a CPU's cache
+# Entries worked on at once. On a CPU what is needed for them fits the cache. On a GPU a
+# block costs some 60 kernel launches, so that it should be large; three of 0.3 GB each are
+# then needed at once, in float32.
+CPU_BLOCK, GPU_BLOCK = 2**19, 2**26
 
 
-def blocks(number: int, size: int) -> list[slice]:
-    """Slices of ``number`` rows of ``size`` entries each, BLOCK entries or a row at a
-    time; one slice where a compiler joins the operations anyway.
+def blocks(number: int, size: int, device: torch.device) -> list[slice]:
+    """Slices of ``number`` rows of ``size`` entries each, as many rows at a time as suit
+    the device, at least one; one slice where a compiler joins the operations anyway.
 
     Example
     -------
-    >>> blocks(5, BLOCK // 2)
+    >>> blocks(5, CPU_BLOCK // 2, torch.device("cpu"))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    >>> blocks(5, CPU_BLOCK // 2, torch.device("cuda"))
+    [slice(0, 5, None)]
     """
     if torch.compiler.is_compiling():
         return [slice(0, number)]
-    step = max(BLOCK // max(size, 1), 1)
+    block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    step = max(block // max(size, 1), 1)
     return [slice(i, min(i + step, number)) for i in range(0, max(number, 1), step)]
 
 
@@ -81,11 +87,11 @@ class PairwiseDistance(torch.autograd.Function):
             half = torch.addcmul(v, v, v, value=0.5).sqrt_()
             return v.add_(half, alpha=2**0.5).log1p_()
 
-        parts = blocks(len(y), len(x))
+        parts = blocks(len(y), len(x), x.device)
         if len(parts) == 1:
             # Not in place: torch.compile would lose the result's gradient.
             return rooted(parts[0]) * (sign / c**0.5)
-        out = x.new_empty(len(x), len(y))
+        out = x.new_empty(x.shape[0], y.shape[0])
         for part in parts:
             torch.mul(rooted(part), sign / c**0.5, out=out[:, part])
         return out
@@ -116,7 +122,7 @@ class PairwiseDistance(torch.autograd.Function):
         turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
         pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
         grad_y = torch.empty_like(y)
-        for part in blocks(len(y), len(x)):
+        for part in blocks(len(y), len(x), x.device):
             g = grad[:, part]
             # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
             e = out[:, part].mul(ctx.sign * root).expm1_()
@@ -152,7 +158,7 @@ def _conformal(
     computed in the widest dtype, given in ``dtype``."""
     norms = [
         torch.linalg.vector_norm(x[part], dim=-1, keepdim=True, dtype=widest(x))
-        for part in blocks(len(x), x.shape[1])
+        for part in blocks(len(x), x.shape[1], x.device)
     ]
     xx = torch.cat(norms).square()
     factor = 1 - curvature * xx
@@ -179,8 +185,9 @@ class MarginCrossEntropy(torch.autograd.Function):
         scale: float,
         zero_below_target: bool,
     ) -> Tensor:
-        losses = similarities.new_empty(len(similarities))
-        for part in blocks(*similarities.shape):
+        losses = similarities.new_empty(similarities.shape[0])
+        rows, classes = similarities.shape
+        for part in blocks(rows, classes, similarities.device):
             y = targets[part]
             logits, _ = _penalized_logits(
                 similarities[part], y, value[part], scale, zero_below_target
@@ -208,7 +215,8 @@ class MarginCrossEntropy(torch.autograd.Function):
             p.mul_(ctx.scale * grad[part, None])
             return p if zeroed is None else p.masked_fill_(zeroed, 0)
 
-        parts = blocks(*similarities.shape)
+        rows, classes = similarities.shape
+        parts = blocks(rows, classes, similarities.device)
         if len(parts) == 1:
             gradient = block(parts[0])
         else:
@@ -229,8 +237,10 @@ def _penalized_logits(
     or None): ``scale * similarities`` with ``scale * value`` in place of the target's,
     and where ``zero_below_target``, 0 in place of those below it."""
     logits, target = similarities * scale, value * scale
-    logits.scatter_(1, targets, target)
-    if not zero_below_target:
-        return logits, None
-    below = logits < target
-    return logits.masked_fill_(below, 0), below
+    below = None
+    if zero_below_target:
+        # The target is not compared with itself: a compiler may compute it twice, and
+        # round the two differently.
+        below = (logits < target).scatter_(1, targets, False)
+        logits.masked_fill_(below, 0)
+    return logits.scatter_(1, targets, target), below

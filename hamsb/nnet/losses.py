@@ -130,8 +130,10 @@ class Softmax(nn.Module):
         ``cross_entropy`` it is the loss that ``forward`` computes in closed form."""
         targets = targets.unsqueeze(1)
         target = self.scale * self.penalize(similarities.gather(1, targets))[0]
-        logits = (self.scale * similarities).scatter(1, targets, target)
-        return torch.where(logits < target, 0, logits) if self.zero_below_target else logits
+        logits = self.scale * similarities
+        if self.zero_below_target:
+            logits = logits.masked_fill(logits < target, 0)
+        return logits.scatter(1, targets, target)
 
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """What stands for the target's similarity, and its derivative: both
@@ -219,13 +221,13 @@ class AAMSoftmax(AMSoftmax):
 
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine of the angle plus the margin, and its derivative by the cosine."""
-        m = self.margin
-        cosine = similarity.clamp(-1 + 1e-7, 1 - 1e-7)
+        m, most = self.margin, 1 - 1e-7
+        cosine = similarity.clamp(-most, most)
         sine = torch.sqrt(1 - cosine.square())
         turned = cosine * math.cos(m) - sine * math.sin(m)
         slope = math.cos(m) + cosine / sine * math.sin(m)
         far = cosine <= -math.cos(m)
-        clamped = cosine != similarity
+        clamped = similarity.abs() > most
         return (
             torch.where(far, cosine - m * math.sin(m), turned),
             torch.where(far, 1, slope).masked_fill(clamped, 0),

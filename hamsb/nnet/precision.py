@@ -73,4 +73,4 @@ def _ieee_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 @_ieee_product.register_fake
 def _(left: Tensor, right: Tensor) -> Tensor:
-    return left.new_empty(len(left), right.shape[1])
+    return left.new_empty(left.shape[0], right.shape[1])

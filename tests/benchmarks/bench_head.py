@@ -2,6 +2,7 @@
 """Time, memory and precision of the hyperbolic head and loss beside others.
 
     python tests/benchmarks/bench_head.py [--device cuda] [--sizes 256x5994 ...]
+    python tests/benchmarks/bench_head.py --launches
 
 For every size (batch B x speakers C, 192 dimensions) each system does its forward
 and backward pass in turn, round after round; a figure is the median over the rounds
@@ -13,6 +14,10 @@ same function in float64: the largest difference over the largest value, and the
 mean square of the differences over that of the values, each the mean over ``--draws``
 of the data. Systems that would need more than ``--room`` are left out, with the size
 they would have.
+
+``--launches`` counts, without a GPU and without computing anything, the operations that
+a GPU would be given: those of torch that are neither a view nor memory alone, each some
+one kernel.
 """
 
 import argparse
@@ -21,15 +26,19 @@ import gc
 import platform
 import re
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import torch
 from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, linear, normalize, one_hot
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hamsb
+from hamsb.nnet import _closed_forms
 
 DIMENSION, CURVATURE, MARGIN, SCALE = 192, 3.0, 0.2, 30.0
 SIZES = ["32x1211", "256x5994", "160x17982", "512x100000"]
@@ -278,6 +287,61 @@ def measure(size, rounds, draws, device, room):
     return rows
 
 
+class Launches(TorchDispatchMode):
+    """Counts the operations that compute something."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        memory = name.startswith(("empty", "new_empty", "detach", "_unsafe_view"))
+        self.number += function.namespace == "aten" and not (function.is_view or memory)
+        return found
+
+
+@contextmanager
+def blocks_of(size):
+    """Blocks of so many entries on a CPU."""
+    before = _closed_forms.CPU_BLOCK
+    _closed_forms.CPU_BLOCK = size
+    try:
+        yield
+    finally:
+        _closed_forms.CPU_BLOCK = before
+
+
+def launches(make, batch, classes, block):
+    """Operations of one forward and backward pass in blocks of so many entries."""
+    with FakeTensorMode(), blocks_of(block):
+        module = make(torch.randn(classes, DIMENSION))
+        x = torch.randn(batch, 1, DIMENSION, requires_grad=True)
+        y = torch.zeros(batch, 1, dtype=torch.long)
+        with Launches() as counted:
+            module(x, y).backward()
+    return counted.number
+
+
+def print_launches(sizes):
+    """The table of ``--launches``."""
+    cpu_block, gpu_block = _closed_forms.CPU_BLOCK, _closed_forms.GPU_BLOCK
+    systems = {
+        f"hamsb, blocks of {cpu_block} as on a CPU": (Hyperbolic, cpu_block),
+        f"hamsb, blocks of {gpu_block} as on a GPU": (Hyperbolic, gpu_block),
+        "SpeechBrain AAM": (SpeechBrainAAM, gpu_block),
+        REFERENCE: (CosineAM, gpu_block),
+    }
+    rows = [["launches", *(f"B x C = {name}" for name in sizes)]]
+    rows.append(["---", *["---:"] * len(sizes)])
+    for system, (make, block) in systems.items():
+        found = [launches(make, *map(int, name.split("x")), block) for name in sizes]
+        rows.append([system, *map(str, found)])
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
 HEADER = [
     "system",
     "ms",
@@ -298,7 +362,11 @@ def main():
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--room", type=float, default=16e9, help="bytes to be used")
+    parser.add_argument("--launches", action="store_true", help="count them, time nothing")
     options = parser.parse_args()
+    if options.launches:
+        print_launches(options.sizes)
+        return
     torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(options.device)

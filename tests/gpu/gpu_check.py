@@ -3,10 +3,11 @@
 
     python tests/gpu/gpu_check.py [--out FOLDER] [--device cuda] [--stages parity,head]
 
-From a checkout. Stages come one after the other, and none stops the next. Every finding
-is a line on the screen and a line of JSON in ``<out>/gpu.jsonl``; the exit status is 1
-where a stage failed or a result was wrong. ``--device=cpu --tiny`` tries the script
-itself in a minute or two.
+From a checkout. Stages come one after the other, and none stops the next; none starts
+after ``--limit`` seconds. Every finding is a line on the screen and a line of JSON in
+``<out>/gpu.jsonl``; at the end they are tables, for RESULTS.md, also in ``<out>/gpu.md``.
+The exit status is 1 where a stage failed or a result was wrong; a goal that is missed is
+in the first table alone. ``--device=cpu --tiny`` tries the script itself in a few minutes.
 """
 
 import argparse
@@ -34,13 +35,14 @@ from speechbrain.lobes.features import Fbank  # noqa: E402
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN  # noqa: E402
 from speechbrain.processing.features import InputNormalization  # noqa: E402
 from speechbrain.utils.run_opts import RunOptions  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import hamsb  # noqa: E402
 from hamsb.augment.corpora import prepare_audio_csv  # noqa: E402
 from hamsb.nnet import _closed_forms  # noqa: E402
 from hamsb.verification.embeddings import embed_utterances  # noqa: E402
 
-SMALL = "--embedding_model={channels: [64, 64, 64, 64, 192], attention_channels: 32}"
+SMALL = "{channels: [64, 64, 64, 64, 192], attention_channels: 32}"
 BALLS = {
     "clipped": lambda: hamsb.ClippedUnitBall(3.0),
     "clipped, c=1": lambda: hamsb.ClippedUnitBall(1.0),
@@ -76,6 +78,22 @@ def gradients(module, x, targets, dtype=None):
     return [loss.detach(), x.grad, *(p.grad for p in module.parameters())]
 
 
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that the operations read and write, each by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if not function.is_view and "empty" not in function.overloadpacket.__name__:
+            for tensor in torch.utils._pytree.tree_leaves((args, kwargs, found)):
+                if isinstance(tensor, torch.Tensor):
+                    self.bytes += tensor.numel() * tensor.element_size()
+        return found
+
+
 def ram():
     """RAM-Softmax, for its formula alone: on minus distances, which it refuses."""
     loss = hamsb.RAMSoftmax(0.2, 30.0)
@@ -105,15 +123,37 @@ class Check:
         self.data = data / f"gpu_check_{'tiny' if tiny else 'full'}"
         self.log = open(out / "gpu.jsonl", "a", encoding="utf-8")
         self.began = time.time()
+        self.findings, self.goals = {}, []
         torch.backends.cuda.matmul.allow_tf32 = True  # as SpeechBrain sets it
 
     def say(self, stage, wrong=False, **facts):
         """Print and log a finding."""
         if wrong:
             self.failed, facts = True, {"WRONG": True, **facts}
+        self.findings.setdefault((stage, tuple(facts)), []).append(facts)
         print(f"{time.time() - self.began:6.1f}s {stage}: {facts}", flush=True)
         self.log.write(json.dumps({"stage": stage, **facts}, default=str) + "\n")
         self.log.flush()
+
+    def goal(self, what, found, most=None, least=None):
+        """A number that is to be at most or at least so much."""
+        met = found <= most if least is None else found >= least
+        text = f"at most {most:g}" if least is None else f"at least {least:g}"
+        row = {"goal": what, "found": found, "wanted": text, "met": "yes" if met else "no"}
+        self.goals.append(row)
+        self.log.write(json.dumps(row) + "\n")
+
+    def tables(self):
+        """All findings as tables of Markdown: one for the goals, one for each kind."""
+        card = torch.cuda.get_device_name() if self.cuda else "CPU"
+        lines = [f"{card}, torch {torch.__version__}{', tiny' if self.tiny else ''}"]
+        groups = [*([("goals", self.goals)] if self.goals else [])]
+        groups += [(stage, rows) for (stage, _), rows in self.findings.items()]
+        for title, rows in groups:
+            lines += ["", f"**{title}**", "", f"| {' | '.join(rows[0])} |"]
+            lines.append("| --- " * len(rows[0]) + "|")
+            lines += [f"| {' | '.join(map(cell, row.values()))} |" for row in rows]
+        return "\n".join(lines) + "\n"
 
     def sync(self):
         if self.cuda:
@@ -160,6 +200,7 @@ class Check:
         long = torch.empty(2 ** (20 if self.tiny else 29), device=self.device)
         other = torch.empty_like(long)
         copy = 8 * long.numel() / self.ms(lambda: other.copy_(long)) / 1e9
+        self.copy_bytes_a_ms = 1e9 * copy
         name = torch.cuda.get_device_name() if self.cuda else "cpu"
         self.say(
             "ceilings", card=name, torch=torch.__version__, copy_TB_a_second=round(copy, 2)
@@ -254,31 +295,49 @@ class Check:
                 targets = torch.randint(364, (64, 1), device=self.device)
                 one, other = float(compiled(x, targets)), float(module(x, targets))
                 differing += abs(one - other) > 1e-4 * abs(other)
-            # Known of RAM: rounding can drop the target itself.
-            wrong = differing > 0 and not isinstance(loss, hamsb.RAMSoftmax)
             self.say(
-                "parity", wrong=wrong, compiled=str(loss), batches_that_differ=differing
+                "parity",
+                wrong=differing > 0,
+                compiled=str(loss),
+                batches_that_differ=int(differing),
             )
 
     # what waits for the GPU
 
     def syncs(self):
-        """Head and loss bring no value to the host, and are deterministic."""
-        if not self.cuda:
-            return
-        head = hamsb.HyperbolicClassifier(192, 5994, hamsb.ClippedUnitBall(3.0))
-        module = HeadAndLoss(head, hamsb.HAMSoftmax()).to(self.device)
+        """Head and loss bring no value to the host after the first step, in which they
+        look at targets and predictions; and are deterministic."""
+        ball = hamsb.ClippedUnitBall(3.0)
+        cosine = hamsb.CosineClassifier(192, 5994)
         x = torch.randn(256, 1, 192, device=self.device, requires_grad=True)
         targets = torch.randint(5994, (256, 1), device=self.device)
-        module(x, targets).backward()
-        self.sync()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        for loss in (
+            hamsb.AAMSoftmax(), hamsb.RAMSoftmax(), hamsb.HSoftmax(), hamsb.HAMSoftmax(),
+        ):  # fmt: skip
+            hyperbolic = "distance" in loss.expects
+            head = hamsb.HyperbolicClassifier(192, 5994, ball) if hyperbolic else cosine
+            module = HeadAndLoss(head, loss).to(self.device)
+            beyond = "taken"  # on CUDA such an index kills the process
+            try:
+                module(x, targets + 5994)
+            except ValueError:
+                beyond = "refused"
             module(x, targets).backward()
-            head.ball.clipped(x.detach())
-            self.say("syncs", head_and_loss="none")
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            self.sync()
+            waiting = torch.cuda.set_sync_debug_mode if self.cuda else str
+            waiting("error")
+            try:
+                module(x, targets).backward()
+                ball.clipped(x.detach())
+                waits = "none"
+            except RuntimeError as error:
+                waits = str(error)[:120]
+            finally:
+                waiting("default")
+            self.say(
+                "syncs", wrong=waits != "none" or beyond != "refused", loss=str(loss),
+                waits=waits, first_targets_beyond_the_classes=beyond,
+            )  # fmt: skip
         torch.use_deterministic_algorithms(True)
         try:
             module(x, targets).backward()
@@ -295,20 +354,21 @@ class Check:
         from bench_head import CosineAM, Hyperbolic, Naive, compiled, data, step
 
         sizes = (256, 5994), (256, 17982), (512, 100_000), (512, 1_000_000)
-        block = _closed_forms.BLOCK
+        block = _closed_forms.GPU_BLOCK
         for batch, classes in ((32, 500),) if self.tiny else sizes:
             x, targets, centers = data(batch, classes, self.device)
             row = {}
             for name, make, size, most in (
                 ("AM, cross_entropy", CosineAM, block, None),
                 ("hamsb", Hyperbolic, block, None),
-                ("hamsb, blocks of 2^27", Hyperbolic, 2**27, None),
-                ("hamsb, compiled", compiled, block, 200_000),
+                ("hamsb, blocks of 2^19", Hyperbolic, 2**19, 200_000),
+                ("hamsb, blocks of 2^23", Hyperbolic, 2**23, None),
+                ("hamsb, compiled", compiled, block, 20_000),
                 ("naive", Naive, block, 6_000),
             ):
                 if most is not None and classes > most:
                     continue
-                _closed_forms.BLOCK = size
+                _closed_forms.GPU_BLOCK = size
                 try:
                     module = make(centers).to(self.device)
 
@@ -320,10 +380,16 @@ class Check:
                 except torch.OutOfMemoryError:
                     row[name] = "out of memory"
                 finally:
-                    _closed_forms.BLOCK = block
+                    _closed_forms.GPU_BLOCK = block
                 if self.cuda:
                     torch.cuda.empty_cache()
-            self.say("head", batch=batch, classes=classes, ms_and_MB=row)
+            for name, cost in row.items():
+                at = {"batch": batch, "classes": classes, "system": name}
+                self.say("head", **at, ms_and_MB=cost)
+            if (batch, classes) in (sizes[0], (32, 500)):
+                ratio = row["hamsb"][0] / row["AM, cross_entropy"][0]
+                what = f"head and loss over AM with cross_entropy, {batch} x {classes}"
+                self.goal(what, round(ratio, 2), most=1.2)
 
     # network, forward and backward, two views
 
@@ -377,6 +443,16 @@ class Check:
                 losses=[round(float(loss), 3) for loss in losses[:3]],
                 crops_a_second=round(2e3 * batch / time_of_step),
             )  # fmt: skip
+            if name.startswith("bf16, backward") and hasattr(self, "copy_bytes_a_ms"):
+                with Traffic() as moved:
+                    once()
+                limit = moved.bytes / self.copy_bytes_a_ms
+                self.say(
+                    "step", what=name, GB_moved=round(moved.bytes / 1e9, 1),
+                    ms_at_the_speed_of_a_copy=round(limit, 1),
+                )  # fmt: skip
+                ratio = round(time_of_step / limit, 2)
+                self.goal("bf16 step over the limit of copying", ratio, most=1.3)
             del network, head, forward, optimizer
             if self.cuda:
                 torch.cuda.empty_cache()
@@ -516,6 +592,7 @@ class Check:
             lengths = torch.ones(len(wavs), device=self.device)
             return network(normalize(features(wavs.to(self.device)), lengths), lengths)
 
+        best = 0.0
         for kind in ("wav", "flac"):
             paths = {
                 str(f): f for f in sorted((self.data / kind / "wav").rglob(f"*.{kind}"))
@@ -531,10 +608,44 @@ class Check:
                 taken = 1e3 * (time.time() - start) / len(paths)
                 single = found if single is None else single
                 error = relative(found, single)
+                best = max(best, 1e3 / taken)
                 self.say(
                     "embed", wrong=error > 1e-2, kind=kind, batch=size,
                     ms_an_utterance=round(taken, 2), error_against_one_by_one=error,
                 )  # fmt: skip
+        self.goal("utterances embedded a second", round(best), least=2500)
+
+    # a training that waits for its data
+
+    def idle(self):
+        """The share of a training in which the GPU does nothing, loader included."""
+        self.make_data()
+        source, many = self.data / "wav", self.data / "many"
+        if not many.exists():
+            for file in sorted((source / "wav").rglob("*.wav")):
+                for copy in range(1 if self.tiny else 20):
+                    # The trials' speakers have names that begin otherwise.
+                    speaker, session = file.parts[-3:-1]
+                    link = many / "wav" / f"m{speaker}" / session / f"{copy}_{file.name}"
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(file)
+        yaml = "train_ecapa_ham.yaml"
+        sizes = {"batch_size": 4, "dev_speakers": 2}
+        if not self.tiny:  # as published
+            sizes = {"batch_size": 256, "embedding_model": None}
+            sizes["num_workers"] = min(os.cpu_count(), 14)
+        options = self.options("idle", yaml, data_folder=many, **sizes)
+        options += ["--number_of_epochs=1", "--precision=bf16"]
+        out = self.out / "idle.json"
+        out.unlink(missing_ok=True)
+        steps = ("1", "2") if self.tiny else ("10", "20")
+        device = f"--device={'cuda:0' if self.cuda else 'cpu'}"
+        script = [str(ROOT / "tests" / "gpu" / "profile_training.py"), str(out), *steps]
+        self.call("idle", [], script, yaml, *options, device)
+        found = json.loads(out.read_text())
+        self.say("idle", **found)
+        if "idle_share" in found:
+            self.goal("idle share of a training", found["idle_share"], most=0.05)
 
     # whole runs
 
@@ -569,49 +680,52 @@ class Check:
         )  # fmt: skip
 
     def ddp(self):
-        """The same under torchrun; two processes share the card by gloo."""
+        """The same under torchrun: on all cards, and two processes on the CPU."""
         self.make_data()
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         one_epoch = "--number_of_epochs=1"
         if self.cuda:
-            single = [*launcher, "--nproc_per_node=1"]
-            options = [*self.options("nccl_1", "train_ecapa_ham.yaml"), one_epoch]
-            self.call("nccl_1", single, "train.py", "train_ecapa_ham.yaml", *options)
+            name, yaml = "nccl", "train_ecapa_ham.yaml"
+            all_cards = [*launcher, f"--nproc_per_node={torch.cuda.device_count()}"]
+            options = [*self.options(name, yaml), one_epoch]
+            self.call(name, all_cards, "train.py", yaml, *options)
         two = [*launcher, "--nproc_per_node=2"]
-        device = f"--device={'cuda:0' if self.cuda else 'cpu'}"
-        gloo = ["--distributed_backend=gloo", device, one_epoch]
+        gloo = ["--distributed_backend=gloo", "--device=cpu", one_epoch]
         for name, yaml in (
             ("gloo_2", "train_ecapa_ham.yaml"),
             ("gloo_2_pairs", "contrastive/supcon.yaml"),
         ):
             self.call(name, two, "train.py", yaml, *self.options(name, yaml), *gloo)
 
-    def options(self, name, yaml):
-        """What makes a published yaml a matter of seconds."""
+    def options(self, name, yaml, **changes):
+        """What makes a published yaml a matter of seconds; None leaves an option out."""
         augmented = "data_folder_noise" in (ROOT / "hparams" / yaml).read_text()
-        noises = f"--data_folder_noise={self.data}/musan"
-        rooms = f"--data_folder_rir={self.data}/rirs"
-        return [
-            f"--data_folder={self.data}/train",
-            f"--test_data_folder={self.data}/test",
-            f"--verification_file={self.data}/veri.txt",
-            f"--output_folder={self.out}/runs/{name}",
-            "--dev_speakers=4",
-            "--min_duration=1.0",
-            "--batch_size=16",
-            "--avg_checkpoints=2",
-            f"--num_workers={2 if self.tiny else 4}",
-            SMALL,
-            *([noises, rooms] if augmented else []),
-        ]
+        values = {
+            "data_folder": self.data / "train",
+            "test_data_folder": self.data / "test",
+            "verification_file": self.data / "veri.txt",
+            "output_folder": self.out / "runs" / name,
+            "dev_speakers": 4,
+            "min_duration": 1.0,
+            "batch_size": 16,
+            "avg_checkpoints": 2,
+            "num_workers": 2 if self.tiny else 4,
+            "embedding_model": SMALL,
+            "data_folder_noise": self.data / "musan" if augmented else None,
+            "data_folder_rir": self.data / "rirs" if augmented else None,
+            **changes,
+        }
+        return [f"--{key}={value}" for key, value in values.items() if value is not None]
 
     def call(self, name, launcher, script, yaml, *options):
-        """Run a script; what it printed is in ``<out>/<name>.log``."""
+        """Run a script of the recipe, or one with arguments of its own; what it printed
+        is in ``<out>/<name>.log``."""
+        script = [str(RECIPE / script)] if isinstance(script, str) else script
         python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         start = time.time()
         done = subprocess.run(
             [
-                sys.executable, *launcher, str(RECIPE / script),
+                sys.executable, *launcher, *script,
                 str(ROOT / "hparams" / yaml), *options, "--noprogressbar",
             ],
             env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
@@ -621,18 +735,23 @@ class Check:
         (self.out / f"{name}.log").write_text(printed, encoding="utf-8")
         telling = r"Error|error:|epoch: \d|Report:|Duplicate GPU"
         last = [line for line in printed.splitlines() if re.search(telling, line)][-3:]
-        # Known: two forward passes a step do not go together with DDP's buffers.
-        known = launcher and yaml.startswith("train_ecapa")
         seconds = round(time.time() - start, 1)
         self.say(
-            "run", wrong=bool(done.returncode) and not known, what=name,
+            "run", wrong=bool(done.returncode), what=name,
             status=done.returncode, seconds=seconds, last=last,
         )  # fmt: skip
 
 
 STAGES = (
-    "ceilings", "parity", "syncs", "head", "step", "pipeline", "embed", "run", "ddp",
+    "ceilings", "parity", "syncs", "head", "step", "idle", "embed", "run", "ddp",
+    "pipeline",
 )  # fmt: skip
+
+
+def cell(value):
+    """A fact in a table."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace("|", "/")
 
 
 def write(path, samples):
@@ -647,16 +766,23 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--limit", type=float, default=450)
     options = parser.parse_args()
     check = Check(options.out.resolve(), options.device, options.tiny)
     for stage in options.stages.split(","):
         start = time.time()
+        if start - check.began > options.limit:
+            check.say(stage, left_out=f"after {options.limit:g} s")
+            continue
         try:
             getattr(check, stage)()
         except Exception as error:
             traceback.print_exc()
             check.say(stage, wrong=True, error=repr(error)[:300])
-        check.say(stage, seconds=round(time.time() - start, 1))
+        check.say("time", stage_of=stage, seconds=round(time.time() - start, 1))
+    tables = check.tables()
+    (check.out / "gpu.md").write_text(tables, encoding="utf-8")
+    print("\n" + tables)
     sys.exit(check.failed)
 
 

@@ -421,7 +421,7 @@ def gradients(form, ball, x, y, weights):
 def test_closed_form_is_the_reference_form(name, dtype, block, monkeypatch):
     """Values and gradients, with embeddings of many lengths, some of them at a
     center, in one block of columns or several."""
-    monkeypatch.setattr(hamsb.nnet._closed_forms, "BLOCK", block)
+    monkeypatch.setattr(hamsb.nnet._closed_forms, "CPU_BLOCK", block)
     ball = BALLS[name].to(dtype)
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(12, 9, generator=generator, dtype=dtype)

@@ -120,7 +120,7 @@ def test_equals_the_naive_loop(case, seed):
 @looped(block=[1, 30, 2**19], dtype=[torch.float32, torch.float64], name=LOSSES)
 def test_closed_form_is_cross_entropy_of_the_logits(name, dtype, block, monkeypatch):
     """In one block of rows or several."""
-    monkeypatch.setattr(hamsb.nnet._closed_forms, "BLOCK", block)
+    monkeypatch.setattr(hamsb.nnet._closed_forms, "CPU_BLOCK", block)
     loss = LOSSES[name]
     cosines, targets = batch_for(loss, 7, dtype=dtype)
 

@@ -18,7 +18,7 @@ from speechbrain.utils.checkpoints import (
     average_checkpoints,
     get_default_hook,
 )
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -31,9 +31,11 @@ from hamsb.training.kept import (
     has_hooks,
     unsaved,
 )
+from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
 from hamsb.utils.files import replacing
+from hamsb.utils.sharing import share
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import score_trials
@@ -222,16 +224,17 @@ class EmbeddingBrain(sb.Brain):
             )
         return loader
 
-    def _wrap_distributed(self):
-        """As Brain's; on a CPU without synchronized batch normalization, which
-        torch has for accelerators alone: each process normalizes its share."""
-        if not (self.distributed_launch and self.device_type == "cpu"):
+    def _wrap_distributed(self) -> None:
+        """As Brain's, but buffers stay where they are, and the yaml's
+        ``sync_batch_norm`` chooses how batches are normalized."""
+        if not self.distributed_launch:
             return super()._wrap_distributed()
+        sync = synchronizes(
+            getattr(self.hparams, "sync_batch_norm", None), self.device_type
+        )
         for name, module in self.modules.items():
             if any(parameter.requires_grad for parameter in module.parameters()):
-                self.modules[name] = DistributedDataParallel(
-                    module, find_unused_parameters=self.find_unused_parameters
-                )
+                self.modules[name] = wrap(module, sync, self.find_unused_parameters)
 
     def on_fit_start(self) -> None:
         """As Brain's, which loads the last checkpoint; of it also the time so far."""
@@ -266,8 +269,10 @@ class EmbeddingBrain(sb.Brain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Every epoch draws from (seed, epoch), so that a run that was
-        interrupted draws what an uninterrupted one would have drawn."""
-        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch or 0,))
+        interrupted draws what an uninterrupted one would have drawn; and each further
+        process from (seed, epoch, its number), so that no two draw the same."""
+        key = (epoch or 0,) if if_main_process() else (epoch or 0, share()[0])
+        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=key)
         seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
         self.watched.clear()
         self.progress.start_epoch(epoch or 0)
@@ -278,13 +283,15 @@ class EmbeddingBrain(sb.Brain):
     ) -> None:
         """Only training has a stage: development is embedded, not classified."""
         check_unchanged(self.unsaved, self.unsaved_before)
+        average_statistics(self.modules)
         train_stats = {"loss": stage_loss}
         for name, values in self.watched.items():
             train_stats[name] = torch.stack(values).mean().item()
+        train_stats = means(train_stats)
         meta: dict[str, Any] = {"epoch": epoch}
         valid_stats = None
         if self.development is not None:
-            meta["EER"] = run_on_main(self.development_eer)
+            meta["EER"] = self.development_eer()
             valid_stats = {"EER": 100 * meta["EER"]}
         self.progress.end_epoch(meta.get("EER"))
         self.hparams.train_logger.log_stats(
@@ -304,6 +311,11 @@ class EmbeddingBrain(sb.Brain):
             min_keys=["EER"] if self.development is not None else [],
             ckpt_predicate=is_of_whole_epoch,
         )
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        """As Brain's, with statistics of all processes."""
+        average_statistics(self.modules)
+        super()._save_intra_epoch_ckpt()
 
     def write_epoch(self, entry: dict) -> None:
         """Add an entry to ``epochs.json``, in the place of those from its epoch on."""
@@ -327,11 +339,12 @@ class EmbeddingBrain(sb.Brain):
 
     @property
     def embedding_options(self) -> dict[str, Any]:
-        """How `embed_utterances` is to embed files: where, and with as many workers as
-        read the training data."""
+        """How `embed_utterances` is to embed files: where, with as many workers as read
+        the training data, and shared by the processes, which must all call it."""
         loader = self.hparams.dataloader_options
         names = ("num_workers", "multiprocessing_context")
-        return {"device": self.device} | {n: loader[n] for n in names if n in loader}
+        options = {n: loader[n] for n in names if n in loader}
+        return {"device": self.device, "shared": True, **options}
 
     def mean_features(self, wavs: torch.Tensor) -> torch.Tensor:
         """Audio [B, T] -> the mean over time of its features [B, n_mels]: a
@@ -340,7 +353,8 @@ class EmbeddingBrain(sb.Brain):
             return self.modules.compute_features(wavs.to(self.device)).mean(1)
 
     def development_scores(self) -> np.ndarray:
-        """Cosines of the development trials, [N]."""
+        """Cosines of the development trials, [N]. The processes share the work: all
+        must call it, and `development_eer`."""
         trials, files = self._development()
         embeddings = embed_utterances(
             files,

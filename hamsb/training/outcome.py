@@ -101,13 +101,13 @@ def finish(
     """
     output_folder = Path(brain.hparams.output_folder)
     epochs = brain.choose_and_average()
-    decision, held_out = None, None
-    if course.development is not None:
-        held_out = brain.development_scores()
-        decision = make_decision(course.development[0], held_out)
+    held_out = None if course.development is None else brain.development_scores()
     if not if_main_process():
         course.score(brain, brain.encode)  # its part, once the main process has exported
         return
+    decision = None
+    if course.development is not None and held_out is not None:
+        decision = make_decision(course.development[0], held_out)
     training = training_facts(brain, course.preparation)
     table = run_table(brain.facts(dict(vars(brain.hparams))), training, epochs)
     conditions = run_conditions(brain, course.arguments, training, decision)

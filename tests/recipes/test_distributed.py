@@ -45,13 +45,13 @@ JOINED = {
     ),
     "small/supcon": (
         train,
-        {"batch_size": 8},
+        {"batch_size": 8, "fea_augment": "null"},
         {"batch_size": 4, "cluster_refresh": REFRESH, "number_of_epochs": 2},
     ),
     "small/moco": (
         train_ssl,
         {"wav_augment": ECHO + "False}", "global_batch_size": 12, "queue_size": 8},
-        {},
+        {"debug": True},  # two batches an epoch, and checkpoints elsewhere
     ),
 }
 BRAINS = {train: "SpeakerBrain", train_ssl: "ContrastiveBrain"}
@@ -137,11 +137,11 @@ def records(folder, processes):
 def close(joined, single):
     """Whether gradients or weights, by parameter, are equal but for rounding."""
     largest = max(value.abs().max().item() for value in single.values())
-    assert joined.keys() == single.keys() and largest > 0
+    assert joined.keys() == single.keys()
     for name, value in single.items():
         # A learned curvature's gradient is a sum that nearly cancels at the origin.
         error, scale = (x.abs().max().item() for x in (joined[name] - value, value))
-        assert error < 1e-3 * scale + 3e-5 * largest, name
+        assert error <= 1e-3 * scale + 3e-5 * largest, name
 
 
 @needs_forks
@@ -178,7 +178,7 @@ def test_two_processes_train_as_one(tiny, tmp_path):
         drawn = drawn[: len(drawn) // len(ranks[0]["losses"])]  # of the first epoch
         loader = {"sampler": [ids.index(utterance) for utterance in sum(drawn, [])]}
         loader |= {"batch_sampler": None, "batch_size": len(drawn[0]), "shuffle": False}
-        changes = {**changes, "opt_class": SGD, "output_folder": tmp_path / "one"}
+        changes = {**changes, "opt_class": SGD, "output_folder": f"{folder}.one"}
         changes["dataloader_options"] = json.dumps(loader)
         with recorded(script, frozen=True, steps_alone=True) as one:
             script.main(tiny(name, changes))
@@ -187,6 +187,7 @@ def test_two_processes_train_as_one(tiny, tmp_path):
             for ours, single in zip(rank["steps"][:2], one["steps"][:2]):
                 close(ours[1], single[1])
                 close(ours[2], single[2])
+        assert max(value.abs().max() for value in single[1].values()) > 0
 
 
 @needs_forks

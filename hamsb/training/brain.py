@@ -35,7 +35,7 @@ from hamsb.training.processes import average_statistics, means, synchronizes, wr
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
 from hamsb.utils.files import replacing
-from hamsb.utils.sharing import share
+from hamsb.utils.sharing import gathered, share
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import score_trials
@@ -92,6 +92,9 @@ class EmbeddingBrain(sb.Brain):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.debug and self.checkpointer is not None:  # a new folder of each process
+            folders = gathered(lambda: self.checkpointer.checkpoints_dir)
+            self.checkpointer.checkpoints_dir = folders[0]
         self.development = development
         self.rate = 0.0  # of the last optimizer step
         self.progress = Progress(epochs=0, batches=0, shown=False)  # until it starts

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import speechbrain
 import torch
+import torch._dynamo  # noqa: F401  # by optimizers, seconds in each process otherwise
 
 import train
 import train_ssl

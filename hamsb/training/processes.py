@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable, Mapping
 
 import torch
-from speechbrain.utils.distributed import ddp_barrier
+from speechbrain.utils.distributed import ddp_barrier, infer_device
+from speechbrain.utils.run_opts import RunOptions
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -111,6 +112,20 @@ def synchronizes(sync: bool | None, device_type: str) -> bool:
             "alone, and the device is the CPU. Leave it out."
         )
     return sync
+
+
+def check_normalization(settings: Mapping, run_opts: RunOptions) -> None:
+    """ValueError where batches cannot be normalized as the yaml's ``sync_batch_norm``
+    says.
+
+    Arguments
+    ---------
+    settings : mapping
+        The yaml's plain keys.
+    run_opts : RunOptions
+    """
+    device = run_opts.device or settings.get("device") or infer_device()
+    synchronizes(settings.get("sync_batch_norm"), device.partition(":")[0])
 
 
 def wrap(module: nn.Module, sync: bool, unused: bool = False) -> DistributedDataParallel:

@@ -26,7 +26,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.utils.distributed import if_main_process, infer_device, run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
 from hamsb.augment.simulation import make_distortions
@@ -38,7 +38,7 @@ from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
 from hamsb.training.outcome import Course, finish
-from hamsb.training.processes import leave_together, share_batch, synchronizes
+from hamsb.training.processes import check_normalization, leave_together, share_batch
 from hamsb.training.progress import quiet_imports, quiet_screen
 from hamsb.training.report import Preparation
 from hamsb.utils.checks import check_whole
@@ -170,8 +170,7 @@ def main(
     sb.utils.distributed.ddp_init_group(run_opts)
     overrides = share_batch(hparams_file, overrides)
     plain = plain_keys(resolve(hparams_file, overrides))
-    device = run_opts.device or plain.get("device") or infer_device()
-    synchronizes(plain.get("sync_batch_norm"), device.partition(":")[0])
+    check_normalization(plain, run_opts)
     output_folder = Path(str(plain["output_folder"]))
     processes = share()[1]
     script = brain_class.script

@@ -34,6 +34,13 @@ class Embedding(torch.nn.Module):
         return self.linear(self.hidden(features).relu().mean(1, keepdim=True))
 
 
+class Echo(torch.nn.Module):
+    """An augmentation without draws."""
+
+    def forward(self, wavs):
+        return wavs + 0.5 * wavs.roll(1000, dims=1)
+
+
 def watched(brain_class, steps):
     """A Brain's class that appends to ``steps`` before each optimizer step."""
 
@@ -42,6 +49,7 @@ def watched(brain_class, steps):
             return {
                 name.replace("module.", ""): parameter
                 for name, parameter in self.modules.named_parameters()
+                if parameter.requires_grad
             }
 
         def optimizers_step(self):

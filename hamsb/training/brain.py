@@ -19,7 +19,7 @@ from speechbrain.utils.checkpoints import (
     average_checkpoints,
     get_default_hook,
 )
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
@@ -34,12 +34,14 @@ from hamsb.training.kept import (
     unsaved,
 )
 from hamsb.training.position import Feed, Position
+from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
 from hamsb.training.step import fit_by_view, fused_on_cuda, optimizers_step
 from hamsb.training.stopping import Stopping, outlive_sigterm
 from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import replacing
+from hamsb.utils.sharing import gathered, share
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import score_trials
@@ -101,6 +103,9 @@ class EmbeddingBrain(sb.Brain):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.debug and self.checkpointer is not None:  # a new folder of each process
+            folders = gathered(lambda: self.checkpointer.checkpoints_dir)
+            self.checkpointer.checkpoints_dir = folders[0]
         self.development = development
         self.rate = 0.0  # of the last optimizer step
         self.progress = Progress(epochs=0, batches=0, shown=False)  # until it starts
@@ -259,16 +264,17 @@ class EmbeddingBrain(sb.Brain):
             )
         return loader
 
-    def _wrap_distributed(self):
-        """As Brain's; on a CPU without synchronized batch normalization, which
-        torch has for accelerators alone: each process normalizes its share."""
-        if not (self.distributed_launch and self.device_type == "cpu"):
+    def _wrap_distributed(self) -> None:
+        """As Brain's, but buffers stay where they are, and the yaml's
+        ``sync_batch_norm`` chooses how batches are normalized."""
+        if not self.distributed_launch:
             return super()._wrap_distributed()
+        sync = synchronizes(
+            getattr(self.hparams, "sync_batch_norm", None), self.device_type
+        )
         for name, module in self.modules.items():
             if any(parameter.requires_grad for parameter in module.parameters()):
-                self.modules[name] = DistributedDataParallel(
-                    module, find_unused_parameters=self.find_unused_parameters
-                )
+                self.modules[name] = wrap(module, sync, self.find_unused_parameters)
 
     def on_fit_start(self) -> None:
         """As Brain's, which loads the last checkpoint; of it also the time so far."""
@@ -342,8 +348,10 @@ class EmbeddingBrain(sb.Brain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         """Every epoch draws from (seed, epoch), so that a run that was
-        interrupted draws what an uninterrupted one would have drawn."""
-        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=(epoch or 0,))
+        interrupted draws what an uninterrupted one would have drawn; and each further
+        process from (seed, epoch, its number), so that no two draw the same."""
+        key = (epoch or 0,) if if_main_process() else (epoch or 0, share()[0])
+        sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=key)
         seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
         self.watched.clear()
         self.progress.start_epoch(epoch or 0)
@@ -356,13 +364,15 @@ class EmbeddingBrain(sb.Brain):
         check_unchanged(self.unsaved, self.unsaved_before)
         processes = get_world_size() if is_initialized() else 1
         fed = self.feed.facts(processes * self.grad_accumulation_factor)
+        average_statistics(self.modules)
         train_stats = {"loss": stage_loss}
         for name, values in self.watched.items():
             train_stats[name] = torch.stack(values).mean().item()
+        train_stats = means(train_stats)
         meta: dict[str, Any] = {"epoch": epoch}
         valid_stats = None
         if self.development is not None:
-            meta["EER"] = run_on_main(self.development_eer)
+            meta["EER"] = self.development_eer()
             valid_stats = {"EER": 100 * meta["EER"]}
         self.progress.end_epoch(meta.get("EER"))
         waited = f"{fed['loader_wait']:.1f} s ({fed['loader_wait_share']:.0%})"
@@ -391,6 +401,11 @@ class EmbeddingBrain(sb.Brain):
             ckpt_predicate=is_of_whole_epoch,
         )
 
+    def _save_intra_epoch_ckpt(self) -> None:
+        """As Brain's, with statistics of all processes."""
+        average_statistics(self.modules)
+        super()._save_intra_epoch_ckpt()
+
     def write_epoch(self, entry: dict) -> None:
         """Add an entry to ``epochs.json``, in the place of those from its epoch on."""
         path = Path(self.hparams.output_folder) / EPOCHS
@@ -413,11 +428,12 @@ class EmbeddingBrain(sb.Brain):
 
     @property
     def embedding_options(self) -> dict[str, Any]:
-        """How `embed_utterances` is to embed files: where, and with as many workers as
-        read the training data."""
+        """How `embed_utterances` is to embed files: where, with as many workers as read
+        the training data, and shared by the processes, which must all call it."""
         loader = self.hparams.dataloader_options
         names = ("num_workers", "multiprocessing_context")
-        return {"device": self.device} | {n: loader[n] for n in names if n in loader}
+        options = {n: loader[n] for n in names if n in loader}
+        return {"device": self.device, "shared": True, **options}
 
     def mean_features(self, wavs: torch.Tensor) -> torch.Tensor:
         """Audio [B, T] -> the mean over time of its features [B, n_mels]: a
@@ -426,7 +442,8 @@ class EmbeddingBrain(sb.Brain):
             return self.modules.compute_features(wavs.to(self.device)).mean(1)
 
     def development_scores(self) -> np.ndarray:
-        """Cosines of the development trials, [N]."""
+        """Cosines of the development trials, [N]. The processes share the work: all
+        must call it, and `development_eer`."""
         trials, files = self._development()
         embeddings = embed_utterances(
             files,

@@ -111,7 +111,8 @@ class ClusterRefresh:
     def before_epoch(
         self, epoch: int, encode: Callable[[Tensor], Tensor], **options: Any
     ) -> None:
-        """Give the sampler the clusters that are due when an epoch begins.
+        """Give the sampler the clusters that are due when an epoch begins. The processes
+        share the work: all must call it.
 
         Arguments
         ---------
@@ -126,15 +127,15 @@ class ClusterRefresh:
         if passed == 0:
             return
         path = self.file(passed)
-        run_on_main(self._make, (path, encode, options))
+        if not run_on_main(path.is_file):
+            found = self._embed(encode, **options)
+            run_on_main(self._cluster, (path, *found))
         self.sampler.set_clusters(read_clusters(path))
         self.sampler.hard_ratio = self.options["hard_ratio"]
 
-    def _make(self, path, encode, options):
-        """Cluster the training speakers, unless the file is there."""
-        if path.is_file():
-            return
-        names, means = embed_speakers(
+    def _embed(self, encode, **options):
+        """The training speakers and their means, by all processes."""
+        return embed_speakers(
             encode,
             self.annotation,
             self.sample_rate,
@@ -144,6 +145,8 @@ class ClusterRefresh:
             seed=self.seed,
             **options,
         )
+
+    def _cluster(self, path, names, means):
         ball = self.options.get("ball")
         clusters = cluster_speakers(names, means, self.options["k"], ball, self.seed)
         write_clusters(clusters, path)

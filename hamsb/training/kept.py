@@ -57,7 +57,8 @@ def check_kept(
                 )
     for name, module in modules.items():
         learned = [p for p in module.parameters() if p.requires_grad]
-        if any(id(tensor) not in saved_tensors for tensor in [*learned, *_running(module)]):
+        changed = [*learned, *running_statistics(module)]
+        if any(id(tensor) not in saved_tensors for tensor in changed):
             raise ValueError(
                 f"modules[{name}]: learns or keeps statistics, and no checkpoint holds "
                 f"them; {_advice(name)}."
@@ -78,6 +79,13 @@ def global_statistics(module: nn.Module) -> list[nn.Module]:
     """The parts of a module that normalize with statistics of all that they have seen,
     SpeechBrain's ``InputNormalization(norm_type="global")``."""
     return [p for p in module.modules() if getattr(p, "norm_type", None) == "global"]
+
+
+def running_statistics(module: nn.Module) -> Iterator[torch.Tensor]:
+    """The running statistics of a module's batch normalizations, and their counts."""
+    for part in module.modules():
+        if getattr(part, "track_running_stats", False):
+            yield from part.buffers(recurse=False)
 
 
 def unsaved(
@@ -179,10 +187,3 @@ def _tensors(value: object) -> Iterable[torch.Tensor]:
     if not isinstance(value, nn.Module):
         return ()
     return value.state_dict(keep_vars=True).values()
-
-
-def _running(module: nn.Module) -> Iterator[torch.Tensor]:
-    """The running statistics of batch normalizations."""
-    for part in module.modules():
-        if getattr(part, "track_running_stats", False):
-            yield from part.buffers(recurse=False)

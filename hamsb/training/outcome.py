@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.distributed import if_main_process
 
 from hamsb.dataio.annotations import read_columns
 from hamsb.inference.speaker import load_encoder
@@ -63,7 +64,8 @@ class Course:
     def score(
         self, brain: EmbeddingBrain, encode: Callable[[torch.Tensor], torch.Tensor]
     ) -> dict[str, np.ndarray]:
-        """Name of each list -> its cosines, [N]."""
+        """Name of each list -> its cosines, [N]. The processes share the work: all must
+        call it."""
         return score_lists(
             encode,
             self.lists,
@@ -83,6 +85,8 @@ def finish(
 ) -> None:
     """Average, export, verify, report; the export is there before anything is scored.
 
+    All processes call it, and share the embedding. The main process does the rest.
+
     Arguments
     ---------
     brain : EmbeddingBrain
@@ -97,9 +101,12 @@ def finish(
     """
     output_folder = Path(brain.hparams.output_folder)
     epochs = brain.choose_and_average()
-    decision, held_out = None, None
-    if course.development is not None:
-        held_out = brain.development_scores()
+    held_out = None if course.development is None else brain.development_scores()
+    if not if_main_process():
+        course.score(brain, brain.encode)  # its part, once the main process has exported
+        return
+    decision = None
+    if course.development is not None and held_out is not None:
         decision = make_decision(course.development[0], held_out)
     training = training_facts(brain, course.preparation)
     table = run_table(brain.facts(dict(vars(brain.hparams))), training, epochs)

@@ -28,7 +28,6 @@ from pathlib import Path
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
-from torch.distributed import get_world_size, is_initialized
 
 from hamsb.augment.simulation import make_distortions
 from hamsb.dataio.annotations import utterance_files
@@ -39,6 +38,7 @@ from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
 from hamsb.training.outcome import Course, finish
+from hamsb.training.processes import check_normalization, leave_together, share_batch
 from hamsb.training.progress import quiet_imports, quiet_screen
 from hamsb.training.report import Preparation
 from hamsb.utils.checks import check_whole
@@ -47,6 +47,7 @@ from hamsb.utils.files import digest, only_run, replacing
 from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
 from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
+from hamsb.utils.sharing import share
 from hamsb.verification.trials import Trials, read_lists, read_trials
 
 
@@ -87,12 +88,12 @@ def count_overrides(
             f"out_n_neurons={given['out_n_neurons']}, but the training data have "
             f"{speakers} speakers; leave it out to have it counted."
         )
-    processes = get_world_size() if is_initialized() else 1
+    processes = share()[1]
     size, whole = _batches(plain)
-    share, left = divmod(preparation.utterances, processes)
+    part, left = divmod(preparation.utterances, processes)
     if left and not whole:  # as torch deals a data set out to processes
-        share += 1
-    batches = share // size if whole else -(-share // size)
+        part += 1
+    batches = part // size if whole else -(-part // size)
     if batches == 0:
         raise ValueError(
             f"batch_size={size} in {processes} process(es), but the "
@@ -167,9 +168,11 @@ def main(
     if run_opts.noprogressbar:
         os.environ[OFF] = "1"
     sb.utils.distributed.ddp_init_group(run_opts)
+    overrides = share_batch(hparams_file, overrides)
     plain = plain_keys(resolve(hparams_file, overrides))
+    check_normalization(plain, run_opts)
     output_folder = Path(str(plain["output_folder"]))
-    processes = get_world_size() if is_initialized() else 1
+    processes = share()[1]
     script = brain_class.script
     with only_run(output_folder) if if_main_process() else nullcontext():
         now = identity(script, hparams_file, overrides, run_opts, processes)
@@ -212,6 +215,7 @@ def main(
             now,
             began,
         )
+    leave_together()
 
 
 def _development(preparation: Preparation) -> tuple[Trials, dict[str, Path]] | None:
@@ -263,9 +267,8 @@ def train(
                 "baselines=True: before training mean_var_norm, of norm_type global, has "
                 "no statistics for the untrained network. Add --baselines=False."
             )
-        if if_main_process():
-            untrained["untrained network"] = course.score(brain, brain.encode)
-            untrained["mean log-mel vector"] = course.score(brain, brain.mean_features)
+        untrained["untrained network"] = course.score(brain, brain.encode)
+        untrained["mean log-mel vector"] = course.score(brain, brain.mean_features)
 
     made = [Path(hparams["train_annotation"])]
     if course.development is not None:
@@ -280,8 +283,7 @@ def train(
         train_data,
         train_loader_kwargs=hparams["dataloader_options"],
     )
-    if if_main_process():
-        finish(brain, course, labels, untrained, prepared | other)
+    finish(brain, course, labels, untrained, prepared | other)
 
 
 def _other_data(hparams: Mapping) -> dict[str, str]:

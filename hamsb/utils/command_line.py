@@ -21,6 +21,7 @@ import difflib
 import errno
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -416,6 +417,8 @@ def _check_device(run_opts, resolved):
         first_line = str(error).splitlines()[0]
         raise ValueError(f"device={name}: no device: {first_line}") from error
     if device.type != "cpu":
+        if get_local_rank() is not None:
+            _check_own_device(device, chosen("device"))
         _check_accelerator(device)
         return
     backend = run_opts.distributed_backend
@@ -434,9 +437,31 @@ def _check_device(run_opts, resolved):
         )
 
 
+def _check_own_device(device, given):
+    """ValueError where the processes of torchrun would not have an accelerator each."""
+    number = get_local_rank()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", number + 1))
+    alone = "LOCAL_WORLD_SIZE" not in os.environ or processes == 1
+    if given and not (alone and (device.index or 0) == number):
+        raise ValueError(
+            f"device={given}: one for all processes of torchrun, and each needs its own. "
+            "Leave --device out."
+        )
+    count = _accelerators()
+    if not given and processes > count:
+        raise ValueError(
+            f"nproc_per_node={processes}: processes, but this machine has {count} "
+            f"accelerators. Start {count} at most."
+        )
+
+
+def _accelerators():
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
 def _check_accelerator(device):
     """ValueError where this machine has no such accelerator."""
-    count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    count = _accelerators()
     accelerator = torch.accelerator.current_accelerator() if count else None
     kind = accelerator.type if accelerator else None
     if device.type != kind or (device.index or 0) >= count:

@@ -2,20 +2,26 @@
 messages of one process."""
 
 import csv
+import json
 import os
 import sys
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 import speechbrain
 import torch
+import torch._dynamo  # noqa: F401  # by optimizers, seconds in each process otherwise
 
 import train
+import train_ssl
 from hamsb.dataio.audio import random_crop
+from hamsb.training import run
 from hamsb.utils import command_line
 from hamsb.utils.command_line import main_or_exit
-from runs import contents, launch, quick  # noqa: F401
+from runs import contents, launch, quick, same  # noqa: F401
 from stand_ins import watched
 
 GLOO = ["--device=cpu", "--distributed_backend=gloo"]
@@ -23,101 +29,193 @@ GLOO = ["--device=cpu", "--distributed_backend=gloo"]
 
 # ------------------------------------------------------------------- training
 
-
-def tiny_yaml(repository, folder):
-    """small_ham.yaml with a tiny model, SGD and a learned ball, without dropout or
-    normalization over a batch: each step is a function of its utterances alone."""
-    text = (repository / "hparams" / "small_ham.yaml").read_text()
-
-    def put(begin, end, replacement):
-        nonlocal text
-        start = text.index(begin)
-        text = text[:start] + replacement + text[text.index(end, start) :]
-
-    put("# Augmentation", "# Features", "")
-    put(
-        "embedding_model: !new:",
-        "# Head and loss",
-        "embedding_model: !new:stand_ins.Embedding\n"
-        "    input_size: !ref <n_mels>\n    lin_neurons: !ref <lin_neurons>\n\n",
-    )
-    put(
-        "ball: !new:",
-        "compute_cost",
-        "ball: !new:hamsb.PoincareBall\n        curvature: 1.0\n        learnable: True\n",
-    )
-    put("opt_class: !name:", "    lr:", "opt_class: !name:torch.optim.SGD\n")
-    path = folder / "tiny.yaml"
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.skipif(
+ECHO = (
+    "!new:speechbrain.augment.augmenter.Augmenter {min_augmentations: 1, "
+    "max_augmentations: 1, augmentations: [!new:stand_ins.Echo {} ], concat_original: "
+)
+SGD = "!name:torch.optim.SGD {lr: 0.1}"
+BALL = "{ball: !new:hamsb.PoincareBall {curvature: 1.0, learnable: True}}"
+REFRESH = "{every: 1, k: 2, utterances: 2, seconds: 0.5, hard_ratio: 1.0}"
+# What two processes train as one does: the script, changes of the yaml, and in two
+# processes alone.
+JOINED = {
+    "train_ecapa_blend": (
+        train,
+        {"wav_augment": ECHO + "True}", "classifier": BALL, "global_batch_size": 12},
+        {},
+    ),
+    "small/supcon": (
+        train,
+        {"batch_size": 8, "fea_augment": "null"},
+        {"batch_size": 4, "cluster_refresh": REFRESH, "number_of_epochs": 2},
+    ),
+    "small/moco": (
+        train_ssl,
+        {"wav_augment": ECHO + "False}", "global_batch_size": 12, "queue_size": 8},
+        {"debug": True},  # two batches an epoch, and checkpoints elsewhere
+    ),
+}
+BRAINS = {train: "SpeakerBrain", train_ssl: "ContrastiveBrain"}
+needs_forks = pytest.mark.skipif(
     torch.accelerator.is_available(), reason="autograd does not outlive a fork there"
 )
-def test_two_processes_train_as_one_and_report_once(
-    repository, tiny_options, tmp_path, monkeypatch
-):
-    """A first epoch: the utterances that two processes draw a step, in the order in
-    which they draw them, are a step of one process. Then ECAPA-TDNN."""
-    tiny = str(tiny_yaml(repository, tmp_path))
-    ecapa = str(repository / "hparams" / "small_ham.yaml")
-    brain_class, steps = train.SpeakerBrain, []
-    Watched = watched(brain_class, steps)
 
-    def options(name, **changes):
-        """The crops are whole files; the rates change the weights."""
-        changes |= {"sentence_len": 3.0, "base_lr": 0.05, "max_lr": 0.1}
-        given = tiny_options(output_folder=tmp_path / name, baselines=False, **changes)
-        return [o for o in given if name == "ecapa" or "embedding_model" not in o]
+
+class Stop(Exception):
+    """The end of a run of which the steps are enough."""
+
+
+@contextmanager
+def recorded(script, frozen=False, steps_alone=False):
+    """What the script's Brain does: its steps, the states of its modules at the ends of
+    epochs, mean losses, seeds, and the number of utterances embedded.
+
+    Arguments
+    ---------
+    frozen : bool
+        Batch normalization with the statistics that it began with.
+    """
+    record = {"steps": [], "states": [], "losses": [], "seeds": [], "embedded": 0}
+    original = getattr(script, BRAINS[script])
+
+    class Recorded(watched(original, record["steps"])):
+        def on_stage_start(self, stage, epoch=None):
+            super().on_stage_start(stage, epoch)
+            record["seeds"].append(torch.initial_seed())
+
+        def on_fit_batch_start(self, batch, should_step):
+            super().on_fit_batch_start(batch, should_step)
+            for part in self.modules.modules():
+                if frozen and getattr(part, "track_running_stats", False):
+                    part.eval()
+
+        def on_stage_end(self, stage, stage_loss, epoch=None):
+            if steps_alone:
+                raise Stop
+            record["losses"].append(stage_loss)
+            super().on_stage_end(stage, stage_loss, epoch)
+            state = self.modules.state_dict().items()
+            record["states"].append({name: value.clone() for name, value in state})
+
+        def encode(self, wavs):
+            record["embedded"] += len(wavs)
+            return super().encode(wavs)
+
+    setattr(script, BRAINS[script], Recorded)
+    try:
+        yield record
+    except Stop:
+        pass
+    finally:
+        setattr(script, BRAINS[script], original)
+
+
+@pytest.fixture
+def tiny(repository, tiny_options, tiny_distortions):
+    """A function: the command line of a yaml on tiny data, whose crops are whole files."""
+
+    def tiny(name, changes):
+        path = repository / "hparams" / f"{name}.yaml"
+        changes = {"sentence_len": 3.0, "baselines": False, **changes}
+        if "data_folder_noise" in path.read_text(encoding="utf-8"):
+            changes |= tiny_distortions
+        given = tiny_options(**changes)
+        both = "global_batch_size" in changes
+        return [str(path), *(o for o in given if not (both and "--batch_size" in o))]
+
+    return tiny
+
+
+def records(folder, processes):
+    """What the processes of a run have done; all end with one model."""
+    found = [torch.load(f"{folder}.{rank}.pt") for rank in range(processes)]
+    for other in found[1:]:
+        for ours, theirs in zip(found[0]["states"], other["states"], strict=True):
+            assert same(ours, theirs)
+    return found
+
+
+def close(joined, single):
+    """Whether gradients or weights, by parameter, are equal but for rounding."""
+    largest = max(value.abs().max().item() for value in single.values())
+    assert joined.keys() == single.keys()
+    for name, value in single.items():
+        # A learned curvature's gradient is a sum that nearly cancels at the origin.
+        error, scale = (x.abs().max().item() for x in (joined[name] - value, value))
+        assert error <= 1e-3 * scale + 3e-5 * largest, name
+
+
+@needs_forks
+def test_two_processes_train_as_one(tiny, tmp_path):
+    """The utterances that two processes draw a step are a step of one process, whose
+    gradients are the same. Batch normalization is frozen: it would take each process's
+    own batch."""
 
     def process():
-        train.SpeakerBrain = Watched
-        train.main([tiny, *options("two", batch_size=2), *GLOO])
-        torch.save(steps, tmp_path / f"{os.environ['RANK']}.pt")
-        train.SpeakerBrain = brain_class
-        speechbrain.utils.distributed.ddp_init_group = lambda run_opts: None  # is there
-        train.main([ecapa, *options("ecapa", batch_size=2), *GLOO])
+        leave, run.leave_together = run.leave_together, torch.distributed.barrier
+        for name, (script, changes, further) in JOINED.items():
+            folder = tmp_path / Path(name).name
+            changes = {**changes, **further, "opt_class": SGD, "output_folder": folder}
+            with recorded(script, frozen=True) as record:
+                script.main([*tiny(name, changes), *GLOO])
+            torch.save(record, f"{folder}.{os.environ['RANK']}.pt")
+            speechbrain.utils.distributed.ddp_init_group = lambda run_opts: None  # is there
+        leave()
 
     statuses, screens = launch([process, process], tmp_path)
     assert statuses == [0, 0], screens
-    screen = "".join(screens)
-    for name in ("two", "ecapa"):
-        assert screen.count(f"Report: {tmp_path / name}/report.md") == 1
-        assert len((tmp_path / name / "train_log.txt").read_text().splitlines()) == 1
-        assert len(list((tmp_path / name / "save").glob("CKPT*"))) == 1
-        assert (tmp_path / name / "export" / "hyperparams.yaml").is_file()
+    for name, (script, changes, _) in JOINED.items():
+        folder = tmp_path / Path(name).name
+        assert "".join(screens).count(f"Report: {folder}/report.md") == 1
+        ranks = records(folder, 2)
+        epochs = len(ranks[0]["losses"])
+        # Development speakers in each epoch and at the end, trials, clusters.
+        together = 8 * (epochs + 1) + 16 + (epochs > 1) * 12
+        assert sum(rank["embedded"] for rank in ranks) == together
 
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    drawn = [sum((step[0] for step in pair), []) for pair in zip(*ranks)]
-    with open(tmp_path / "two" / "save" / "train.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    ids = [row["ID"] for row in rows]
-    assert max(float(row["duration"]) for row in rows) < 3.0
-    assert len(drawn) == 6 and sorted(sum(drawn, [])) == sorted(ids)
+        with open(folder / "save" / "train.csv", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        ids = [row["ID"] for row in rows]
+        assert max(float(row["duration"]) for row in rows) < 3.0
+        drawn = [one[0] + other[0] for one, other in zip(*(r["steps"] for r in ranks))]
+        drawn = drawn[: len(drawn) // epochs]  # of the first
+        loader = {"sampler": [ids.index(utterance) for utterance in sum(drawn, [])]}
+        loader |= {"batch_sampler": None, "batch_size": len(drawn[0]), "shuffle": False}
+        changes = {**changes, "opt_class": SGD, "output_folder": f"{folder}.one"}
+        changes["dataloader_options"] = json.dumps(loader)
+        with recorded(script, frozen=True, steps_alone=True) as one:
+            script.main(tiny(name, changes))
+        assert [step[0] for step in one["steps"][:2]] == drawn[:2]
+        for rank in ranks:
+            for ours, single in zip(rank["steps"][:2], one["steps"][:2]):
+                close(ours[1], single[1])
+                close(ours[2], single[2])
+        assert max(value.abs().max() for value in single[1].values()) > 0
 
-    monkeypatch.setattr(train, "SpeakerBrain", Watched)
-    sampler = [ids.index(utterance) for step in drawn for utterance in step]
-    loader = f"{{shuffle: False, sampler: {sampler}}}"
-    train.main([tiny, *options("one", batch_size=4, dataloader_options=loader)])
-    assert [step[0] for step in steps] == drawn
 
-    def same_as(joined, single):
-        largest = max(value.abs().max().item() for value in single.values())
-        assert joined.keys() == single.keys() and len(single) == 7
-        for name, value in single.items():
-            # The curvature's gradient is a sum that nearly cancels at the origin.
-            error, scale = (x.abs().max().item() for x in (joined[name] - value, value))
-            assert error < 1e-3 * scale + 3e-5 * largest, name
-            assert scale > 0, name
+@needs_forks
+@pytest.mark.parametrize("processes", [1, 3])
+def test_the_published_yaml_trains_in_processes(processes, tiny, tmp_path):
+    """With its two views, noises, and batches normalized by each process."""
+    folder = tmp_path / "run"
 
-    for rank in ranks:
-        for (_, gradients, weights), (_, *single) in zip(rank, steps):
-            same_as(gradients, single[0])
-            same_as(weights, single[1])
-    for name, last in steps[-1][2].items():  # the steps matter
-        moved = (last - steps[0][2][name]).abs().max().item()
-        assert moved > 1e-3 * last.abs().max().item(), name
+    def process():
+        with recorded(train) as record:
+            changes = {"batch_size": 4, "output_folder": folder}
+            train.main([*tiny("train_ecapa_ham", changes), *GLOO])
+        torch.save(record, f"{folder}.{os.environ['RANK']}.pt")
+        assert not torch.distributed.is_initialized()
+
+    statuses, screens = launch([process] * processes, tmp_path)
+    assert statuses == [0] * processes, screens
+    assert "".join(screens).count(f"Report: {folder}/report.md") == 1
+    assert len((folder / "train_log.txt").read_text().splitlines()) == 1
+    assert len(list((folder / "save").glob("CKPT*"))) == 1
+    ranks = records(folder, processes)
+    assert len({rank["seeds"][0] for rank in ranks}) == processes
+    losses = [rank["losses"][0] for rank in ranks]
+    (epoch,) = json.loads((folder / "epochs.json").read_text())
+    assert epoch["loss"] == pytest.approx(sum(losses) / processes)
 
 
 # ------------------------------------------------------------------- messages
@@ -141,6 +239,7 @@ def ends(monkeypatch, tmp_path, repository):
     [
         ({"device": "gpu"}, "device=gpu: no device"),  # before the processes meet
         ({"compute_cost": "{margin: -1}"}, "compute_cost: margin=-1"),  # in all of them
+        ({"sync_batch_norm": True}, "sync_batch_norm=True: torch synchronizes"),
         ({"dev_speakers": 7}, "too few data. dev_speakers=7"),  # in the first alone
     ],
 )

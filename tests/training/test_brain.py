@@ -161,6 +161,6 @@ def test_batches_are_pinned_on_an_accelerator(brain, monkeypatch):
 def test_files_are_embedded_with_the_loaders_workers(brain):
     ways = {"num_workers": 2, "multiprocessing_context": "forkserver"}
     made = brain(dataloader_options={"batch_size": 4, **ways})
-    assert made.embedding_options == {"device": made.device, **ways}
+    assert made.embedding_options == {"device": made.device, "shared": True, **ways}
     made = brain(dataloader_options={"batch_size": 4})
-    assert made.embedding_options == {"device": made.device}
+    assert made.embedding_options == {"device": made.device, "shared": True}

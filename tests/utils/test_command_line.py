@@ -4,7 +4,6 @@ import errno
 import logging
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import speechbrain as sb
@@ -455,11 +454,16 @@ def test_device_that_is_not_there(device, message):
         options(f"--device={device}")
 
 
-def test_device_that_is_there(monkeypatch):
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine that seems to have two."""
+    cuda = type("Device", (), {"type": "cuda", "__str__": lambda self: "cuda"})()
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    cuda = SimpleNamespace(type="cuda", __str__=lambda: "cuda")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: cuda)
+
+
+def test_device_that_is_there(two_gpus):
     for device in ("cuda", "cuda:1", "cpu"):
         assert options(f"--device={device}").device == device
     assert options("--device=cuda", "--precision=fp16").precision == "fp16"
@@ -467,6 +471,31 @@ def test_device_that_is_there(monkeypatch):
         options("--device=cuda:2")
     with pytest.raises(ValueError, match="device=xpu: not on this machine"):
         options("--device=xpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1", "cuda"])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_device_for_all_processes(device, rank, two_gpus, monkeypatch):
+    """Each of them says so, and so the main process, which speaks first."""
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=f"^device={device}: one for all processes"):
+        options(f"--device={device}")
+
+
+def test_a_device_for_each_process(two_gpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert options("--device=cuda:1").device == "cuda:1"  # started one by one
+    with pytest.raises(ValueError, match="^device=cuda:0: one for all processes"):
+        options("--device=cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert options().device is None
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert options("--device=cuda:0").device == "cuda:0"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="^nproc_per_node=3: .* has 2 accelerators"):
+        options()
 
 
 # ---------------------------------------------------------------------- the ending

@@ -334,7 +334,9 @@ class EmbeddingBrain(sb.Brain):
         return self.stopping.agreed() or super()._should_save_intra_epoch_ckpt(*since)
 
     def _save_intra_epoch_ckpt(self) -> None:
-        """As Brain's, with what an exact resumption takes."""
+        """As Brain's, with statistics of all processes, and what an exact resumption
+        takes."""
+        average_statistics(self.modules)
         self.position.note(
             rate=self.rate,
             seconds=self.seconds + time.time() - self.started,
@@ -400,11 +402,6 @@ class EmbeddingBrain(sb.Brain):
             min_keys=["EER"] if self.development is not None else [],
             ckpt_predicate=is_of_whole_epoch,
         )
-
-    def _save_intra_epoch_ckpt(self) -> None:
-        """As Brain's, with statistics of all processes."""
-        average_statistics(self.modules)
-        super()._save_intra_epoch_ckpt()
 
     def write_epoch(self, entry: dict) -> None:
         """Add an entry to ``epochs.json``, in the place of those from its epoch on."""

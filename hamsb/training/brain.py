@@ -31,6 +31,7 @@ from hamsb.training.kept import (
     check_unchanged,
     fingerprint,
     has_hooks,
+    running_statistics,
     unsaved,
 )
 from hamsb.training.position import Feed, Position
@@ -321,9 +322,14 @@ class EmbeddingBrain(sb.Brain):
         """Where a checkpoint within the epoch was loaded: draw what would have been drawn
         next, and add to what was noted."""
         noted = self.position.take()
+        if noted:
+            own = noted["processes"][share()[0]]
+            for each, value in zip(running_statistics(self.modules), own["statistics"]):
+                each.copy_(value)
+            self.avg_train_loss = own["loss"]
+            for name, values in own["watched"].items():
+                self.watched[name] = list(values.to(self.device))
         self.rate = noted.get("rate", self.rate)
-        for name, values in noted.get("watched", {}).items():
-            self.watched[name] = list(values.to(self.device))
         self.feed.go_on(*noted.get("feed", (0.0, 0.0, 0)))
 
     def _should_save_intra_epoch_ckpt(self, *since: Any) -> bool:
@@ -334,13 +340,16 @@ class EmbeddingBrain(sb.Brain):
         return self.stopping.agreed() or super()._should_save_intra_epoch_ckpt(*since)
 
     def _save_intra_epoch_ckpt(self) -> None:
-        """As Brain's, with statistics of all processes, and what an exact resumption
-        takes."""
-        average_statistics(self.modules)
+        """As Brain's, with what an exact resumption takes."""
+        own = {
+            "statistics": [each.cpu() for each in running_statistics(self.modules)],
+            "loss": self.avg_train_loss,
+            "watched": {name: torch.stack(v).cpu() for name, v in self.watched.items()},
+        }
         self.position.note(
+            processes=gathered(lambda: own),
             rate=self.rate,
             seconds=self.seconds + time.time() - self.started,
-            watched={name: torch.stack(v).cpu() for name, v in self.watched.items()},
             feed=(self.feed.waited, self.feed.seconds, self.feed.largest),
         )
         super()._save_intra_epoch_ckpt()

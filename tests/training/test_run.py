@@ -26,14 +26,13 @@ def test_counts_replace_only_keys_that_the_yaml_has():
 
 
 def test_steps_per_epoch_are_those_of_one_process(monkeypatch):
-    monkeypatch.setattr(run, "is_initialized", lambda: True)
     preparation = SimpleNamespace(speakers=6, utterances=27)
     plain = {"batch_size": 4, "steps_per_epoch": 0, "speeds": None}
     for processes, steps in ((1, 6), (2, 3)):
-        monkeypatch.setattr(run, "get_world_size", lambda n=processes: n)
+        monkeypatch.setattr(run, "share", lambda n=processes: (0, n))
         counted = run.count_overrides("", plain, preparation)
         assert counted == f"steps_per_epoch: {steps}"
-    monkeypatch.setattr(run, "get_world_size", lambda: 7)
+    monkeypatch.setattr(run, "share", lambda: (0, 7))
     with pytest.raises(ValueError, match="batch_size=4 in 7 process"):
         run.count_overrides("", plain, preparation)
 
@@ -54,8 +53,7 @@ def test_steps_are_those_of_the_optimizer_and_the_loader(monkeypatch):
     assert count("", plain) == counted(5, 5)
     plain["dataloader_options"]["drop_last"] = False
     assert count("", plain) == counted(6, 6)
-    monkeypatch.setattr(run, "is_initialized", lambda: True)
-    monkeypatch.setattr(run, "get_world_size", lambda: 2)
+    monkeypatch.setattr(run, "share", lambda: (0, 2))
     assert count("", plain) == counted(3, 3)  # 14 utterances
     given = "batches_per_epoch: 8"
     assert count(given, plain, accumulated=2) == f"{given}\nsteps_per_epoch: 4"
@@ -73,8 +71,7 @@ def test_a_preparation_is_told_what_the_yaml_and_the_processes_ask(
     def prepare(**options):
         raise Told(options)
 
-    monkeypatch.setattr(run, "is_initialized", lambda: True)
-    monkeypatch.setattr(run, "get_world_size", lambda: 3)
+    monkeypatch.setattr(run, "share", lambda: (0, 3))
     yaml = str(Path(__file__).parents[2] / "hparams" / "small_ham.yaml")
     brain_class = SimpleNamespace(script="train.py")
     for changes, told, least in (

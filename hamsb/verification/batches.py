@@ -81,7 +81,7 @@ def embed_recordings(
         Processes that read; 0 reads in this one. None takes 0 on a CPU, and on an
         accelerator as many as the machine has cores, up to 8. On a CPU workers embed too,
         each with one thread, where they are at least two, no fewer than torch's threads
-        here, and forked.
+        here, and forked; else there are none, since they would take the network's time.
     device : torch.device or str, optional
         Where the encoder computes; audio is handed to it there.
     multiprocessing_context : str, optional
@@ -111,6 +111,8 @@ def embed_recordings(
         and workers >= max(2, torch.get_num_threads())
         and (multiprocessing_context or multiprocessing.get_start_method()) == "fork"
     )
+    if device is not None and not accelerated and not embedding:
+        workers = 0
     pool = _Pool(
         _Work(reader, encoder if embedding else None),
         workers,

@@ -83,10 +83,14 @@ def test_who_embeds(files, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
     assert processes(num_workers=2, device="cpu") == own
     monkeypatch.undo()
-    spawned = {"num_workers": 2, "device": "cpu", "multiprocessing_context": "spawn"}
     monkeypatch.setattr(module, "DataLoader", _refuse)
+    spawned = {"num_workers": 2, "multiprocessing_context": "spawn"}
     with pytest.raises(LookupError, match="spawn"):
         processes(**spawned)
+    # On a CPU there are no workers that only read.
+    assert (
+        processes(**spawned, device="cpu") == processes(num_workers=1, device="cpu") == own
+    )
 
 
 def _refuse(work, **options):

@@ -11,7 +11,7 @@ import soundfile
 from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.annotations import read_columns
-from hamsb.utils.files import digest, replacing
+from hamsb.utils.files import digest, read_json, replacing
 
 logger = get_logger(__name__)
 
@@ -134,9 +134,9 @@ def _walk(folder, top):
 def _is_made_from(made_from, csv_file, record):
     """Whether the csv file is whole, and what ``made_from`` gives."""
     try:
-        earlier = json.loads(record.read_text(encoding="utf-8"))
+        earlier = read_json(record)
         return earlier == {**made_from, "csv": digest(csv_file)}
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
 
 

@@ -18,7 +18,7 @@ import soundfile
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import fftconvolve
 
-from hamsb.utils.files import replacing_folder
+from hamsb.utils.files import read_json, replacing_folder
 
 #: Of all signals here, Hz.
 SAMPLE_RATE = 16000
@@ -228,8 +228,8 @@ def _is_made(folder: Path, options: dict) -> bool:
             f"{folder} exists and holds no {MARKER}; name another folder or remove it."
         )
     try:
-        return json.loads((folder / MARKER).read_text(encoding="utf-8")) == options
-    except (ValueError, RecursionError):
+        return read_json(folder / MARKER) == options
+    except ValueError:
         return False  # damaged
 
 

@@ -21,7 +21,6 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
-from torch.distributed import get_world_size, is_initialized
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -41,7 +40,7 @@ from hamsb.training.report import millions, one_line
 from hamsb.training.step import fit_by_view, fused_on_cuda, optimizers_step
 from hamsb.training.stopping import Stopping, outlive_sigterm
 from hamsb.utils.command_line import Terminated
-from hamsb.utils.files import replacing
+from hamsb.utils.files import read_json, replacing
 from hamsb.utils.sharing import gathered, share
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
@@ -373,8 +372,7 @@ class EmbeddingBrain(sb.Brain):
     ) -> None:
         """Only training has a stage: development is embedded, not classified."""
         check_unchanged(self.unsaved, self.unsaved_before)
-        processes = get_world_size() if is_initialized() else 1
-        fed = self.feed.facts(processes * self.grad_accumulation_factor)
+        fed = self.feed.facts(share()[1] * self.grad_accumulation_factor)
         average_statistics(self.modules)
         train_stats = {"loss": stage_loss}
         for name, values in self.watched.items():
@@ -510,9 +508,9 @@ def read_epochs(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
         whole = all(isinstance(each["epoch"], int) for each in entries)
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         whole = False
     if not whole:
         raise ValueError(

@@ -179,12 +179,13 @@ def _training_data(
 
 def _folders(annotation: str | Path) -> set[str]:
     """The speakers of a csv file, without the prefixes that tell data folders apart."""
-    found = set()
+    found: dict[str, str] = {}
     for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
-        parents = [parent.name for parent in Path(wav).parents if parent.name]
-        bare = [name for name in parents if speaker.endswith(f"-{name}")]
-        found.add(bare[0] if bare and speaker not in parents else speaker)
-    return found
+        if speaker not in found:  # all files of one lie in folders of one name
+            parents = [parent.name for parent in Path(wav).parents if parent.name]
+            bare = [name for name in parents if speaker.endswith(f"-{name}")]
+            found[speaker] = bare[0] if bare and speaker not in parents else speaker
+    return set(found.values())
 
 
 def check_export(

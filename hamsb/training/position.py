@@ -12,7 +12,8 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from torch.distributed import all_gather_object, get_rank, get_world_size, is_initialized
+
+from hamsb.utils.sharing import gathered, share
 
 
 @register_checkpoint_hooks
@@ -37,18 +38,14 @@ class Position:
         **values : plain numbers and tensors, or lists and dicts of them
             Kept as they are, for the main process.
         """
-        states = [random_state()]
-        if is_initialized():
-            states *= get_world_size()
-            all_gather_object(states, random_state())
-        self.state = {"random": states, **values}
+        self.state = {"random": gathered(random_state), **values}
 
     def take(self) -> dict[str, Any]:
         """Set the generators as they were, and return the other values, or {} where no
         checkpoint within an epoch was loaded, or where that has been asked before."""
         state, self.state = self.state, {}
         states = state.pop("random", [])
-        rank = get_rank() if is_initialized() else 0
+        rank = share()[0]
         if rank < len(states):
             set_random_state(states[rank])
         return state

@@ -1,6 +1,7 @@
 """Result files and folders that appear whole or not at all, and locks."""
 
 import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, Any
 
 fcntl: ModuleType | None
 try:
@@ -170,6 +171,24 @@ def disk_errors(folder: str | os.PathLike) -> Iterator[None]:
         finally:
             probe.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a json file holds; a ValueError where that is no json, or nested too deep.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    ...     _ = file.write('{"eer": 0.05}')
+    ...     file.flush()
+    ...     read_json(file.name)
+    {'eer': 0.05}
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def digest(path: str | os.PathLike) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hamsb.utils.files import replacing
+from hamsb.utils.files import read_json, replacing
 
 RUN = "run.json"
 
@@ -34,8 +34,8 @@ def read_run(folder: str | os.PathLike) -> dict | None:
     if not path.is_file():
         return None
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        run = read_json(path)
+    except ValueError:
         run = None
     if not isinstance(run, dict) or not isinstance(run.get("script"), str):
         raise ValueError(

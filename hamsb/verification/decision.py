@@ -8,7 +8,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from hamsb.utils.files import replacing
+from hamsb.utils.files import read_json, replacing
 from hamsb.verification.arrays import finite_array
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.evaluation import P_TARGETS, evaluate_trials
@@ -113,9 +113,9 @@ def read_decision(folder: str | os.PathLike) -> dict | None:
     if not path.is_file():
         return None
     try:
-        decision = json.loads(path.read_text(encoding="utf-8"))
+        decision = read_json(path)
         _check_decision(decision)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path}: damaged ({error}); export the model again, or store a decision with "
             "verify.py's calibration_file and store_decision."

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hamsb.utils.files import replacing
+from hamsb.utils.files import read_json, replacing
 
 TRAINING = "training.json"
 _SPEAKERS = ("speakers", "development_speakers")
@@ -54,9 +54,9 @@ def read_training(folder: str | os.PathLike) -> dict | None:
     if not path.is_file():
         return None
     try:
-        training = json.loads(path.read_text(encoding="utf-8"))
+        training = read_json(path)
         problem = _problem(training)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         problem = str(error)
     if problem:
         raise ValueError(f"{path}: damaged ({problem}); export the model again.")

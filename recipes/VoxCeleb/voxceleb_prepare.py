@@ -88,7 +88,7 @@ from typing import NamedTuple
 
 from hamsb.dataio.annotations import read_columns
 from hamsb.dataio.layouts import explain_layout, names_part
-from hamsb.utils.files import digest, replacing
+from hamsb.utils.files import digest, read_json, replacing
 from hamsb.utils.progress import progress_bar
 from hamsb.verification.trials import read_trials
 
@@ -1012,14 +1012,14 @@ def _earlier(save_folder, made_from):
     """The preparation in ``save_folder`` and its files' digests, if it is whole and
     the same; else None twice."""
     try:
-        record = json.loads((save_folder / "prepare.json").read_text("utf-8"))
+        record = read_json(save_folder / "prepare.json")
         files = record["files"]
         if any(record[key] != value for key, value in made_from.items()):
             return None, None
         if any(digest(save_folder / n) != d for n, d in files.items()):
             return None, None
         return _preparation(save_folder, record["numbers"], "dev.csv" in files, True), files
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None, None  # missing, or not what this function writes
 
 

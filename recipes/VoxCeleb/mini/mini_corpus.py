@@ -72,7 +72,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hamsb.augment.simulation import SAMPLE_RATE, draw_session, record, room_response
-from hamsb.utils.files import replacing_folder
+from hamsb.utils.files import read_json, replacing_folder
 from hamsb.utils.progress import progress_bar
 
 import numpy as np
@@ -611,10 +611,10 @@ def _write_corpus(folder, options, workers):
 def _read_marker(folder):
     """The options of the corpus in ``folder``; None where there is none."""
     try:
-        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return read_json(folder / MARKER)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}  # a mini corpus with a damaged marker: to be rebuilt
 
 

@@ -239,11 +239,9 @@ def track(
     scores = np.concatenate(parts)
     centers = (starts + length / 2) / sample_rate
     decisions = smooth(scores - threshold, penalty)
-    labels = _frame_labels(decisions, centers, length / sample_rate, speech, frame, sample_rate)
-    seconds = samples / sample_rate
-    stretches = _stretches(
-        labels, speech, frame / sample_rate, seconds, centers, scores, speakers
-    )
+    seconds, period = samples / sample_rate, frame / sample_rate
+    labels = _frame_labels(decisions, centers, length / sample_rate, speech, period)
+    stretches = _stretches(labels, speech, period, seconds, centers, scores, speakers)
     return Track(
         path, seconds, tuple(speakers), threshold, centers, scores, decisions, stretches
     )
@@ -450,17 +448,16 @@ def _frame_labels(
     centers: np.ndarray,
     window: float,
     speech: np.ndarray,
-    frame: int,
-    sample_rate: int,
+    frame: float,
 ) -> np.ndarray:
     """The decision [F] of the window whose middle is nearest to each frame of speech; -1 in
     pauses, and where no window that was embedded holds the frame."""
     labels = np.full(len(speech), _NOBODY, dtype=np.int64)
     if not len(centers):
         return labels
-    times = (np.flatnonzero(speech) + 0.5) * frame / sample_rate
+    times = (np.flatnonzero(speech) + 0.5) * frame
     nearest = np.searchsorted((centers[:-1] + centers[1:]) / 2, times)
-    held = np.abs(times - centers[nearest]) <= window / 2 + frame / sample_rate
+    held = np.abs(times - centers[nearest]) <= window / 2 + frame
     labels[speech] = np.where(held, decisions[nearest], _NOBODY)
     return labels
 

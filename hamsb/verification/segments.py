@@ -61,7 +61,8 @@ def write_rttm(
     SPEAKER a 1 0.500 1.500 <NA> <NA> Ann_Lee <NA> <NA>
     [Segment(start=0.5, end=2.0, speaker='Ann_Lee')]
     """
-    lines, spelled = [], {}
+    lines: list[str] = []
+    spelled: dict[str, str] = {}
     for start, end, speaker in segments:
         name = rttm_name(speaker)
         if spelled.setdefault(name, speaker) != speaker:
@@ -225,7 +226,7 @@ def segment_errors(
     missed = np.maximum(speaking - finding, 0)
     false = np.maximum(finding - speaking, 0)
     confused = np.minimum(speaking, finding) - right
-    errors = {
+    errors: dict[str, float | None] = {
         "seconds": float(seconds),
         "speech": float(spans @ speaking),
         "unknown": float(spans @ others),
@@ -234,7 +235,7 @@ def segment_errors(
         "false_alarm_unknown": float(spans @ (false * ((others > 0) & (speaking == 0)))),
         "confused": float(spans @ confused),
     }
-    total = errors["missed"] + errors["false_alarm"] + errors["confused"]
+    total = float(spans @ (missed + false + confused))
     errors["error_rate"] = total / errors["speech"] if errors["speech"] else None
     errors["frame_error"] = float(spans @ (wrong > 0)) / seconds
     return errors

@@ -145,7 +145,7 @@ def main():
     write_rttm(options.output / "recording.rttm", segments, "recording")
     (options.output / "enroll.txt").write_text("".join(f"{line}\n" for line in lines))
     known = {shlex.split(line)[0] for line in lines}
-    heard = {name: 0.0 for name in speaking}
+    heard = dict.fromkeys(speaking, 0.0)
     for start, end, name in segments:
         heard[name] += end - start
     print(

@@ -13,6 +13,7 @@ _EXTRAS = {
     "plots": ("matplotlib", "matplotlib"),
     "clustering": ("scikit-learn", "sklearn"),
     "mini": ("espeakng-loader", "espeakng_loader"),
+    "kaldi": ("kaldiio", "kaldiio"),
 }
 
 
@@ -22,7 +23,7 @@ def missing(extra: str) -> str:
     Arguments
     ---------
     extra : str
-        An extra of hamsb: ``plots``, ``clustering`` or ``mini``.
+        An extra of hamsb: ``plots``, ``clustering``, ``mini`` or ``kaldi``.
 
     Example
     -------

@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         _declare_enroll,
         _declare_speakers,
         _declare_identify,
+        _declare_track,
+        _declare_threshold,
     ):
         declare(commands)
     return parser
@@ -316,6 +318,153 @@ def _identify(options):
         return EXPECTED
 
 
+# ----------------------------------------------------------------------------- track
+
+
+def _declare_track(commands):
+    parser = _command(
+        commands,
+        "track",
+        _track,
+        "who of a store speaks when in a long recording\n\n"
+        "Writes OUTPUT.csv, a table of who speaks from when to when, or none;\n"
+        "OUTPUT.rttm, the speakers' part of it; and OUTPUT.png, a picture (extra [plots]).\n"
+        "Windows of the recording are compared with each speaker. Decided is what gains\n"
+        "most, where a window gains its cosine less the threshold, none gains nothing, and\n"
+        "each change costs the penalty. One speaker at a time is found. Pauses are told by\n"
+        "their level and have no speaker.",
+    )
+    _add_model(parser)
+    _add_store(parser)
+    parser.add_argument("audio", metavar="LONG_AUDIO", help="an audio file of any length")
+    _add_threshold(parser)
+    parser.add_argument(
+        "-o", "--output", help="path without ending; default: the recording's, here"
+    )
+    for name, default, unit, text in (
+        ("window", 2.0, "SECONDS", "length of a window"),
+        ("hop", 0.5, "SECONDS", "from one window to the next"),
+        ("penalty", 0.5, "COSINE", "what a change costs; more: fewer changes"),
+        ("pause-level", 30.0, "DB", "below the loud level of the recording pauses begin"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            default=default,
+            metavar=unit,
+            help=f"{text} (default {default:g})",
+        )
+    parser.add_argument(
+        "--reference", metavar="RTTM", help="who truly speaks: tells what share is wrong"
+    )
+    parser.add_argument(
+        "--batch-size", type=_count, default=16, help="windows at a time (default 16)"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _track(options):
+    from hamsb.inference.speakers import Speakers
+    from hamsb.inference.tracking import check_output, error_lines, track
+    from hamsb.utils.packages import missing
+    from hamsb.verification.segments import read_rttm
+
+    if not os.path.exists(options.store):
+        raise FileNotFoundError(f"store={options.store}: no such file; see hamsb enroll.")
+    stem = os.path.splitext(os.path.basename(options.audio))[0]
+    output = check_output(options.output or stem)
+    reference = None
+    if options.reference is not None:
+        reference = read_rttm(options.reference, stem)
+    extractor = _load(options)
+    speakers = Speakers(options.store, extractor)
+    threshold = speakers.threshold(options.threshold)
+    _note(f"threshold {threshold:.4f}{_named(options.threshold)}")
+    found = track(
+        options.audio,
+        speakers.names,
+        lambda wavs, names: speakers.scores(extractor.embed_batch(wavs, names)),
+        extractor.sample_rate,
+        threshold,
+        options.window,
+        options.hop,
+        options.penalty,
+        options.pause_level,
+        options.batch_size,
+        not options.no_progress,
+    )
+    recognition = extractor.recognition
+    calibrated = (recognition.decision or {}).get("calibration") is not None
+    found.write_table(
+        f"{output}.csv", recognition.log_likelihood_ratio if calibrated else None
+    )
+    found.write_rttm(f"{output}.rttm")
+    written = f"{output}.csv, {output}.rttm"
+    if why := missing("plots"):
+        _note(f"{output}.png is not drawn: {why}")
+    else:
+        from hamsb.inference.plots import plot_track
+
+        plot_track(found, f"{output}.png")
+        written += f", {output}.png"
+    print("speaker\tseconds")
+    for name, seconds in found.shares().items():
+        print(f"{name}\t{seconds:.2f}")
+    if reference is not None:
+        print(error_lines(found.errors(reference)))
+    _note(f"written: {written}")
+
+
+# ------------------------------------------------------------------------- threshold
+
+
+def _declare_threshold(commands):
+    parser = _command(
+        commands,
+        "threshold",
+        _threshold,
+        "a threshold and a calibration for recordings like yours\n\n"
+        "TRIALS is a list of lines 'label enrol test' (1: the same speaker), of speakers\n"
+        "who neither trained the model nor are to be recognized later; DATA holds their\n"
+        "audio. Prints error rates and writes the decision into a file of its own, which\n"
+        "verify, identify and track take as --decision. The model stays as it is. Fewer\n"
+        "than 30 trials of a kind, or 5 speakers, are refused.",
+    )
+    _add_model(parser)
+    parser.add_argument("trials", metavar="TRIALS", help="a trial list")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="+", help="the folders that hold the trials' audio"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="default: <TRIALS>_decision.json, here"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that read files; on a CPU, two or more embed as well",
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _threshold(options):
+    from hamsb.inference.thresholds import decision_path, find_threshold
+
+    extractor = _load(options)
+    output = decision_path(options.output, options.trials, extractor.folder)
+    found = find_threshold(
+        extractor,
+        options.trials,
+        options.data,
+        num_workers=options.workers,
+        progress=not options.no_progress,
+    )
+    for warning in found.warnings:
+        _note(f"warning: {warning}")
+    print(found)
+    found.write(output)
+    _note(f"written: {output}; give it as --decision={output}")
+
+
 # ----------------------------------------------------------- what several of them share
 
 
@@ -345,7 +494,12 @@ def _load(options: argparse.Namespace) -> "EmbeddingExtractor":
     """The model that `_add_model` declared."""
     from hamsb.inference.extraction import EmbeddingExtractor
 
-    return EmbeddingExtractor(options.model, device=options.device, savedir=options.savedir)
+    return EmbeddingExtractor(
+        options.model,
+        device=options.device,
+        savedir=options.savedir,
+        decision=getattr(options, "decision", None),
+    )
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -368,6 +522,11 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
         type=_number_or_name,
         help="a cosine, or the name of one that is stored with the model: eer (default), "
         "min_dcf_0.01, ...; hamsb info lists them",
+    )
+    parser.add_argument(
+        "--decision",
+        metavar="FILE",
+        help="thresholds and calibration of hamsb threshold, in place of the model's",
     )
 
 

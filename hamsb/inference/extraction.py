@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from speechbrain.utils.fetching import fetch
 
 from hamsb.dataio.audio import check_audio
-from hamsb.inference.folder import HPARAMS
-from hamsb.inference.speaker import SpeakerRecognition
+from hamsb.inference.speaker import SpeakerRecognition, source_folder
 from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import check_accelerator
 from hamsb.utils.files import replacing
@@ -39,6 +37,9 @@ class EmbeddingExtractor:
         Where it computes: cpu, cuda:0, ... That of a loaded model stays.
     savedir : str or Path, optional
         Where files of a hub are kept, beside its cache.
+    decision : str, Path or dict, optional
+        Where to decide in place of the model's own decision: the file that ``hamsb
+        threshold`` wrote for this model. That of a loaded model stays.
 
     Attributes
     ----------
@@ -52,7 +53,8 @@ class EmbeddingExtractor:
     FileNotFoundError
         No model is there.
     ValueError
-        No such device on this machine; ``savedir`` holds another model's files.
+        No such device on this machine; ``savedir`` holds another model's files; the
+        decision is another model's.
 
     Example
     -------
@@ -67,6 +69,7 @@ class EmbeddingExtractor:
         model: str | os.PathLike | SpeakerRecognition,
         device: str = "cpu",
         savedir: str | os.PathLike | None = None,
+        decision: str | os.PathLike | dict | None = None,
     ):
         if isinstance(model, SpeakerRecognition):
             self.recognition = model
@@ -75,7 +78,7 @@ class EmbeddingExtractor:
         self.source = os.fspath(model)
         _check_device(device)
         self.recognition = SpeakerRecognition.from_hparams(
-            self.source, savedir=savedir, run_opts={"device": device}
+            self.source, savedir=savedir, decision=decision, run_opts={"device": device}
         )
 
     @property
@@ -104,9 +107,7 @@ class EmbeddingExtractor:
     @functools.cached_property
     def folder(self) -> Path:
         """Where the model's files are on this machine; those of a hub in its cache."""
-        if Path(self.source).is_dir():
-            return Path(self.source)
-        return Path(fetch(HPARAMS, source=self.source)).parent
+        return source_folder(self.source)
 
     @functools.cached_property
     def fingerprint(self) -> str:

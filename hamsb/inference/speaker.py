@@ -11,14 +11,19 @@ from typing import Any
 import speechbrain.inference.speaker
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
-from speechbrain.utils.fetching import FetchFrom, guess_source
+from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
 
 from hamsb.dataio.audio import check_audio, load_audio
 from hamsb.inference.folder import HPARAMS, exports_near, model_folder, top_keys
 from hamsb.nnet.balls import Ball
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
-from hamsb.verification.decision import DECISION, read_decision
+from hamsb.verification.decision import (
+    DECISION,
+    fingerprint,
+    read_decision,
+    read_own_decision,
+)
 from hamsb.verification.encoding import Encoder
 
 _SOURCE = "source.txt"  # in a savedir: whose files it holds
@@ -72,6 +77,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         source: str | os.PathLike,
         hparams_file: str = HPARAMS,
         savedir: str | os.PathLike | None = None,
+        decision: str | os.PathLike | dict | None = None,
         **kwargs: Any,
     ) -> "SpeakerRecognition":
         """Load a model, as SpeechBrain's method of this name.
@@ -86,15 +92,18 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         savedir : str or Path, optional
             Where files of the hub or the web are kept. A folder's are read where they
             are.
+        decision : str, Path or dict, optional
+            Where to decide in place of the model's own decision: the file that ``hamsb
+            threshold`` wrote for this model, or what such a file holds.
         **kwargs
             As for SpeechBrain's.
 
         Raises
         ------
         FileNotFoundError
-            The source is a path, and no model is there.
+            The source is a path, and no model is there; no such decision file.
         ValueError
-            ``savedir`` holds the files of another model.
+            ``savedir`` holds the files of another model; the decision is another model's.
         """
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
@@ -102,10 +111,13 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         on_hub = kind == FetchFrom.HUGGING_FACE and _is_hub_name(place)
         if not (on_hub or kind == FetchFrom.URI):
             model_folder(place, "source", hparams_file)
-            kwargs.setdefault("decision", read_decision(place))
+            if decision is None:
+                decision = read_decision(place)
             kwargs.setdefault("overrides", own_weights(place, hparams_file))
             if not kwargs.get("download_only"):
                 savedir = None
+        if isinstance(decision, dict):
+            kwargs["decision"] = decision
         load = functools.partial(
             super().from_hparams,
             source,
@@ -130,6 +142,10 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
                 partial.write_text(f"{place}\n", encoding="utf-8")
         if model is not None:
             model.source = place
+            if isinstance(decision, (str, os.PathLike)):
+                model.decision = read_own_decision(
+                    decision, fingerprint(source_folder(place, hparams_file))
+                )
         return model
 
     def threshold(self, name: str = "eer") -> float:
@@ -331,6 +347,21 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         )
         score = self.similarity(one, other)[0]
         return score, score >= limit
+
+
+def source_folder(source: str | os.PathLike, hparams_file: str = HPARAMS) -> Path:
+    """Where a model's files are on this machine; those of a hub in its cache.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or a model's name on a hub.
+    hparams_file : str
+        The yaml in it.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    return Path(fetch(hparams_file, source=os.fspath(source))).parent
 
 
 def _is_hub_name(source: str) -> bool:

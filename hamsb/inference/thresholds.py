@@ -183,7 +183,36 @@ def _few_errors(decision: dict) -> str:
     )
 
 
-def default_path(trials: str | os.PathLike) -> Path:
-    """Where a decision goes unless the user says so: in the working folder, called as the
-    list."""
-    return Path(f"{Path(trials).stem}_decision.json")
+def decision_path(
+    output: str | os.PathLike | None, trials: str | os.PathLike, model: str | os.PathLike
+) -> Path:
+    """Where a decision goes: by default in the working folder, called as the list.
+
+    Arguments
+    ---------
+    output : str or Path, optional
+        Where the user said.
+    trials : str or Path
+        The list.
+    model : str or Path
+        The model's folder.
+
+    Raises
+    ------
+    ValueError
+        In the model's folder, or a folder.
+
+    Example
+    -------
+    >>> print(decision_path(None, "lists/veri_dev.txt", "export"))
+    veri_dev_decision.json
+    """
+    path = Path(output or f"{Path(trials).stem}_decision.json")
+    if path.is_dir():
+        raise ValueError(f"output={path}: a folder; give a file, calls.json.")
+    if path.resolve().parent == Path(model).resolve():
+        raise ValueError(
+            f"output={path}: in the model's folder, whose own decision is to stay; give a "
+            "path beside it. (verify.py's store_decision replaces the model's own.)"
+        )
+    return path

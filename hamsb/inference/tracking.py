@@ -19,7 +19,7 @@ from hamsb.dataio.audio import SILENCE, stream_audio
 from hamsb.utils.checks import check_positive, check_whole
 from hamsb.utils.progress import progress_bar
 from hamsb.utils.tables import write_csv
-from hamsb.verification.segments import Segment, write_rttm
+from hamsb.verification.segments import Segment, rttm_name, segment_errors, write_rttm
 
 NONE = "none"  # what tables call it when nobody enrolled speaks
 WINDOW, HOP = 2.0, 0.5  # seconds
@@ -111,6 +111,24 @@ class Track:
                 nobody += each.end - each.start
         ordered = dict(sorted(found.items(), key=lambda item: -item[1]))
         return {**ordered, NONE: nobody} if nobody else ordered
+
+    def errors(self, reference: Sequence[Segment]) -> dict:
+        """How much of it is wrong, where it is known who speaks.
+
+        Arguments
+        ---------
+        reference : sequence of Segment
+            As `hamsb.verification.segments.read_rttm` reads them; those who are not
+            enrolled count as nobody.
+
+        Returns
+        -------
+        dict
+            As `hamsb.verification.segments.segment_errors`.
+        """
+        found = [each._replace(speaker=rttm_name(each.speaker)) for each in self.segments]
+        known = [rttm_name(name) for name in self.speakers]
+        return segment_errors(reference, found, self.seconds, known)
 
     def write_table(
         self,
@@ -497,3 +515,37 @@ def _score(label, start, end, centers, scores):
         last = first + 1
     means = scores[first:last].mean(axis=0)
     return float(means.max() if label == _NOBODY else means[label])
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def check_output(output: str | os.PathLike) -> str:
+    """The path before the endings of the files; a ValueError where it is a folder, or its
+    folder cannot be written, before anything takes long."""
+    path = Path(output)
+    if path.is_dir():
+        raise ValueError(
+            f"output={path}: a folder; give a path without ending, {path / 'meeting'}."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"output={path}: nothing can be written to {path.parent}.")
+    return str(path)
+
+
+def error_lines(errors: dict) -> str:
+    """What `hamsb.verification.segments.segment_errors` returns, for people."""
+    rate, strangers = errors["error_rate"], f"{errors['unknown']:.1f} s of strangers"
+    second = f"no speech of the enrolled speakers, {strangers}"
+    if rate is not None:
+        second = (
+            f"diarization error: {100 * rate:.1f} % of {errors['speech']:.1f} s of the "
+            f"enrolled speakers; {strangers}"
+        )
+    return (
+        f"wrong: {100 * errors['frame_error']:.1f} % of {errors['seconds']:.1f} s "
+        f"({errors['missed']:.1f} s missed, {errors['false_alarm']:.1f} s false alarms, "
+        f"{errors['false_alarm_unknown']:.1f} s of them where strangers speak, "
+        f"{errors['confused']:.1f} s of another speaker)\n{second}"
+    )

@@ -11,8 +11,8 @@ writes into the folder:
     pauses of 0.2 to 0.6 s; between two turns 0.5 to 2 s, or, one time in three, nothing.
     Faint noise, -65 dBFS, lies under everything.
 ``recording.rttm``
-    who speaks when, strangers included: an utterance from its first to its last 20 ms
-    within 30 dB of its loudest. Pauses inside an utterance count as speech.
+    who speaks when, strangers included: the parts of an utterance within 30 dB of its
+    loudest 20 ms, where pauses of less than 0.3 s count as speech.
 ``enroll.txt``
     lines of an enrolled speaker and other utterances of this person, in quotes as a shell
     needs them. Strangers are not in it.
@@ -68,11 +68,16 @@ def choose(corpora, only, number, enrollment, draws):
 
 
 def spoken(audio, rate):
-    """From where to where somebody speaks in an utterance, in samples."""
+    """From where to where somebody speaks in an utterance, in seconds."""
     frame = rate // 50
     levels = np.square(audio[: len(audio) // frame * frame].reshape(-1, frame)).mean(1)
     loud = np.flatnonzero(levels > levels.max() / 1000)
-    return loud[0] * frame, min((loud[-1] + 1) * frame, len(audio))
+    pauses = np.flatnonzero(np.diff(loud) > 0.3 * rate / frame)
+    starts, ends = (
+        loud[np.append(0, pauses + 1)],
+        loud[np.append(pauses, len(loud) - 1)] + 1,
+    )
+    return zip(starts * frame / rate, ends * frame / rate)
 
 
 def piece_together(speakers, seconds, draws):
@@ -99,9 +104,10 @@ def piece_together(speakers, seconds, draws):
             wav, rate = soundfile.read(waiting[last].pop(), dtype="float32")
             if number:
                 add(np.zeros(round(draws.uniform(0.2, 0.6) * rate)))
-            start, end = spoken(wav, rate)
             at = length / rate
-            segments.append(Segment(at + start / rate, at + end / rate, str(last)))
+            segments += [
+                Segment(at + start, at + end, str(last)) for start, end in spoken(wav, rate)
+            ]
             add(wav)
         if draws.random() > 1 / 3:
             add(np.zeros(round(draws.uniform(0.5, 2.0) * rate)))
@@ -152,7 +158,7 @@ def main():
         f"{len(audio) / rate:.0f} s: {sum(heard[name] for name in known):.0f} s of "
         f"{len(known)} enrolled speakers, "
         f"{sum(s for name, s in heard.items() if name not in known):.0f} s of "
-        f"{len(heard) - len(known)} strangers, {len(segments)} utterances"
+        f"{len(heard) - len(known)} strangers, {len(segments)} segments"
     )
 
 

@@ -328,11 +328,11 @@ def _declare_track(commands):
         _track,
         "who of a store speaks when in a long recording\n\n"
         "Writes OUTPUT.csv, a table of who speaks from when to when, or none;\n"
-        "OUTPUT.rttm, the speakers' part of it; and OUTPUT.png, a picture (extra [plots]).\n"
-        "Windows of the recording are compared with each speaker. Decided is what gains\n"
-        "most, where a window gains its cosine less the threshold, none gains nothing, and\n"
-        "each change costs the penalty. One speaker at a time is found. Pauses are told by\n"
-        "their level and have no speaker.",
+        "OUTPUT.rttm, the speakers' part of it; OUTPUT.png, a picture (extra [plots]).\n"
+        "Windows of the recording are compared with each speaker. Decided is what\n"
+        "gains most, where a window gains its cosine less the threshold, none gains\n"
+        "nothing, and each change costs the penalty. One speaker at a time is found.\n"
+        "Pauses are told by their level and have no speaker.",
     )
     _add_model(parser)
     _add_store(parser)
@@ -344,7 +344,7 @@ def _declare_track(commands):
     for name, default, unit, text in (
         ("window", 2.0, "SECONDS", "length of a window"),
         ("hop", 0.5, "SECONDS", "from one window to the next"),
-        ("penalty", 0.5, "COSINE", "what a change costs; more: fewer changes"),
+        ("penalty", 0.4, "COSINE", "what a change costs; more: fewer changes"),
         ("pause-level", 30.0, "DB", "below the loud level of the recording pauses begin"),
     ):
         parser.add_argument(

@@ -125,8 +125,8 @@ def _draw_scores(
     inside = (found.centers >= limits[0]) & (found.centers <= limits[1])
     rows = np.arange(len(decisions))
     nobody = decisions < 0
-    shown = np.where(nobody, found.scores.argmax(axis=1), decisions)
-    scores = found.scores[rows, shown] if len(rows) else np.empty(0)
+    nearest = found.scores.argmax(axis=1) if len(rows) else decisions
+    scores = found.scores[rows, np.where(nobody, nearest, decisions)]
     axes.plot(
         found.centers[inside & nobody],
         scores[inside & nobody],

@@ -23,7 +23,7 @@ from hamsb.verification.segments import Segment, rttm_name, segment_errors, writ
 
 NONE = "none"  # what tables call it when nobody enrolled speaks
 WINDOW, HOP = 2.0, 0.5  # seconds
-PENALTY = 0.5  # of a change of the speaker, in cosines summed over windows
+PENALTY = 0.4  # of a change of the speaker, in cosines summed over windows
 PAUSE_LEVEL = 30.0  # dB below the recording's loud level, where pauses begin
 _FRAME = 0.02  # seconds, of the levels
 _LOUD = 95.0  # percentile of the levels

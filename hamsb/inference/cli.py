@@ -405,7 +405,7 @@ def _track(options):
     else:
         from hamsb.inference.plots import plot_track
 
-        plot_track(found, f"{output}.png")
+        plot_track(found, f"{output}.png", reference or ())
         written += f", {output}.png"
     print("speaker\tseconds")
     for name, seconds in found.shares().items():

@@ -246,15 +246,16 @@ def track(
     length = min(round(window * sample_rate), samples)
     starts = _starts(samples, length, max(1, round(hop * sample_rate)))
     starts = starts[_speech_share(starts, length, speech, frame) >= _LEAST_SPEECH]
-    parts = [np.empty((0, len(speakers)), dtype=np.float32)]
+    # One array: small ones, kept between large ones that go, would keep the memory of all.
+    scores = np.empty((len(starts), len(speakers)), dtype=np.float32)
+    done = 0
     bar = progress_bar(total=len(starts), desc="track", shown=progress)
     with torch.no_grad(), bar:
         for at, wavs in _windows(path, normalizer, starts, length, batch_size):
             names = [f"{path} at {each / sample_rate:.2f} s" for each in at]
-            found = score(wavs, names)
-            parts.append(found.float().cpu().numpy())
+            scores[done : done + len(wavs)] = score(wavs, names).float().cpu().numpy()
+            done += len(wavs)
             bar.update(len(wavs))
-    scores = np.concatenate(parts)
     centers = (starts + length / 2) / sample_rate
     decisions = smooth(scores - threshold, penalty)
     seconds, period = samples / sample_rate, frame / sample_rate

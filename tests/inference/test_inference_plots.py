@@ -1,5 +1,6 @@
 """The figure of a long recording: what is drawn where."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from hamsb.inference.plots import _track_figure, plot_track
 from hamsb.inference.tracking import Stretch, Track
+from hamsb.verification.segments import Segment
 
 
 def made(seconds, speakers):
@@ -49,6 +51,17 @@ def test_lanes_scores_and_threshold(tmp_path):
     assert lanes.get_xlim() == scores.get_xlim() == (0, 24)
     plot_track(made(24, ["Bo", "Ann"]), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_who_truly_speaks_is_in_the_lanes_also_where_nothing_was_found():
+    reference = [Segment(0, 2, "Bo_C"), Segment(5, 7, "Ann"), Segment(8, 9, "stranger")]
+    found = made(24, ["Bo C"])
+    found = replace(found, speakers=("Bo C", "Ann"), scores=np.full((16, 2), 0.2))
+    lanes = _track_figure(found, reference).axes[0]
+    names = [label.get_text() for label in lanes.get_yticklabels()]
+    assert names == ["Bo C", "Ann", "none"]
+    black = [bar for bar in lanes.collections if not bar.get_facecolor()[0][:3].any()]
+    assert [len(bar.get_paths()) for bar in black] == [1, 1, 1]
 
 
 def test_long_recordings_go_on_in_rows_and_many_speakers_share_a_lane():

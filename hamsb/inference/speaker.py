@@ -163,6 +163,12 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             raise ValueError(f"threshold={name!r}: the model has {sorted(thresholds)}")
         return thresholds[name]
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """From cosines to log-likelihood ratios, where it is stored with the model."""
+        numbers = (self.decision or {}).get("calibration")
+        return None if numbers is None else Calibration.from_dict(numbers)
+
     def log_likelihood_ratio(self, score: torch.Tensor) -> torch.Tensor:
         """Natural-log likelihood ratios of cosines, by the model's calibration.
 
@@ -182,10 +188,9 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ValueError
             The model was exported without a calibration.
         """
-        numbers = (self.decision or {}).get("calibration")
-        if numbers is None:
+        if self.calibration is None:
             raise ValueError("the model was exported without a calibration")
-        ratios = Calibration.from_dict(numbers)(score.flatten())
+        ratios = self.calibration(score.flatten())
         return torch.from_numpy(ratios).reshape(score.shape).to(score.device)
 
     def load_audio(self, path: str | os.PathLike, savedir: object = None) -> torch.Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hamsb.inference import SpeakerRecognition, cli, speakers
+from hamsb.utils import packages
 from hamsb.verification import cache as cache_module
 from hamsb.verification.batches import _Work
 from runs import fork, status_of, write_wav
@@ -198,10 +199,14 @@ def test_bad_recordings_are_named_and_the_others_done(
     assert not out.exists()
 
 
-def test_names_with_spaces_are_none_of_kaldi(hamsb, model, tmp_path):
+def test_what_kaldis_files_need(hamsb, model, tmp_path, monkeypatch):
     write_wav(tmp_path / "a b.wav", 8000)
     status, _, messages = hamsb("embed", model, tmp_path, "-o", tmp_path / "e.ark")
     assert status == cli.EXPECTED and "a b.wav' has a space in it" in messages
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    status, _, messages = hamsb("embed", model, tmp_path, "-o", tmp_path / "e.ark")
+    assert status == cli.EXPECTED and "Traceback" not in messages
+    assert messages.startswith("hamsb: error: kaldiio is not installed, run `python -m pip")
 
 
 def test_a_killed_embed_goes_on_where_it_was(hamsb, model, speech, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from speechbrain.utils import fetching
 
 from hamsb import EmbeddingExtractor
-from hamsb.inference import SpeakerRecognition
+from hamsb.inference import SpeakerRecognition, cli
 from hamsb.inference.speaker import load_encoder
 from hamsb.verification.decision import fingerprint
 from runs import same
@@ -129,7 +129,7 @@ def test_a_copy_of_a_stock_model_has_its_own_weights(
     assert same(encoder.mods["embedding_model"].state_dict(), weights[0].state_dict())
 
 
-def test_a_name_on_a_hub(extractor, stock_folder, speech, tmp_path, monkeypatch):
+def test_a_name_on_a_hub(extractor, stock_folder, speech, tmp_path, monkeypatch, capsys):
     """The hub is a folder here; SpeechBrain's fetching is as it is."""
     fetched = []
 
@@ -153,3 +153,15 @@ def test_a_name_on_a_hub(extractor, stock_folder, speech, tmp_path, monkeypatch)
     assert kept.fingerprint == hub.fingerprint
     with pytest.raises(ValueError, match="holds the files of owner/spkrec, and the source"):
         EmbeddingExtractor("owner/other", savedir=tmp_path / "kept")
+
+    fetched.clear()  # what it is can be told without its weights
+    (stock_folder / "decision.json").write_text('{"thresholds": {"eer": 0.25}}')
+    assert cli.main(["info", "owner/spkrec"]) == 0
+    out, messages = capsys.readouterr()
+    assert "thresholds:       eer 0.2500" in out and "weights were not looked" in messages
+    assert not any(name.endswith(".ckpt") for name in fetched)
+    no_hub(monkeypatch)
+    assert cli.main(["info", "owner/spkrec"]) == cli.EXPECTED
+    assert (
+        "as the name of a model on Hugging Face's hub it failed" in capsys.readouterr()[1]
+    )

@@ -89,8 +89,9 @@ def third_parties(folder):
 
 def test_what_is_imported_is_installed(setup):
     core = required(setup)
-    for folder, extra in [("hamsb", "clustering"), ("recipes", "mini"), ("tests", "test")]:
-        allowed = core | required(setup, "plots") | required(setup, extra)
+    clustering = required(setup, "clustering")
+    for folder, extra in [("hamsb", "kaldi"), ("recipes", "mini"), ("tests", "test")]:
+        allowed = core | required(setup, "plots") | clustering | required(setup, extra)
         assert third_parties(folder) <= allowed, folder
     # And nothing that no file asks for, but what SpeechBrain imports.
     assert core - third_parties("hamsb") - third_parties("recipes") <= {"torchaudio"}

@@ -100,13 +100,19 @@ def _declare_info(commands):
         "Loads and runs nothing of the model. What its yamls name that no model of\n"
         "SpeechBrain or hamsb has is listed: look at it before you load a stranger's.",
     )
-    parser.add_argument("model", metavar="MODEL", help="an export folder")
+    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
 
 
 def _info(options):
-    from hamsb.inference.folder import inspect_model
+    from hamsb.inference.folder import inspect_model, is_hub_name
 
-    print(inspect_model(options.model))
+    if os.path.isdir(options.model) or not is_hub_name(options.model):
+        print(inspect_model(options.model))
+        return
+    from hamsb.inference.speaker import fetch_texts
+
+    print(inspect_model(fetch_texts(options.model)))
+    _note("its weights were not looked at; they are on the hub.")
 
 
 # ----------------------------------------------------------------------------- embed
@@ -163,6 +169,8 @@ def _declare_verify(commands):
         "verify",
         _verify,
         "whether two recordings are of one speaker\n\n"
+        "By the threshold eer, where misses and false alarms are equally frequent, or\n"
+        "another.\n\n"
         "Exit status: 0 the same speaker, 3 different speakers, 4 no decision (the model\n"
         "has no threshold), 2 an error, as a bad recording: never a decision.",
     )
@@ -257,10 +265,10 @@ def _declare_identify(commands):
         _identify,
         "which speaker of a store a recording is of, or none\n\n"
         "Prints a table with tabs: the recording; who it is, or none; the most similar\n"
-        "speakers with cosine and log-likelihood ratio. A threshold is that of one\n"
-        "comparison. A stranger is compared with every speaker of the store, and so is\n"
-        "taken for one of them more often, the more they are; --false-alarms says how\n"
-        "often that may be, and finds the threshold from the model's calibration.",
+        "speakers with cosine and log-likelihood ratio. A stranger is compared with every\n"
+        "speaker of the store, and so is taken for one of them the more often, the more\n"
+        "they are. --false-alarms says how often that may be, and finds the threshold\n"
+        "from the model's calibration; a --threshold is that of one comparison.",
     )
     _add_model(parser)
     _add_store(parser)
@@ -270,7 +278,8 @@ def _declare_identify(commands):
         "--false-alarms",
         type=float,
         metavar="SHARE",
-        help="instead: of strangers' recordings, may be taken for someone, at most; 0.01",
+        help="of strangers' recordings that are taken for someone, at most; by default "
+        "0.1, where the model has a calibration",
     )
     parser.add_argument(
         "--best", type=_count, default=1, help="how many speakers a recording (default 1)"
@@ -280,23 +289,28 @@ def _declare_identify(commands):
 
 def _identify(options):
     from hamsb.dataio.recordings import find_recordings
-    from hamsb.inference.speakers import Speakers
+    from hamsb.inference.speakers import FALSE_ALARMS, Speakers
 
     files = find_recordings(options.audio)
     if not os.path.exists(options.store):
         raise FileNotFoundError(f"store={options.store}: no such file; see hamsb enroll.")
     extractor = _load(options)
     speakers = Speakers(options.store, extractor)
-    asked = {"threshold": options.threshold, "false_alarms": options.false_alarms}
-    if any(value is not None for value in asked.values()) or extractor.recognition.decision:
+    share = options.false_alarms
+    if share is None and options.threshold is None and speakers.calibrated:
+        share = FALSE_ALARMS
+    asked = {"threshold": options.threshold, "false_alarms": share}
+    if share is not None:
         limit = speakers.threshold(**asked)
-        named = f": at most {options.false_alarms} of strangers' recordings accepted, by "
-        named += "the model's calibration"
-        if options.false_alarms is None:
-            named = (
-                _named(options.threshold) + f", of one comparison; here are {len(speakers)}"
-            )
-        _note(f"threshold {limit:.4f}{named}")
+        _note(
+            f"threshold {limit:.4f}: at most {100 * share:g} % of strangers' recordings "
+            f"are taken for one of {len(speakers)} speakers, by the model's calibration"
+        )
+        if limit > 1:
+            _note("no recording can reach it: the model is not that sure of anyone.")
+    elif options.threshold is not None or extractor.recognition.decision is not None:
+        limit = speakers.threshold(**asked)
+        _note(f"threshold {limit:.4f}{_named(options.threshold)}, of one comparison")
     else:
         _without_threshold(options.model)
     faults: dict[str, str] = {}
@@ -378,8 +392,8 @@ def _track(options):
         reference = read_rttm(options.reference, stem)
     extractor = _load(options)
     speakers = Speakers(options.store, extractor)
-    threshold = speakers.threshold(options.threshold)
-    _note(f"threshold {threshold:.4f}{_named(options.threshold)}")
+    threshold = extractor.recognition.limit(options.threshold)
+    _note(f"threshold {threshold:.4f}{_named(options.threshold)}, of one comparison")
     found = track(
         options.audio,
         speakers.names,
@@ -520,7 +534,7 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=_number_or_name,
-        help="a cosine, or the name of one that is stored with the model: eer (default), "
+        help="a cosine, or the name of one that is stored with the model: eer, "
         "min_dcf_0.01, ...; hamsb info lists them",
     )
     parser.add_argument(

@@ -103,6 +103,16 @@ def _is_export(folder: Path, file: str) -> bool:
         return True
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether what is no folder here may be a model's name, ``owner/name``; not
+    ``results/exprot`` beside ``results/export``."""
+    path = Path(source)
+    misspelt = difflib.get_close_matches(path.name, ["export"], cutoff=0.7)
+    if misspelt and path.with_name("export") in exports_near(path):
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
+
+
 def top_keys(path: Path) -> set[str]:
     """The outermost keys of a yaml; ValueError where it cannot be read."""
     return {key for key, _ in _entries(_compose(path))}

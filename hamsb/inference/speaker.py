@@ -1,10 +1,9 @@
 """Exported models: loaded, and deciding where they should."""
 
+import contextlib
 import copy
-import difflib
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,13 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
 
 from hamsb.dataio.audio import check_audio, load_audio
-from hamsb.inference.folder import HPARAMS, exports_near, model_folder, top_keys
+from hamsb.inference.folder import (
+    HPARAMS,
+    exports_near,
+    is_hub_name,
+    model_folder,
+    top_keys,
+)
 from hamsb.nnet.balls import Ball
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
@@ -25,6 +30,7 @@ from hamsb.verification.decision import (
     read_own_decision,
 )
 from hamsb.verification.encoding import Encoder
+from hamsb.verification.training_data import TRAINING
 
 _SOURCE = "source.txt"  # in a savedir: whose files it holds
 
@@ -108,7 +114,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
         kind, place = guess_source(source)
-        on_hub = kind == FetchFrom.HUGGING_FACE and _is_hub_name(place)
+        on_hub = kind == FetchFrom.HUGGING_FACE and is_hub_name(place)
         if not (on_hub or kind == FetchFrom.URI):
             model_folder(place, "source", hparams_file)
             if decision is None:
@@ -132,11 +138,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         except (OSError, ValueError) as error:
             if not on_hub:
                 raise
-            near = "".join(f" Did you mean {path}?" for path in exports_near(Path(place)))
-            raise FileNotFoundError(
-                f"source={source}: no such folder, and as the name of a model on Hugging "
-                f"Face's hub it failed: {' '.join(str(error).split())}{near}"
-            ) from error
+            raise _not_on_hub(place, error) from error
         if savedir is not None:
             with replacing(Path(savedir, _SOURCE)) as partial:
                 partial.write_text(f"{place}\n", encoding="utf-8")
@@ -179,6 +181,12 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             raise ValueError(f"threshold={name!r}: the model has {sorted(thresholds)}")
         return thresholds[name]
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """From cosines to log-likelihood ratios, where it is stored with the model."""
+        numbers = (self.decision or {}).get("calibration")
+        return None if numbers is None else Calibration.from_dict(numbers)
+
     def log_likelihood_ratio(self, score: torch.Tensor) -> torch.Tensor:
         """Natural-log likelihood ratios of cosines, by the model's calibration.
 
@@ -198,10 +206,9 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ValueError
             The model was exported without a calibration.
         """
-        numbers = (self.decision or {}).get("calibration")
-        if numbers is None:
+        if self.calibration is None:
             raise ValueError("the model was exported without a calibration")
-        ratios = Calibration.from_dict(numbers)(score.flatten())
+        ratios = self.calibration(score.flatten())
         return torch.from_numpy(ratios).reshape(score.shape).to(score.device)
 
     def load_audio(self, path: str | os.PathLike, savedir: object = None) -> torch.Tensor:
@@ -364,14 +371,41 @@ def source_folder(source: str | os.PathLike, hparams_file: str = HPARAMS) -> Pat
     return Path(fetch(hparams_file, source=os.fspath(source))).parent
 
 
-def _is_hub_name(source: str) -> bool:
-    """Whether what is no folder here may be a model's name, ``owner/name``; not
-    ``results/exprot`` beside ``results/export``."""
-    path = Path(source)
-    misspelt = difflib.get_close_matches(path.name, ["export"], cutoff=0.7)
-    if misspelt and path.with_name("export") in exports_near(path):
-        return False
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
+def fetch_texts(source: str) -> Path:
+    """The texts of a model on a hub: yamls, card, decision and what trained it; no weights,
+    and nothing of it is loaded.
+
+    Arguments
+    ---------
+    source : str
+        Its name, ``owner/name``.
+
+    Returns
+    -------
+    Path
+        A folder in the hub's cache, for `hamsb.inference.folder.inspect_model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model, or no network.
+    """
+    try:
+        folder = Path(fetch(HPARAMS, source=source)).parent
+    except (OSError, ValueError) as error:
+        raise _not_on_hub(source, error) from error
+    for name in ("embedding.yaml", DECISION, TRAINING, "README.md"):
+        with contextlib.suppress(OSError, ValueError):  # not every model has it
+            fetch(name, source=source)
+    return folder
+
+
+def _not_on_hub(source, error):
+    near = "".join(f" Did you mean {path}?" for path in exports_near(Path(source)))
+    return FileNotFoundError(
+        f"source={source}: no such folder, and as the name of a model on Hugging "
+        f"Face's hub it failed: {' '.join(str(error).split())}{near}"
+    )
 
 
 def _check_savedir(savedir: str | os.PathLike, source: str) -> None:

@@ -14,13 +14,13 @@ from torch.nn.functional import normalize
 
 from hamsb.inference.extraction import EmbeddingExtractor
 from hamsb.utils.files import digest, fcntl, lock, read_json, replacing
-from hamsb.verification.calibration import Calibration
 
 _KIND = "speakers enrolled with hamsb"
+FALSE_ALARMS = 0.1  # of strangers' recordings, at most, where nothing is asked for
 _PATIENCE = 60.0  # seconds that another process may have the file
 
 
-class Utterance(NamedTuple):
+class EnrolledUtterance(NamedTuple):
     """A recording that a speaker was enrolled with.
 
     Attributes
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
     ----------
     name : str
     score : float
-        Cosine: the mean of those with the speaker's utterances.
+        Cosine of the recording and the mean of the speaker's utterances.
     ratio : float or None
         Its natural-log likelihood ratio, where the model has a calibration.
     accepted : bool or None
@@ -101,7 +101,7 @@ class Speakers:
     def _read(self) -> None:
         """What the file holds now."""
         self.model: dict[str, Any] = {}
-        self._speakers: dict[str, list[Utterance]] = {}
+        self._speakers: dict[str, list[EnrolledUtterance]] = {}
         if self.path.is_dir():
             raise ValueError(f"store={self.path}: a folder; give a file, speakers.json.")
         if self.path.exists():
@@ -133,7 +133,7 @@ class Speakers:
         """The S speakers, sorted."""
         return tuple(sorted(self._speakers))
 
-    def utterances(self, name: str) -> list[Utterance]:
+    def utterances(self, name: str) -> list[EnrolledUtterance]:
         """What a speaker was enrolled with, oldest first; ValueError without the name."""
         if name not in self._speakers:
             raise ValueError(
@@ -203,7 +203,7 @@ class Speakers:
             for key, row, length in zip(embedded.utterances, rows, seconds):
                 if key in absent:
                     name, path = new[key]
-                    found = Utterance(path, key, round(length, 3), row)
+                    found = EnrolledUtterance(path, key, round(length, 3), row)
                     self._speakers.setdefault(name, []).append(found)
             self.model = self.model or {
                 "fingerprint": extractor.fingerprint,
@@ -260,15 +260,14 @@ class Speakers:
     # ------------------------------------------------------------------- scoring
 
     def means(self) -> tuple[tuple[str, ...], torch.Tensor]:
-        """Each speaker's mean of the length-normalized embeddings.
+        """The mean of each speaker's embeddings, normalized before and after.
 
         Returns
         -------
         names : tuple of str
             The S speakers, sorted.
         means : torch.Tensor
-            [S, D], float32. The product with a normalized embedding is the mean of its
-            cosines with the speaker's utterances.
+            [S, D], float32, of length 1.
 
         Raises
         ------
@@ -281,7 +280,7 @@ class Speakers:
             normalize(torch.tensor([u.embedding for u in self._speakers[name]]), dim=1)
             for name in self.names
         ]
-        return self.names, torch.stack([each.mean(0) for each in rows])
+        return self.names, normalize(torch.stack([each.mean(0) for each in rows]), dim=1)
 
     def scores(self, embeddings: torch.Tensor) -> torch.Tensor:
         """How similar recordings are to the speakers.
@@ -294,7 +293,9 @@ class Speakers:
         Returns
         -------
         torch.Tensor
-            [B, S], a column for each of `names`: means of cosines.
+            [B, S], a column for each of `names`: cosines with `means`. With the mean of
+            several recordings they are larger than with one, and tell speakers apart
+            better.
         """
         _, means = self.means()
         if embeddings.ndim != 2 or embeddings.shape[1] != means.shape[1]:
@@ -302,6 +303,12 @@ class Speakers:
                 f"embeddings: must be [B, {means.shape[1]}], got {tuple(embeddings.shape)}."
             )
         return normalize(embeddings.float().cpu(), dim=1) @ means.T
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the model's cosines tell likelihood ratios."""
+        calibration = self._needed().recognition.calibration
+        return calibration is not None and calibration.scale > 0
 
     def threshold(
         self, threshold: str | float | None = None, false_alarms: float | None = None
@@ -317,9 +324,10 @@ class Speakers:
         false_alarms : float, optional
             Instead: the share of strangers' recordings that may be taken for any of the S
             speakers, at most, as far as the model's calibration holds: the
-            log-likelihood ratio must reach :math:`\ln(S / false\_alarms)`. Of a stranger,
-            a calibrated ratio is above :math:`t` at most :math:`e^{-t}` of the time,
-            whatever the distribution. In practice it is less often by far.
+            log-likelihood ratio must reach :math:`\ln(S / false\_alarms)`. A stranger's
+            calibrated ratio is above :math:`t` at most :math:`e^{-t}` of the time,
+            whatever its distribution; mostly it is less often. Without either: 0.1 where
+            the model has a calibration, and else its "eer".
 
         Returns
         -------
@@ -333,8 +341,10 @@ class Speakers:
         """
         recognition = self._needed().recognition
         if false_alarms is None:
-            return recognition.limit(threshold)
-        if threshold is not None:
+            if threshold is not None or not self.calibrated:
+                return recognition.limit(threshold)
+            false_alarms = FALSE_ALARMS
+        elif threshold is not None:
             raise ValueError(
                 f"threshold={threshold}, false_alarms={false_alarms}: give one of them."
             )
@@ -342,14 +352,14 @@ class Speakers:
             raise ValueError(f"false_alarms={false_alarms}: must be between 0 and 1.")
         if not self._speakers:
             raise ValueError(f"store={self.path}: nobody is enrolled; see hamsb enroll.")
-        numbers = (recognition.decision or {}).get("calibration")
-        if numbers is None or numbers["scale"] <= 0:
+        calibration = recognition.calibration
+        if calibration is None or not self.calibrated:
             raise ValueError(
                 f"false_alarms={false_alarms}: needs a calibration, and "
                 f"{self._needed().source} has none; see hamsb threshold."
             )
-        found = Calibration.from_dict(numbers)
-        return (math.log(len(self) / false_alarms) - found.offset) / found.scale
+        ratio = math.log(len(self) / false_alarms)
+        return (ratio - calibration.offset) / calibration.scale
 
     def identify(
         self,
@@ -367,8 +377,8 @@ class Speakers:
         best : int
             How many a recording, at most.
         threshold, false_alarms :
-            As for `threshold`. Without either: the model's "eer", or where it has none,
-            no decision.
+            As for `threshold`. Without either, and without one stored with the model, no
+            decision.
 
         Returns
         -------
@@ -383,9 +393,8 @@ class Speakers:
         ):
             limit = self.threshold(threshold, false_alarms)
         top = self.scores(embeddings).topk(min(best, len(self)), dim=1)
-        calibrated = (recognition.decision or {}).get("calibration") is not None
         ratios: list[list[float | None]] = [[None] * top.values.shape[1]] * len(embeddings)
-        if calibrated:
+        if recognition.calibration is not None:
             ratios = recognition.log_likelihood_ratio(top.values).tolist()
         names = self.names
         return [
@@ -446,7 +455,7 @@ def _parse(found):
     model, speakers = found["model"], {}
     for name, utterances in found["speakers"].items():
         speakers[name] = [
-            Utterance(u["file"], u["sha256"], u["seconds"], tuple(u["embedding"]))
+            EnrolledUtterance(u["file"], u["sha256"], u["seconds"], tuple(u["embedding"]))
             for u in utterances
         ]
         for utterance in speakers[name]:

@@ -71,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hamsb",
         description="Use a model of speaker embeddings: a folder or a name on a hub.",
-        epilog="hamsb <command> --help tells of each.",
+        epilog="hamsb <subcommand> --help tells of each.",
     )
-    commands = parser.add_subparsers(required=True, metavar="<command>")
+    commands = parser.add_subparsers(required=True, metavar="<subcommand>")
     for declare in (
         _declare_info,
         _declare_embed,

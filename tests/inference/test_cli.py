@@ -90,7 +90,7 @@ def test_help_is_there_without_what_takes_seconds(hamsb):
 
 def test_what_cannot_be_meant_is_status_2(hamsb, model, speech, tmp_path):
     for arguments, said in [
-        ([], "the following arguments are required: <command>"),
+        ([], "the following arguments are required: <subcommand>"),
         (["embde"], "invalid choice: 'embde'"),
         (["embed", model, speech], "required: -o/--output"),
         (["embed", model, speech, "-o", "e.npz", "--batch-size", 0], "at least 1"),

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from hamsb.nnet._closed_forms import PairwiseDistance
+from hamsb.nnet._fused import LazySimilarities
 from hamsb.nnet.precision import full_matmul, no_autocast, widened, widest
 from hamsb.utils.checks import check_choice, check_positive, is_number
 
@@ -271,12 +272,28 @@ class Ball(nn.Module):
         """The c of the distance, a float or a 0-dimensional tensor."""
         raise NotImplementedError
 
+    def lazy_similarity(self, x: Tensor, y: Tensor) -> Tensor | LazySimilarities:
+        """`pairwise_similarity` of points x [N, D] and y [M, D] as [N, 1, M], computed
+        block by block by the loss that takes it.
+
+        It is computed here at once in a `ClippedUnitBall` with c < 1.0032, whose distance
+        has another form.
+        """
+        if self._pair_floor:
+            return self.pairwise_similarity(x, y).unsqueeze(1)
+        x, y = widened(x), widened(y)
+        return LazySimilarities.distances(x, y, *self._settings(x))
+
     def _pairwise(self, x: Tensor, y: Tensor, sign: int) -> Tensor:
         if self._pair_floor:
             return sign * self.reference_pairwise_distance(x, y)
-        c, floor = self.metric_curvature, self._floor(x.dtype)
-        dtype = widest(x) if self._near_rim else x.dtype
+        c, floor, dtype = self._settings(x)
         return PairwiseDistance.apply(x, y, c, floor, sign, dtype)
+
+    def _settings(self, x: Tensor) -> tuple[float | Tensor, float, torch.dtype]:
+        """Curvature, floor and the product's dtype for pairs of points."""
+        dtype = widest(x) if self._near_rim else x.dtype
+        return self.metric_curvature, self._floor(x.dtype), dtype
 
     def _measure(self, squared: Tensor, xx: Tensor, yy: Tensor, floor: float) -> Tensor:
         if self._pair_floor:

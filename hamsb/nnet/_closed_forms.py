@@ -50,9 +50,9 @@ def refuse_second_derivative(what: str, instead: str) -> None:
         )
 
 
-class DistanceBlocks:
-    """``sign * d(x_n, y_m)`` by blocks of y: the values, and the gradients given those of
-    the values.
+class Distances:
+    """``sign * d(x_n, y_m)`` of x and block after block of y: the values, and the
+    gradients given those of the values.
 
     With ``a = max(1 - c |x|^2, floor)``, b the same of y, and ``u = c |x - y|^2 /
     (a b)``, the distance is ``log1p(2 (u + sqrt(u + u^2))) / sqrt(c)``, which is
@@ -70,8 +70,8 @@ class DistanceBlocks:
 
     Arguments
     ---------
-    x, y : torch.Tensor
-        Points [N, D] and [M, D].
+    x : torch.Tensor
+        Points [N, D].
     c : float or torch.Tensor
         The curvature; 0-dimensional where it is learned.
     floor : float
@@ -83,117 +83,144 @@ class DistanceBlocks:
     """
 
     def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        c: float | Tensor,
-        floor: float,
-        sign: int,
-        dtype: torch.dtype,
+        self, x: Tensor, c: float | Tensor, floor: float, sign: int, dtype: torch.dtype
     ):
-        self.x, self.y, self.c = x, y, c
+        self.x, self.c = x, c
         self.floor, self.sign, self.dtype = floor, sign, dtype
+        self._left: tuple[Tensor, Tensor] | None = None
+        self._sums: _Sums | None = None
 
-    def prepare_values(self) -> None:
-        """Before the first of `values`."""
-        xx, self.a, _ = _conformal(self.x, self.c, self.floor, self.dtype)
-        self.yy, self.b, _ = _conformal(self.y, self.c, self.floor, self.dtype)
-        self.left = torch.cat([-2 * self.x, xx, torch.ones_like(self.a)], 1)
-        # Only points far outside exceed it.
-        self.largest = torch.finfo(self.x.dtype).max ** 0.5 / 2
+    def _conformal(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        return _conformal(x, self.c, self.floor, dtype)
 
-    def rooted(self, part: slice) -> Tensor:
-        """sqrt(c) d of a block, [N, m], from v = 2 u."""
-        b = self.b[part]
-        right = torch.cat([self.y[part], torch.ones_like(b), self.yy[part]], 1)
-        v = product(self.left, right.t()).mul_(2 * self.c / self.a).div_(b.t())
-        v = v.clamp_(0, self.largest).to(self.x.dtype)
+    def grown(self, y: Tensor) -> Tensor:
+        """exp(sqrt(c) d) - 1 for y [m, D]: [N, m], from v = 2 u."""
+        if self._left is None:
+            xx, a, _ = self._conformal(self.x, self.dtype)
+            self._left = torch.cat([-2 * self.x, xx, torch.ones_like(a)], 1), a
+        left, a = self._left
+        yy, b, _ = self._conformal(y, self.dtype)
+        largest = torch.finfo(y.dtype).max ** 0.5 / 2  # only points far outside exceed it
+        right = torch.cat([y, torch.ones_like(b), yy], 1)
+        v = product(left, right.t()).mul_(2 * self.c / a).div_(b.t())
+        v = v.clamp_(0, largest).to(y.dtype)
         half = torch.addcmul(v, v, v, value=0.5).sqrt_()
-        return v.add_(half, alpha=2**0.5).log1p_()
+        return v.add_(half, alpha=2**0.5)
 
-    def values(self, part: slice, out: Tensor | None = None) -> Tensor:
-        """``sign * d`` of a block, [N, m], in ``out`` where one is given."""
+    def values(self, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """``sign * d`` for y [m, D]: [N, m], in ``out`` where one is given."""
         factor = self.sign / self.c**0.5
+        rooted = self.grown(y).log1p_()
         if out is None:  # not in place: torch.compile would lose the result's gradient
-            return self.rooted(part) * factor
-        return torch.mul(self.rooted(part), factor, out=out)
+            return rooted * factor
+        return torch.mul(rooted, factor, out=out)
 
-    def of_rows(self, rows: Tensor) -> Tensor:
-        """``sign * d`` of each x and the y of its row, by direct difference: [N, 1]."""
-        y = self.y.index_select(0, rows)  # which refuses negative ones
-        gap = torch.linalg.vector_norm(self.x - y, dim=1, keepdim=True, dtype=widest(y))
-        a = _conformal(self.x, self.c, self.floor, gap.dtype)[1]
-        b = _conformal(y, self.c, self.floor, gap.dtype)[1]
-        root = self.c**0.5
-        return (torch.asinh(root * gap / (a * b).sqrt()) * (2 * self.sign / root)).to(
-            y.dtype
+    def again(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The values for y [m, D], and what `gradient` needs of them: [N, m] each."""
+        grown = self.grown(y)
+        return grown.log1p().mul_(self.sign / self.c**0.5), grown
+
+    def from_values(self, values: Tensor) -> Tensor:
+        """What `gradient` needs of values [N, m]."""
+        return values.mul(self.sign * self.c**0.5).expm1_()
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """``sign * d`` of x and y [N, D], row by row and by direct difference: [N, 1]."""
+        gap = torch.linalg.vector_norm(
+            self.x - y, dim=1, keepdim=True, dtype=widest(self.x)
         )
+        _, a, _ = self._conformal(self.x, gap.dtype)
+        _, b, _ = self._conformal(y, gap.dtype)
+        root = self.c**0.5
+        distance = torch.asinh(root * gap / (a * b).sqrt()) * (2 * self.sign / root)
+        return distance.to(y.dtype)
 
-    def prepare_gradients(self) -> None:
-        """Before the first of `add_gradient`."""
-        x, y = self.x, self.y
-        self.xx, self.a, self.inside_x = _conformal(x, self.c, self.floor, x.dtype)
-        self.yy, self.b, self.inside_y = _conformal(y, self.c, self.floor, y.dtype)
-        # Sums over the other side of g t (turn) and g (1/t - t) (pull).
-        self.turn_x, self.turn_y = torch.zeros_like(self.a), torch.empty_like(self.b)
-        self.pull_x, self.weight_x = torch.zeros_like(x), torch.zeros_like(self.a)
-        self.grad_y = torch.empty_like(y)
+    @property
+    def sums(self) -> "_Sums":
+        """What was taken in."""
+        if self._sums is None:
+            self._sums = _Sums(self.x, *self._conformal(self.x, self.x.dtype))
+        return self._sums
 
-    def add_gradient(self, part: slice, values: Tensor, g: Tensor) -> None:
-        """Take in a block's gradient g [N, m], given its values [N, m]. Every y must be in
-        one block."""
-        x, y, a, b = self.x, self.y[part], self.a, self.b[part]
+    def gradient(self, y: Tensor, values: Tensor, e: Tensor, g: Tensor) -> Tensor:
+        """Of y [m, D]; that of x and c is taken in.
+
+        Arguments
+        ---------
+        y : torch.Tensor
+        values : torch.Tensor
+            Those for y, [N, m].
+        e : torch.Tensor
+            [N, m], as `again` or `from_values` gives it.
+        g : torch.Tensor
+            The values' gradient, [N, m].
+        """
+        sums, (yy, b, inside) = self.sums, self._conformal(y, y.dtype)
         # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
-        e = values.mul(self.sign * self.c**0.5).expm1_()
         pull = (e + 2).reciprocal_()
         turn = torch.mul(e, pull).mul_(g)
         # At coincident points, where e is 0, there is no pull.
         pull.mul_(-4).add_(4).div_(e).nan_to_num_(math.nan, 0.0, 0.0).mul_(g)
-        self.turn_x += turn.sum(1, keepdim=True)
-        self.turn_y[part] = turn.sum(0).unsqueeze(1)
+        sums.turn += turn.sum(1, keepdim=True)
+        turn_y = turn.sum(0).unsqueeze(1)
         pull.div_(b.t())
-        self.pull_x += product(pull, y)
-        self.weight_x += pull.sum(1, keepdim=True)
-        pull.div_(a)
-        weight = pull.sum(0).unsqueeze(1) + self.turn_y[part] * self.inside_y[part] / b
-        pull_y = product(pull.t(), x)
-        self.grad_y[part] = torch.addcmul(pull_y, weight, y, value=-1)
+        sums.pull += product(pull, y)
+        sums.weight += pull.sum(1, keepdim=True)
+        pull.div_(sums.a)
+        weight = pull.sum(0).unsqueeze(1) + turn_y * inside / b
+        if isinstance(self.c, Tensor):
+            sums.through_y += (turn_y * inside * yy / b).sum()
+            sums.weighted += (g * values).sum(dtype=sums.weighted.dtype)
+        grad_y = torch.addcmul(product(pull.t(), self.x), weight, y, value=-1)
+        return grad_y.mul_(-2 * self.sign * self.c**0.5)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """Of x and of y, when all blocks are taken in."""
-        factor = -2 * self.sign * self.c**0.5
-        weight_x = self.weight_x + self.turn_x * self.inside_x
-        grad_x = torch.addcmul(self.pull_x, weight_x, self.x, value=-1)
-        return grad_x.mul_(factor / self.a), self.grad_y.mul_(factor)
+    def x_gradient(self) -> Tensor:
+        """Of x [N, D], from what was taken in."""
+        sums = self.sums
+        weight = sums.weight + sums.turn * sums.inside
+        grad_x = torch.addcmul(sums.pull, weight, self.x, value=-1)
+        return grad_x.mul_(-2 * self.sign * self.c**0.5 / sums.a)
 
-    def curvature_gradient(self, weighted: Tensor) -> Tensor:
-        """Of c, when all blocks are taken in; ``weighted`` is the sum of gradient times
-        value over all pairs."""
-        c = self.c
-        through_x = (self.turn_x * (1 / c + self.inside_x * self.xx / self.a)).sum()
-        through_y = (self.turn_y * self.inside_y * self.yy / self.b).sum()
-        return self.sign * (through_x + through_y) / c**0.5 - weighted / (2 * c)
+    def c_gradient(self) -> Tensor | None:
+        """Of c, from what was taken in; None where c is a number."""
+        sums, c = self.sums, self.c
+        if not isinstance(c, Tensor):
+            return None
+        through_x = (sums.turn * (1 / c + sums.inside * sums.xx / sums.a)).sum()
+        through = self.sign * (through_x + sums.through_y) / c**0.5
+        return through - (sums.weighted / (2 * c)).to(through.dtype)
+
+
+class _Sums:
+    """Over the other side, of g t (turn) and g (1/t - t) (pull), for each x."""
+
+    def __init__(self, x: Tensor, xx: Tensor, a: Tensor, inside: Tensor):
+        self.xx, self.a, self.inside = xx, a, inside
+        self.turn, self.weight = torch.zeros_like(a), torch.zeros_like(a)
+        self.pull = torch.zeros_like(x)
+        self.through_y = x.new_zeros(())
+        self.weighted = x.new_zeros((), dtype=widest(x))
 
 
 class PairwiseDistance(torch.autograd.Function):
-    """``sign * d(x_n, y_m)`` for all pairs, by `DistanceBlocks`; the result is the one
-    [N, M] buffer kept for the backward pass.
+    """``sign * d(x_n, y_m)`` for all pairs, by `Distances`; the result is the one [N, M]
+    buffer kept for the backward pass.
 
-    Arguments of ``apply``: those of `DistanceBlocks`. Returns [N, M].
+    Arguments of ``apply``: x [N, D], y [M, D], and c, floor, sign and dtype of
+    `Distances`. Returns [N, M].
     """
 
     @staticmethod
     def forward(
         x: Tensor, y: Tensor, c: float | Tensor, floor: float, sign: int, dtype: torch.dtype
     ) -> Tensor:
-        pairs = DistanceBlocks(x, y, c, floor, sign, dtype)
-        pairs.prepare_values()
+        distances = Distances(x, c, floor, sign, dtype)
         parts = blocks(len(y), len(x), x.device)
         if len(parts) == 1:
-            return pairs.values(parts[0])
+            return distances.values(y)
         out = x.new_empty(x.shape[0], y.shape[0])
         for part in parts:
-            pairs.values(part, out[:, part])
+            distances.values(y[part], out[:, part])
         return out
 
     @staticmethod
@@ -210,15 +237,14 @@ class PairwiseDistance(torch.autograd.Function):
         )
         x, y, out, learned = ctx.saved_tensors
         c = ctx.fixed if learned is None else learned
+        grad_y = torch.empty_like(y)
         with no_autocast(grad):
-            pairs = DistanceBlocks(x, y, c, *ctx.settings)
-            pairs.prepare_gradients()
+            distances = Distances(x, c, *ctx.settings)
             for part in blocks(len(y), len(x), x.device):
-                pairs.add_gradient(part, out[:, part], grad[:, part])
-            grad_x, grad_y = pairs.gradients()
-            grad_c = None
-            if learned is not None:
-                grad_c = pairs.curvature_gradient((grad * out).sum())
+                values = out[:, part]
+                e = distances.from_values(values)
+                grad_y[part] = distances.gradient(y[part], values, e, grad[:, part])
+            grad_x, grad_c = distances.x_gradient(), distances.c_gradient()
         return grad_x, grad_y, grad_c, None, None, None
 
 

@@ -2,135 +2,124 @@
 
 A head with ``fused=True`` hands on `LazySimilarities` in training: what it would
 compare, not yet compared. A loss of `hamsb.nnet.losses` takes its cross-entropy from
-them block by block, forward and again backward, and keeps embeddings, centers and a
-number a row: memory grows as (B + C) D, not as B C. To everything else they are the
-tensor [B, 1, C] that the head would have returned, made when it is asked for.
+them block by block of the centers, forward and again backward, and keeps a number a
+row: memory grows as (B + C) D, not as B C. To everything else they are the tensor [B,
+1, C] that the head would have returned, made when it is asked for.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, normalize
+from torch.utils import _pytree
 
-from hamsb.nnet._closed_forms import (
-    DistanceBlocks,
-    PairwiseDistance,
-    blocks,
-    refuse_second_derivative,
-)
+from hamsb.nnet._closed_forms import Distances, blocks, refuse_second_derivative
 from hamsb.nnet.precision import no_autocast
 
 # Entries of a block on a GPU, of which some three are there at once. A block is computed
-# in some 60 kernel launches, in both passes together.
+# in some hundred kernel launches, in both passes together.
 GPU_BLOCK = 2**24
 
+# So many entries, 16 MB in float32, are computed at once all the same: keeping them is
+# faster than computing them twice.
+FEW = 2**22
 
-class CosineBlocks:
-    """Products of x [N, D] and blocks of y [M, D], both of length 1, in the interface of
-    `DistanceBlocks`.
+
+class Cosines:
+    """Products of x [N, D] and block after block of y, all of length 1, in the interface
+    of `Distances`.
 
     Arguments
     ---------
-    x, y : torch.Tensor
-        [N, D] and [M, D].
+    x : torch.Tensor
+        [N, D].
     dtype : torch.dtype
         Of the products, autocast's.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, dtype: torch.dtype):
-        self.x, self.y, self.dtype = x, y, dtype
+    def __init__(self, x: Tensor, dtype: torch.dtype):
+        self.x, self.cast_x, self.dtype = x, x.to(dtype), dtype
+        self.grad_x = torch.zeros_like(x)
 
-    def prepare_values(self) -> None:
-        """Before the first of `values`."""
-        self.cast_x = self.x.to(self.dtype)
+    def values(self, y: Tensor) -> Tensor:
+        """For y [m, D]: [N, m]."""
+        return (self.cast_x @ y.to(self.dtype).t()).to(y.dtype)
 
-    def values(self, part: slice) -> Tensor:
-        """Of a block, [N, m]."""
-        return (self.cast_x @ self.y[part].to(self.dtype).t()).to(self.x.dtype)
+    def again(self, y: Tensor) -> tuple[Tensor, None]:
+        """The values for y [m, D], [N, m]; `gradient` needs nothing of them."""
+        return self.values(y), None
 
-    def of_rows(self, rows: Tensor) -> Tensor:
-        """Of each x and the y of its row, [N, 1]."""
-        return (self.x * self.y.index_select(0, rows)).sum(1, keepdim=True)
+    def of_rows(self, y: Tensor) -> Tensor:
+        """Of x and y [N, D], row by row: [N, 1]."""
+        return (self.x * y).sum(1, keepdim=True)
 
-    def prepare_gradients(self) -> None:
-        """Before the first of `add_gradient`."""
-        self.cast_x = self.x.to(self.dtype)
-        self.grad_x, self.grad_y = torch.zeros_like(self.x), torch.empty_like(self.y)
-
-    def add_gradient(self, part: slice, values: Tensor, g: Tensor) -> None:
-        """Take in a block's gradient g [N, m]. Every y must be in one block."""
+    def gradient(self, y: Tensor, values: Tensor, _: None, g: Tensor) -> Tensor:
+        """Of y [m, D], from the gradient g [N, m] of the values; that of x is taken in."""
         g = g.to(self.dtype)
-        self.grad_x += g @ self.y[part].to(self.dtype)
-        self.grad_y[part] = g.t() @ self.cast_x
+        self.grad_x += g @ y.to(self.dtype)
+        return (g.t() @ self.cast_x).to(y.dtype)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """Of x and of y, when all blocks are taken in."""
-        return self.grad_x, self.grad_y
+    def x_gradient(self) -> Tensor:
+        """Of x [N, D], from what was taken in."""
+        return self.grad_x
+
+    def c_gradient(self) -> None:
+        """There is no curvature."""
 
 
-def _cosines(x: Tensor, y: Tensor, _: None, dtype: torch.dtype) -> CosineBlocks:
-    return CosineBlocks(x, y, dtype)
-
-
-@dataclass(eq=False)  # so that DistributedDataParallel finds the tensors
+@dataclass(eq=False)  # whose fields DistributedDataParallel searches for tensors
 class LazySimilarities:
     """Similarities [B, 1, C] that are not computed yet.
 
-    Any function of torch, method or attribute of a tensor acts on the tensor that they
-    stand for, differentiably.
+    A function of torch, a method or attribute of a tensor and an index act on the tensor
+    that they stand for, differentiably.
 
     Attributes
     ----------
-    x, y : torch.Tensor
-        What is compared: [B, D] and [C, D].
+    x : torch.Tensor
+        Embeddings as they are compared, [B, D].
+    centers : torch.Tensor
+        What is learned for the speakers, [C, D].
+    project : callable
+        Centers [m, D] -> as they are compared, [m, D]; each of its own.
+    learned : sequence of torch.Tensor
+        What else ``project`` may learn.
+    whole : callable
+        (x, projected centers) -> the similarities [B, C].
     c : float, torch.Tensor or None
         The curvature of distances.
-    pairs : callable
-        (x, y, c, *settings) -> `DistanceBlocks` or `CosineBlocks`.
     settings : tuple
-    compute : callable
-        (x, y) -> the similarities [B, C].
+        What `Distances` takes after c, or `Cosines` after x.
     """
 
     x: Tensor
-    y: Tensor
+    centers: Tensor
+    project: Callable[[Tensor], Tensor]
+    learned: Sequence[Tensor]
+    whole: Callable[[Tensor, Tensor], Tensor]
     c: float | Tensor | None
-    pairs: Callable
     settings: tuple
-    compute: Callable[[Tensor, Tensor], Tensor]
     _tensor: Tensor | None = None
 
     @classmethod
-    def cosines(cls, x: Tensor, y: Tensor) -> "LazySimilarities":
-        """Of x [B, D] and y [C, D], both of length 1; products in autocast's precision."""
+    def cosines(cls, x: Tensor, centers: Tensor) -> "LazySimilarities":
+        """Of x [B, D], of length 1, and centers of any; products in autocast's
+        precision."""
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return cls(x, y, None, _cosines, (dtype,), linear)
-
-    @classmethod
-    def distances(
-        cls, x: Tensor, y: Tensor, c: float | Tensor, floor: float, dtype: torch.dtype
-    ) -> "LazySimilarities":
-        """Minus the distances of points x [B, D] and y [C, D], as `DistanceBlocks`."""
-        settings = (floor, -1, dtype)
-
-        def compute(x: Tensor, y: Tensor) -> Tensor:
-            with no_autocast(x):
-                return PairwiseDistance.apply(x, y, c, *settings)
-
-        return cls(x, y, c, DistanceBlocks, settings, compute)
+        return cls(x, centers, normalize, (), linear, None, (dtype,))
 
     # ------------------------------------------------------------ as a tensor
 
     @property
     def shape(self) -> torch.Size:
         """[B, 1, C]."""
-        return torch.Size([len(self.x), 1, len(self.y)])
+        return torch.Size([len(self.x), 1, len(self.centers)])
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +140,7 @@ class LazySimilarities:
     def tensor(self) -> Tensor:
         """The similarities [B, 1, C] themselves."""
         if self._tensor is None:
-            self._tensor = self.compute(self.x, self.y).unsqueeze(1)
+            self._tensor = self.whole(self.x, self.project(self.centers)).unsqueeze(1)
         return self._tensor
 
     @classmethod
@@ -159,9 +148,7 @@ class LazySimilarities:
         cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """A function of torch acts on the tensor."""
-        args, kwargs = torch.utils._pytree.tree_map_only(
-            cls, cls.tensor, (args, kwargs or {})
-        )
+        args, kwargs = _pytree.tree_map_only(cls, cls.tensor, (args, kwargs or {}))
         return function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -177,15 +164,15 @@ class LazySimilarities:
     def first(self, most: int = 4096) -> Tensor:
         """Those with the first centers, at most so many: [B, m], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
-            pairs = self.pairs(self.x, self.y[:most], self.c, *self.settings)
-            pairs.prepare_values()
-            return pairs.values(slice(0, most))
+            return _pairs(self.x, self.c, self.settings).values(
+                self.project(self.centers[:most])
+            )
 
     def of_targets(self, targets: Tensor) -> Tensor:
         """Those with the centers ``targets`` [B, 1]: [B, 1], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
-            pairs = self.pairs(self.x, self.y, self.c, *self.settings)
-            return pairs.of_rows(targets.squeeze(1))
+            rows = self.centers.index_select(0, targets.squeeze(1))  # refuses negatives
+            return _pairs(self.x, self.c, self.settings).of_rows(self.project(rows))
 
     def cross_entropy(
         self, targets: Tensor, value: Tensor, slope: Tensor, scale: float, zero: bool
@@ -202,93 +189,110 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
-        form = (self.pairs, self.settings)
-        return FusedCrossEntropy.apply(
-            self.x, self.y, self.c, targets, value, slope, scale, zero, form
+        form = (self.project, self.settings, scale, zero)
+        losses, _, _ = FusedCrossEntropy.apply(
+            self.x, self.centers, self.c, targets, value, slope, form, *self.learned
         )
+        return losses
+
+
+def _pairs(x: Tensor, c: float | Tensor | None, settings: tuple) -> Cosines | Distances:
+    """What compares x with blocks of the projected centers."""
+    return Cosines(x, *settings) if c is None else Distances(x, c, *settings)
 
 
 class FusedCrossEntropy(torch.autograd.Function):
-    """`MarginCrossEntropy` of similarities that are computed by blocks.
+    """`MarginCrossEntropy` of similarities that are computed block by block.
 
     With l the logarithm of the sum of the others' exponentials and t the target's logit,
-    the loss is ``softplus(l - t)``; a row's softmax follows from it and t. Kept for the
-    backward pass are what is compared and four numbers a row.
+    the loss is ``softplus(l - t)``, and the others' share of the softmax its sigmoid. Kept
+    for the backward pass are embeddings, centers and some numbers a row. The gradient goes
+    through the projection within each block.
 
-    Arguments of ``apply``: x [B, D], y [C, D], c, targets [B, 1], value and slope of the
-    target's penalized similarity [B, 1], scale, zero_below_target, (pairs, settings).
+    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], value and slope of
+    the target's penalized similarity [B, 1], (project, settings, scale,
+    zero_below_target), and what the projection learns. Returns the losses [B], and for the
+    backward pass the others' largest logit and the sum of their exponentials less it.
     """
 
     @staticmethod
     def forward(
         x: Tensor,
-        y: Tensor,
+        centers: Tensor,
         c: float | Tensor | None,
         targets: Tensor,
         value: Tensor,
         slope: Tensor,
-        scale: float,
-        zero: bool,
         form: tuple,
-    ) -> Tensor:
-        pairs, settings = form
+        *learned: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        project, settings, scale, zero = form
         target = value * scale
         highest = torch.full_like(target, -math.inf)
         total = torch.zeros_like(target)
         with no_autocast(x):
-            pairs = pairs(x, y, c, *settings)
-            pairs.prepare_values()
-            for part in blocks(len(y), len(x), x.device, GPU_BLOCK):
-                logits = pairs.values(part).mul_(scale)
+            pairs = _pairs(x, c, settings)
+            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+                logits = pairs.values(project(centers[part])).mul_(scale)
                 if zero:
                     logits.masked_fill_(logits < target, 0)
                 _put(logits, part, targets, -math.inf)
-                # A row whose only class so far is its target has none: kept finite.
                 top = torch.maximum(highest, logits.amax(1, keepdim=True))
+                # A row that has met no class but its target: -inf less itself is NaN.
                 finite = top.clamp_min(torch.finfo(top.dtype).min)
                 total.mul_((highest - finite).exp_())
                 total += logits.sub_(finite).exp_().sum(1, keepdim=True)
                 highest = top
-        excess = highest + total.log_() - target
+        excess = highest + total.log() - target
         # softplus; torch's is exact to 2e-9 alone.
-        return (excess.clamp_min(0) + excess.abs().neg_().exp_().log1p_()).squeeze(1)
+        losses = excess.clamp_min(0) + excess.abs().neg_().exp_().log1p_()
+        return losses.squeeze(1), highest, total
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, y, c, *rows, ctx.scale, ctx.zero, ctx.form = inputs
-        learned = isinstance(c, Tensor)
-        ctx.fixed = None if learned else c
-        ctx.save_for_backward(x, y, c if learned else None, *rows, output)
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        x, centers, c, *rows, ctx.form = inputs[:7]
+        curved = isinstance(c, Tensor)
+        ctx.fixed = None if curved else c
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(
+            x, centers, c if curved else None, *rows, *output[1:], *inputs[7:]
+        )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("the fused loss", "a head with fused=False")
-        x, y, learned, targets, value, slope, losses = ctx.saved_tensors
-        c = ctx.fixed if learned is None else learned
-        scale, (pairs, settings) = ctx.scale, ctx.form
-        target, losses = value * scale, losses.unsqueeze(1)
-        weight = scale * grad.unsqueeze(1)
-        of_target = losses.neg().expm1_() * slope * weight
-        weighted = torch.zeros_like(target)  # of each row, for the curvature
+        x, centers, c, *rows = ctx.saved_tensors
+        targets, value, slope, highest, total, *learned = rows
+        project, settings, scale, zero = ctx.form
+        pairs = _pairs(x, ctx.fixed if c is None else c, settings)
+        target = value * scale
+        others = torch.sigmoid(highest + total.log() - target) * scale * grad.unsqueeze(1)
+        of_target = -slope * others
+        weight = torch.where(total > 0, others / total, 0)
+        low = -highest.clamp_min(torch.finfo(highest.dtype).min)
+        grad_centers = torch.empty_like(centers)
+        grads_learned = [torch.zeros_like(each) for each in learned]
         with no_autocast(x):
-            again, pairs = pairs(x, y, c, *settings), pairs(x, y, c, *settings)
-            again.prepare_values()
-            pairs.prepare_gradients()
-            for part in blocks(len(y), len(x), x.device, GPU_BLOCK):
-                values = again.values(part)
-                logits = values * scale
-                p = (logits - (target + losses)).exp_().mul_(weight)
-                if ctx.zero:
-                    p.masked_fill_(logits < target, 0)
+            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+                block = centers[part].detach().requires_grad_()
+                with torch.enable_grad():
+                    projected = project(block)
+                y = projected.detach()
+                values, state = pairs.again(y)
+                p = torch.add(low, values, alpha=scale).exp_().mul_(weight)
+                if zero:
+                    p.masked_fill_(values * scale < target, 0)
                 _put(p, part, targets, of_target)
-                if learned is not None:
-                    weighted += (p * values).sum(1, keepdim=True)
-                pairs.add_gradient(part, values, p)
-            grad_x, grad_y = pairs.gradients()
-            grad_c = None
-            if learned is not None:
-                grad_c = pairs.curvature_gradient(weighted.sum())
-        return grad_x, grad_y, grad_c, *[None] * 6
+                grad_y = pairs.gradient(y, values, state, p)
+                through = torch.autograd.grad(
+                    projected, [block, *learned], grad_y, allow_unused=True
+                )
+                grad_centers[part] = through[0]
+                for whole, each in zip(grads_learned, through[1:], strict=True):
+                    if each is not None:
+                        whole += each
+            grad_x, grad_c = pairs.x_gradient(), pairs.c_gradient()
+        return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
 
 
 def _put(block: Tensor, part: slice, targets: Tensor, value: Tensor | float) -> None:

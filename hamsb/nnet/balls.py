@@ -272,17 +272,28 @@ class Ball(nn.Module):
         """The c of the distance, a float or a 0-dimensional tensor."""
         raise NotImplementedError
 
-    def lazy_similarity(self, x: Tensor, y: Tensor) -> Tensor | LazySimilarities:
-        """`pairwise_similarity` of points x [N, D] and y [M, D] as [N, 1, M], computed
-        block by block by the loss that takes it.
+    def lazy_similarity(
+        self, x: Tensor, centers: Tensor, project: Callable[[Tensor], Tensor]
+    ) -> Tensor | LazySimilarities:
+        """`pairwise_similarity` of points x [N, D] and what ``project`` makes of centers
+        [M, D], as [N, 1, M], computed block by block by the loss that takes it.
 
-        It is computed here at once in a `ClippedUnitBall` with c < 1.0032, whose distance
-        has another form.
+        In a `ClippedUnitBall` with c < 1.0032, whose distance has another form, it is
+        computed here, at once.
         """
+        x, centers = widened(x), widened(centers)
         if self._pair_floor:
-            return self.pairwise_similarity(x, y).unsqueeze(1)
-        x, y = widened(x), widened(y)
-        return LazySimilarities.distances(x, y, *self._settings(x))
+            return self.pairwise_similarity(x, project(centers)).unsqueeze(1)
+        c, floor, dtype = self._settings(x)
+        return LazySimilarities(
+            x=x,
+            centers=centers,
+            project=project,
+            learned=tuple(self.parameters()),
+            whole=self.pairwise_similarity,
+            c=c,
+            settings=(floor, -1, dtype),
+        )
 
     def _pairwise(self, x: Tensor, y: Tensor, sign: int) -> Tensor:
         if self._pair_floor:

@@ -6,8 +6,9 @@ similarities [B, 1, C], unscaled. Scale and margin belong to the loss
 weight, prototype).
 
 With ``fused=True`` a head in training hands on what it would compare, and the loss
-compares it block by block: no [B, C] is ever held, which is what limits the number of
-speakers. In ``eval()`` mode, without gradients and to any other loss it is the tensor.
+compares it block by block: [B, C] is never held, which otherwise limits the number of
+speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss it
+is the tensor.
 
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from hamsb.nnet import _fused
 from hamsb.nnet._batches import vectors
 from hamsb.nnet._fused import LazySimilarities
 from hamsb.nnet.balls import Ball, check_ball
@@ -47,7 +49,7 @@ class CosineClassifier(nn.Module):
         The centers start as N(0, 1) times this, ``1e-3`` in HAM-Softmax's head; None:
         Xavier-uniform, as in SpeechBrain.
     fused : bool
-        Compute the similarities in the loss (`hamsb.nnet._fused`), for many speakers.
+        Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
 
     Example
     -------
@@ -92,10 +94,10 @@ class CosineClassifier(nn.Module):
             [B, 1, C], in [-1, 1]. With ``fused``, in training, what stands for it.
         """
         x = vectors("embeddings", x, self.weight.shape[1])
-        x, weight = normalize(x), normalize(self.weight)
-        if _hands_on(self):
-            return LazySimilarities.cosines(x, weight)
-        return linear(x, weight).unsqueeze(1)
+        x = normalize(x)
+        if _hands_on(self, x):
+            return LazySimilarities.cosines(x, self.weight)
+        return linear(x, normalize(self.weight)).unsqueeze(1)
 
     @property
     def out_neurons(self) -> int:
@@ -134,7 +136,7 @@ class HyperbolicClassifier(nn.Module):
         Scale every center to this length before the projection, so that training
         moves its direction alone; None, as published: its length is learned too.
     fused : bool
-        Compute the similarities in the loss (`hamsb.nnet._fused`), for many speakers.
+        Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
 
     Example
     -------
@@ -193,16 +195,24 @@ class HyperbolicClassifier(nn.Module):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
-        centers = self.ball.project(self.euclidean_centers())
-        if _hands_on(self):
-            return self.ball.lazy_similarity(points, centers)
-        return self.ball.pairwise_similarity(points, centers).unsqueeze(1)
+        if _hands_on(self, x):
+            return self.ball.lazy_similarity(points, self.centers, self._project)
+        return self.ball.pairwise_similarity(points, self._project(self.centers)).unsqueeze(
+            1
+        )
 
     def euclidean_centers(self) -> Tensor:
         """The centers as they enter the ball's projection: [C, D]."""
+        return self._of_one_length(self.centers)
+
+    def _of_one_length(self, centers: Tensor) -> Tensor:
         if self.center_norm is None:
-            return self.centers
-        return self.center_norm * normalize(self.centers, dim=1)
+            return centers
+        return self.center_norm * normalize(centers, dim=1)
+
+    def _project(self, centers: Tensor) -> Tensor:
+        """Some centers [m, D] as points of the ball, [m, D]."""
+        return self.ball.project(self._of_one_length(centers))
 
     @property
     def out_neurons(self) -> int:
@@ -214,9 +224,10 @@ class HyperbolicClassifier(nn.Module):
         return _sizes(self.centers)
 
 
-def _hands_on(head: CosineClassifier | HyperbolicClassifier) -> bool:
-    """Whether a head leaves the similarities to the loss."""
-    return head.fused and head.training and torch.is_grad_enabled()
+def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
+    """Whether a head leaves the similarities of embeddings [B, D] to the loss."""
+    many = len(x) * head.out_neurons > _fused.FEW
+    return head.fused and many and head.training and torch.is_grad_enabled()
 
 
 def _sizes(centers: Tensor) -> str:

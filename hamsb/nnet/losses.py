@@ -111,6 +111,8 @@ class Softmax(nn.Module):
                 f"predictions of shape {list(predictions.shape)}: expected [B, 1, C]."
             )
         targets = speaker_indices("targets", targets, predictions).unsqueeze(1)
+        if isinstance(predictions, LazySimilarities) and torch.compiler.is_compiling():
+            predictions = predictions.tensor()
         if isinstance(predictions, LazySimilarities):
             self._look_once(predictions.first, targets, classes)
             of_targets = _of_targets(predictions.of_targets, targets, classes)

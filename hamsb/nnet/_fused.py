@@ -49,15 +49,16 @@ class Cosines:
         """For y [m, D]: [N, m]."""
         return (self.cast_x @ y.to(self.dtype).t()).to(y.dtype)
 
-    def again(self, y: Tensor) -> tuple[Tensor, None]:
-        """The values for y [m, D], [N, m]; `gradient` needs nothing of them."""
-        return self.values(y), None
+    def again(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The values for y [m, D], [N, m], twice; `gradient` needs nothing of them."""
+        values = self.values(y)
+        return values, values
 
     def of_rows(self, y: Tensor) -> Tensor:
         """Of x and y [N, D], row by row: [N, 1]."""
         return (self.x * y).sum(1, keepdim=True)
 
-    def gradient(self, y: Tensor, values: Tensor, _: None, g: Tensor) -> Tensor:
+    def gradient(self, y: Tensor, values: Tensor, _: Tensor, g: Tensor) -> Tensor:
         """Of y [m, D], from the gradient g [N, m] of the values; that of x is taken in."""
         g = g.to(self.dtype)
         self.grad_x += g @ y.to(self.dtype)

@@ -58,6 +58,8 @@ def test_an_export_has_nothing_unusual(folder):
         (folder / "README.md").write_text(text)
         assert "EER:  " not in str(inspect_model(folder)).replace("development EER", "")
     (folder / "decision.json").unlink()
+    (folder / "training.json").unlink()
+    assert "trained on:       2 speakers\n" in str(inspect_model(folder))  # by its labels
     (folder / "hyperparams.yaml").unlink()
     assert inspect_model(folder).threshold is None
     assert inspect_model(folder).embedding_size == 16

@@ -361,9 +361,9 @@ def _declare_track(commands):
         "Writes OUTPUT.csv, a table of who speaks from when to when, or none;\n"
         "OUTPUT.rttm, the speakers' part of it; OUTPUT.png, a picture (extra [plots]).\n"
         "Windows of the recording are compared with each speaker. Decided is what\n"
-        "gains most, where a window gains its cosine less the threshold, none gains\n"
-        "nothing, and each change costs the penalty. One speaker at a time is found.\n"
-        "Pauses are told by their level and have no speaker.",
+        "gains most, where a window gains its cosine less the threshold, times the\n"
+        "hop, none gains nothing, and each change costs the penalty. One speaker at a\n"
+        "time is found. Pauses are told by their level and have no speaker.",
     )
     _add_model(parser)
     _add_store(parser)
@@ -375,7 +375,7 @@ def _declare_track(commands):
     for name, default, unit, text in (
         ("window", 2.0, "SECONDS", "length of a window"),
         ("hop", 0.5, "SECONDS", "from one window to the next"),
-        ("penalty", 0.4, "COSINE", "what a change costs; more: fewer changes"),
+        ("penalty", 0.2, "COSINE*SECONDS", "what a change costs; more: fewer changes"),
         ("pause-level", 30.0, "DB", "below the loud level of the recording pauses begin"),
     ):
         parser.add_argument(

@@ -23,7 +23,7 @@ from hamsb.verification.segments import Segment, rttm_name, segment_errors, writ
 
 NONE = "none"  # what tables call it when nobody enrolled speaks
 WINDOW, HOP = 2.0, 0.5  # seconds
-PENALTY = 0.4  # of a change of the speaker, in cosines summed over windows
+PENALTY = 0.2  # of a change of the speaker, in cosines times seconds
 PAUSE_LEVEL = 30.0  # dB below the recording's loud level, where pauses begin
 _FRAME = 0.02  # seconds, of the levels
 _LOUD = 95.0  # percentile of the levels
@@ -199,8 +199,8 @@ def track(
     2. **Scores.** Every ``hop`` seconds a window is compared with each speaker, unless less
        than a quarter of it is speech.
     3. **Decisions.** Those for which the sum over the windows of the speaker's score minus
-       the threshold, 0 for nobody, minus ``penalty`` for each change is greatest: the
-       Viterbi algorithm finds them.
+       the threshold, 0 for nobody, times ``hop``, minus ``penalty`` for each change is
+       greatest: the Viterbi algorithm finds them.
     4. **Changes** lie in the middle between the middles of two windows, or in the pause.
 
     One person at a time is found: where two speak at once, one of them is missed.
@@ -221,7 +221,8 @@ def track(
     window, hop : float
         Seconds. A shorter recording is one window.
     penalty : float
-        In units of the scores.
+        In units of the scores times seconds: at 0.2 a speaker must be better than another
+        by 0.1 for two seconds to be worth a change.
     pause_level : float
         In dB.
     batch_size : int
@@ -257,7 +258,7 @@ def track(
             done += len(wavs)
             bar.update(len(wavs))
     centers = (starts + length / 2) / sample_rate
-    decisions = smooth(scores - threshold, penalty)
+    decisions = smooth((scores - threshold) * hop, penalty)
     seconds, period = samples / sample_rate, frame / sample_rate
     labels = _frame_labels(decisions, centers, length / sample_rate, speech, period)
     stretches = _stretches(labels, speech, period, seconds, centers, scores, speakers)

@@ -106,35 +106,43 @@ def stream_audio(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such audio file")
-    with _opened(path) as file:
-        rate, new = file.samplerate, normalizer.sample_rate
-        unit = rate // math.gcd(rate, new)  # input samples between two on both grids
-        # What a resampled value depends on lies within some six periods of the lower rate.
-        context = 0 if rate == new else unit * math.ceil(1 + 12 * max(1, rate / new) / unit)
-        frames = unit * max(1, round(seconds * rate / unit))
-        audio, before = torch.empty(0), 0
-        at = 0  # samples of the file that were read
-        while True:
-            block = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
-            block = block.mean(1)
-            if not block.isfinite().all():
-                wrong = at + int((~block.isfinite()).nonzero()[0])
-                raise ValueError(
-                    f"{path}: a sample at {wrong / rate:.3f} s is not a finite number; "
-                    "fetch or convert it again."
-                )
-            at += len(block)
-            ended = len(block) < frames
-            audio = torch.cat([audio, block])
-            upto = len(audio) if ended else max(before, len(audio) - context)
-            if upto > before:
-                wav = normalizer(audio, rate)
-                first, last = (part * new // rate for part in (before, upto))
-                yield wav[first:] if ended else wav[first:last]
-            if ended:
-                return
-            kept = max(0, upto - context)
-            audio, before = audio[kept:], upto - kept
+    at = 0  # samples of the file that were read
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, new = file.samplerate, normalizer.sample_rate
+            unit = rate // math.gcd(rate, new)  # input samples between two on both grids
+            # A resampled value depends on some six periods of the lower rate, either side.
+            context = (
+                0 if rate == new else unit * math.ceil(1 + 12 * max(1, rate / new) / unit)
+            )
+            frames = unit * max(1, round(seconds * rate / unit))
+            audio, before = torch.empty(0), 0
+            while True:
+                block = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
+                block = block.mean(1)
+                if not block.isfinite().all():
+                    wrong = at + int((~block.isfinite()).nonzero()[0])
+                    raise ValueError(
+                        f"{path}: a sample at {wrong / rate:.3f} s is not a finite number; "
+                        "fetch or convert it again."
+                    )
+                at += len(block)
+                ended = len(block) < frames
+                audio = torch.cat([audio, block])
+                upto = len(audio) if ended else max(before, len(audio) - context)
+                if upto > before:
+                    wav = normalizer(audio, rate)
+                    first, last = (part * new // rate for part in (before, upto))
+                    yield wav[first:] if ended else wav[first:last]
+                if ended:
+                    return
+                kept = max(0, upto - context)
+                audio, before = audio[kept:], upto - kept
+    except (RuntimeError, OSError) as error:
+        where = f" beyond {at / rate:.1f} s" if at else ""
+        raise ValueError(
+            f"{path}: cannot be read as audio{where}; fetch or convert it again ({error})"
+        ) from error
 
 
 def check_audio(wav: torch.Tensor, name: object, sample_rate: int) -> None:

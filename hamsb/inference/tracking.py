@@ -253,7 +253,10 @@ def track(
     bar = progress_bar(total=len(starts), desc="track", shown=progress)
     with torch.no_grad(), bar:
         for at, wavs in _windows(path, normalizer, starts, length, batch_size):
-            names = [f"{path} at {each / sample_rate:.2f} s" for each in at]
+            names = [
+                f"{path} at {each / sample_rate:.2f} s, window={length / sample_rate:g}"
+                for each in at
+            ]
             scores[done : done + len(wavs)] = score(wavs, names).float().cpu().numpy()
             done += len(wavs)
             bar.update(len(wavs))

@@ -200,10 +200,15 @@ def test_what_cannot_be_streamed(tmp_path):
     audio[24000] = np.inf
     soundfile.write(tmp_path / "broken.wav", audio, 16000, subtype="FLOAT")
     (tmp_path / "text.wav").write_text("no audio")
+    noise = np.random.default_rng(0).normal(0, 0.1, 80000)
+    soundfile.write(tmp_path / "whole.flac", noise, 16000)
+    half = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(half[: len(half) // 2])  # is told by its contents
     for name, kind, why in (
         ("none", FileNotFoundError, "no such audio file"),
-        ("text", ValueError, "cannot be read from sample 0"),
+        ("text", ValueError, "cannot be read as audio; fetch"),
         ("broken", ValueError, "a sample at 1.500 s is not a finite number"),
+        ("cut", ValueError, r"cannot be read as audio beyond \d+\.\d s; fetch"),
     ):
         with pytest.raises(kind, match=f"{name}.wav: {why}"):
             [*stream_audio(tmp_path / f"{name}.wav", AudioNormalizer(16000), 0.5)]

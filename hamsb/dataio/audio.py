@@ -237,11 +237,15 @@ def crop_at(path: str | os.PathLike, length: int, position: float) -> torch.Tens
 
 
 def random_crop(
-    path: str | os.PathLike, start: int, stop: int, length: int
+    path: str | os.PathLike,
+    start: int,
+    stop: int,
+    length: int,
+    random: torch.Generator | None = None,
 ) -> torch.Tensor:
     """``length`` samples from a random place of a stretch; a short one is repeated.
 
-    The place is drawn from torch's generator. Errors as `read_crop`.
+    Errors as `read_crop`.
 
     Arguments
     ---------
@@ -251,6 +255,8 @@ def random_crop(
         The stretch, in samples.
     length : int
         Of the crop.
+    random : torch.Generator, optional
+        Draws the place; by default torch's own.
 
     Returns
     -------
@@ -258,7 +264,7 @@ def random_crop(
         [length], float32 on the CPU.
     """
     spare = max(stop - start - length, 0)
-    offset = start + int(torch.randint(spare + 1, ()))
+    offset = start + int(torch.randint(spare + 1, (), generator=random))
     return read_crop(path, offset, min(length, stop - start), length)
 
 

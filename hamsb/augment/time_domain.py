@@ -39,7 +39,7 @@ from torch import Tensor
 
 from hamsb.augment.corpora import read_audio_csv
 from hamsb.augment.reads import ReadsFiles
-from hamsb.dataio.audio import crop_at
+from hamsb.dataio.audio import crop_at, mono
 
 _TINY = 1e-14  # a power below which a signal counts as silence
 
@@ -227,7 +227,7 @@ class AddReverb(ReadsFiles):
 
 def _read(path):
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
-    return torch.from_numpy(samples).mean(1)
+    return mono(samples)
 
 
 def _as_long(noise, length):

@@ -12,6 +12,7 @@ whichever process they run.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import chain, count, cycle, islice
 from typing import Any, NamedTuple
 
@@ -54,11 +55,11 @@ class Draw(NamedTuple):
         Example
         -------
         >>> torch.rand(1, generator=Draw(7, 1, 0).generator(seed=5))
-        tensor([0.5782])
+        tensor([0.9475])
         """
-        key = (self.epoch, self.position, view, use)
-        state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]))
+        key = f"{seed} {self.epoch} {self.position} {view} {use}"
+        digest = blake2b(key.encode(), digest_size=8).digest()  # of numpy: ten times slower
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class SeededSampler(Sampler[Draw]):

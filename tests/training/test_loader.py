@@ -9,6 +9,7 @@ import soundfile
 import torch
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from hamsb import AddNoise, AddReverb, SpeakerBatchSampler, SpeedPerturb
 from hamsb.augment.corpora import prepare_audio_csv
@@ -60,7 +61,8 @@ def batches(dataset, monkeypatch):
 
     def batches(rank=0, processes=1, epochs=(1, 2), after=0, seed=SEED, **options):
         modules = {"embedding_model": torch.nn.Linear(2, 2)}
-        brain = EmbeddingBrain(modules, hparams={"seed": seed}, run_opts={"device": "cpu"})
+        hparams = {"seed": seed, "epoch_counter": EpochCounter(9)}
+        brain = EmbeddingBrain(modules, hparams=hparams, run_opts={"device": "cpu"})
         brain.step = after
         monkeypatch.setattr(module, "share", lambda: (rank, processes))
         loader = brain.make_dataloader(dataset, Stage.TRAIN, ckpt_prefix=None, **options)

@@ -48,9 +48,7 @@ class ReadsFiles(torch.nn.Module):
         """Read the list of files; what is wrong with it is an error here."""
         raise NotImplementedError
 
-    def read(
-        self, length: int, random: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def read(self, length: int, random: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw and read for one utterance.
 
         Arguments

@@ -115,9 +115,7 @@ class AddNoise(ReadsFiles):
         gain = (power / (ratio * _power(noise).clamp_min(_TINY))).sqrt()
         return waveforms + gain * noise
 
-    def read(
-        self, length: int, random: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def read(self, length: int, random: torch.Generator | None = None) -> dict[str, Tensor]:
         """A noise [length], and the ratio of the powers of speech and noise [1]."""
         kinds = list(self.open())
         draws = torch.rand(4, dtype=torch.float64, generator=random).tolist()
@@ -207,9 +205,7 @@ class AddReverb(ReadsFiles):
         output = output[:, :length]
         return output * (_power(waveforms) / _power(output).clamp_min(_TINY)).sqrt()
 
-    def read(
-        self, length: int, random: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def read(self, length: int, random: torch.Generator | None = None) -> dict[str, Tensor]:
         """A response from its loudest sample on, and what precedes that, backwards; of
         each as much as reaches an utterance of that length."""
         draw = torch.rand(1, dtype=torch.float64, generator=random).item()

@@ -35,7 +35,7 @@ from hamsb.training.kept import (
     running_statistics,
     unsaved,
 )
-from hamsb.training.position import Feed, Position
+from hamsb.training.position import Feed, Position, own_share
 from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
@@ -344,7 +344,7 @@ class EmbeddingBrain(sb.Brain):
         next, and add to what was noted."""
         noted = self.position.take()
         if noted:
-            own = noted["processes"][share()[0]]
+            own = own_share(noted["processes"])
             for each, value in zip(running_statistics(self.modules), own["statistics"]):
                 each.copy_(value)
             self.avg_train_loss = own["loss"]

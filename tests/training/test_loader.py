@@ -154,6 +154,9 @@ def test_an_order_of_ones_own(batches):
     assert [name for batch in part for name, *_ in batch] == [
         str(k) for k in range(1, ROWS, 2)
     ]
-    for wrong in ({"shuffle": True, "sampler": [1]}, {"shuffle": True, "batch_sampler": []}):
+    for wrong in (
+        {"shuffle": True, "sampler": [1]},
+        {"shuffle": True, "batch_sampler": []},
+    ):
         with pytest.raises(ValueError):
             batches(**wrong)

@@ -44,8 +44,8 @@ class ReadsFiles(torch.nn.Module):
         super().__init__()
         self.given: deque[dict[str, Tensor]] = deque()
 
-    def open(self) -> None:
-        """Read the list of files; what is wrong with it is an error here."""
+    def open(self) -> object:
+        """The list of files, read once; what is wrong with it is an error here."""
         raise NotImplementedError
 
     def read(self, length: int, random: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ Where it goes: `SeededSampler` and `Placed` are the samplers of the training's d
 whichever process they run.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain, count, cycle, islice
 from typing import Any, NamedTuple
@@ -137,7 +137,7 @@ class Placed(Sampler):
 
     def __init__(
         self,
-        sampler: Sampler | Sequence,
+        sampler: Any,
         rank: int = 0,
         processes: int = 1,
         drop_last: bool = False,

@@ -18,11 +18,11 @@ second are augmented ones: crop, noise and room, by whichever process.
 
 The second table: hparams/train_ecapa_ham.yaml with a small network, trained for two epochs
 by SpeechBrain's own script (--recipes is a checkout of SpeechBrain's repository, or
-SPEECHBRAIN_RECIPES) and by train.py, of which the second epoch counts: on the same number of
-crops. "One batch" makes SpeechBrain's passes, both views as one batch; train.py without
-that option one pass after the other. Host work is that of the main process in loading,
-moving and reading; CPU is that of all processes. Linux alone, for /proc. Source of no assertion: it
-measures.
+SPEECHBRAIN_RECIPES) and by train.py, on the same number of crops; the second epoch counts.
+"One batch" makes SpeechBrain's passes, both views as one batch; train.py without that
+option makes one pass after the other. Host work is that of the main process in loading,
+moving and reading; CPU is that of all processes. Linux alone, for /proc. Source of no
+assertion: it measures.
 """
 
 import argparse

@@ -152,6 +152,13 @@ class DistanceTree:
     def __len__(self) -> int:
         return len(self.distances)
 
+    def codes(self, paths: ArrayLike) -> np.ndarray:
+        """`level_codes` of the points' paths [N, levels]."""
+        codes = level_codes(paths)
+        if len(codes) != len(self):
+            raise ValueError(f"{len(self)} points, but {len(codes)} paths.")
+        return codes
+
     @cached_property
     def condensed(self) -> np.ndarray:
         """The distances above the diagonal, [N (N - 1) / 2]."""
@@ -297,12 +304,15 @@ class DistanceTree:
         that share no level with any other."""
         shared = shared_levels(codes)
         np.fill_diagonal(shared, -1)
-        gains = np.take_along_axis(shared, self.order, axis=1).astype(np.float32)
-        known = gains >= 0
-        gains[~known] = 0
-        self._average_equal(gains)
-        best = -np.sort(-gains, axis=1)
-        best = np.cumsum(best, axis=1, dtype=np.float64)
+        order = self.order
+        gains = np.take_along_axis(shared, order, axis=1)
+        if (gains[:, :-1] < 0).any():  # the point itself is the last
+            known_first = np.argsort(gains < 0, axis=1, kind="stable")
+            order = np.take_along_axis(order, known_first, axis=1)
+            gains = np.take_along_axis(gains, known_first, axis=1)
+        known, gains = gains >= 0, np.maximum(gains, 0).astype(np.float32)
+        best = np.cumsum(-np.sort(-gains, axis=1), axis=1, dtype=np.float64)
+        self._average_equal(gains, known, order)
         precisions = np.cumsum(gains, axis=1, dtype=np.float64)
         precisions /= np.maximum(best, 1e-300)
         precisions[~known] = 0
@@ -310,15 +320,17 @@ class DistanceTree:
         with np.errstate(invalid="ignore"):
             return np.where(asked, precisions.sum(1) / known.sum(1), np.nan)
 
-    def _average_equal(self, gains: np.ndarray) -> None:
+    def _average_equal(
+        self, gains: np.ndarray, known: np.ndarray, order: np.ndarray
+    ) -> None:
         """Give neighbors at equal distances the mean of their gains, [N, N], in place."""
-        near = np.take_along_axis(self.distances, self.order, axis=1)[:, :-1]
+        near = np.take_along_axis(self.distances, order, axis=1)
         step = max(self.distances.max(), 1e-300) / _EQUAL
-        equal = np.diff(near, axis=1) <= step
+        equal = (np.diff(near, axis=1) <= step) & known[:, 1:]
         for row in np.flatnonzero(equal.any(1)):
             group = np.concatenate([[0], np.cumsum(~equal[row])])
-            sums = np.bincount(group, gains[row, :-1])
-            gains[row, :-1] = (sums / np.bincount(group))[group]
+            sums = np.bincount(group, gains[row])
+            gains[row] = (sums / np.bincount(group))[group]
 
 
 # ---------------------------------------------------------------------------- formulas

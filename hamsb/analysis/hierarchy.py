@@ -159,7 +159,7 @@ def _hyperbolicity(
     the Gaussian. The draws are those of random parts of the points."""
     random = np.random.default_rng(seed)
     n = len(points)
-    size = min(_SUBSET, max(n // 2, 1)) if n <= _EXACT else _SUBSET
+    size = min(_SUBSET, max(n // 2, min(n, 4)))
     parts, cophenetic = [], []
     for _ in range(_SUBSETS):
         chosen = random.choice(n, size, replace=False)

@@ -31,7 +31,6 @@ from hamsb.analysis.distance_tree import (
     DistanceTree,
     Draws,
     agreement_of,
-    level_codes,
     mean_of,
     over,
     pearson,
@@ -118,7 +117,8 @@ def dendrogram_purity(distances: ArrayLike, labels: ArrayLike) -> float:
     >>> dendrogram_purity(abs(points[:, None] - points), ["a", "a", "b", "a"])
     0.8333333333333334
     """
-    return DistanceTree(distances).purity(level_codes(np.reshape(labels, (-1, 1)))[:, 0])
+    tree = DistanceTree(distances)
+    return tree.purity(tree.codes(np.reshape(labels, (-1, 1)))[:, 0])
 
 
 def cophenetic_correlation(distances: ArrayLike) -> float:
@@ -161,7 +161,7 @@ def tree_agreement(distances: ArrayLike, paths: ArrayLike) -> float:
     1.0
     """
     tree = DistanceTree(distances)
-    return float(agreement_of(tree.counts(level_codes(paths))))
+    return float(agreement_of(tree.counts(tree.codes(paths))))
 
 
 def level_retrieval(distances: ArrayLike, paths: ArrayLike) -> list[float]:
@@ -191,7 +191,8 @@ def level_retrieval(distances: ArrayLike, paths: ArrayLike) -> list[float]:
     >>> level_retrieval(abs(points[:, None] - points), paths)
     [1.0, nan]
     """
-    return retrieval_of(DistanceTree(distances).counts(level_codes(paths))).tolist()
+    tree = DistanceTree(distances)
+    return retrieval_of(tree.counts(tree.codes(paths))).tolist()
 
 
 def sibling_recall(distances: ArrayLike, paths: ArrayLike, nearest: int) -> list[float]:
@@ -222,8 +223,8 @@ def sibling_recall(distances: ArrayLike, paths: ArrayLike, nearest: int) -> list
     >>> sibling_recall(abs(points[:, None] - points), [["a"], ["a"], ["b"], ["b"]], 1)
     [1.0]
     """
-    hits = DistanceTree(distances).sibling_hits(level_codes(paths), nearest)
-    return [mean_of(row) for row in hits]
+    tree = DistanceTree(distances)
+    return [mean_of(row) for row in tree.sibling_hits(tree.codes(paths), nearest)]
 
 
 def hierarchical_precision(distances: ArrayLike, paths: ArrayLike) -> float:
@@ -251,7 +252,8 @@ def hierarchical_precision(distances: ArrayLike, paths: ArrayLike) -> float:
     >>> hierarchical_precision(abs(points[:, None] - points), [["a"], ["a"], ["b"], ["b"]])
     1.0
     """
-    return mean_of(DistanceTree(distances).average_precisions(level_codes(paths)))
+    tree = DistanceTree(distances)
+    return mean_of(tree.average_precisions(tree.codes(paths)))
 
 
 # ------------------------------------------------------------------------- everything

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,9 @@ def summarize(models: Mapping[str, Sequence[Judged]]) -> dict:
             mean, draws = _together(measures)
             values = [number(measure.value) for measure in measures]
             low_high = ends(draws)
-            if spread and draws is not None:
-                low_high = (float(np.min(draws)), float(np.max(draws)))
+            if spread and low_high is not None and draws is not None:
+                known_draws = draws[np.isfinite(draws)]
+                low_high = float(known_draws.min()), float(known_draws.max())
             known = math.isfinite(mean)
             std = None
             if known and len(measures) > 1:
@@ -131,7 +133,8 @@ def name_systems(model: object) -> dict[str, list[str]]:
     Arguments
     ---------
     model : str, list of str, or mapping of str to str or list of str
-        A folder; a system each; or by name.
+        A folder; a system each; or by name. A ``*`` in a path stands for anything:
+        ``results/ham/*/export`` are all that there are.
 
     Returns
     -------
@@ -141,7 +144,7 @@ def name_systems(model: object) -> dict[str, list[str]]:
     Raises
     ------
     ValueError
-        Anything else, an empty list, one folder twice.
+        Anything else, an empty list, one folder twice, a pattern that no folder fits.
 
     Example
     -------
@@ -152,12 +155,10 @@ def name_systems(model: object) -> dict[str, list[str]]:
     if isinstance(model, Mapping):
         named = {str(name): paths for name, paths in model.items()}
     else:
-        paths = model if isinstance(model, list) else [model]
-        named = dict(zip(_short_names([str(path) for path in paths]), paths, strict=True))
-    systems = {
-        name: [str(path) for path in (paths if isinstance(paths, list) else [paths])]
-        for name, paths in named.items()
-    }
+        paths = _matching(model, model)
+        names = _short_names(paths) if len({*paths}) == len(paths) else []
+        named = dict(zip(names, paths))
+    systems = {name: _matching(paths, model) for name, paths in named.items()}
     folders = [path for paths in systems.values() for path in paths]
     for name, paths in systems.items():
         if not paths or not all(paths):
@@ -168,6 +169,17 @@ def name_systems(model: object) -> dict[str, list[str]]:
             "as {ham: [one, another], aam: [third]}; each folder once."
         )
     return systems
+
+
+def _matching(paths: object, model: object) -> list[str]:
+    """One path or several as a list, patterns replaced by what fits them."""
+    found = []
+    for path in paths if isinstance(paths, list) else [paths]:
+        fitting = sorted(glob(str(path))) if "*" in str(path) else [str(path)]
+        if not fitting:
+            raise ValueError(f"model={model}: nothing fits {path}.")
+        found += fitting
+    return found
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
@@ -182,7 +194,8 @@ def _short_names(paths: Sequence[str]) -> list[str]:
         parts = [each[1:] for each in parts]
     while len({each[-1] for each in parts}) == 1 and all(len(each) > 1 for each in parts):
         parts = [each[:-1] for each in parts]
-    return ["/".join(each) for each in parts]
+    names = ["/".join(each) for each in parts]
+    return names if len({*names}) == len(names) else list(paths)
 
 
 def rate_rows(systems: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, str]]:

@@ -182,7 +182,7 @@ def _hyperbolicity(
     else:
         drawn_nulls = drawn[1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        place, places = 1 - values[0] / values[1], 1 - drawn[0] / drawn[1]
+        place, places = 1 - values[0] / values[1], 1 - drawn[0] / drawn[1].mean()
     measures = [
         Measure("delta", None, float(values[0]), drawn[0]),
         Measure("gaussian", None, float(values[1]), drawn_nulls[0]),

@@ -80,7 +80,7 @@ def test_whole_path(run, capsys):
         (line["name"], line["groups"], line["missing"]) for line in found["levels"]
     ] == [
         ("gender", 2, 1),
-        ("nationality", 4, 1),
+        ("nationality", 3, 1),
         ("speaker", 5, 1),
     ]
     names = {(line["name"], line["level"]): line for line in found["measures"]}

@@ -379,6 +379,8 @@ PROMISED = {
     "chns_hscl": ("Identity", "HSCL"), "chns_ham": (BALL, "HAMSoftmax"),
     "am_0.001": ("CosineClassifier", "AMSoftmax"),
     "aam_0.001_scale_15": ("CosineClassifier", "AAMSoftmax"),
+    "am_origin": ("CosineClassifier", "AMSoftmax"),
+    "aam_origin": ("CosineClassifier", "AAMSoftmax"),
 }  # fmt: skip
 LABELLED = {
     "compute_cost", "classifier", "euclidean_cost", "clusters", "hard_ratio",

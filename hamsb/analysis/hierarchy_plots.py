@@ -206,7 +206,8 @@ def _tree_figure(distances, paths, names, label):
         band.spines[:].set_visible(False)
         band.grid(False)
     above.suptitle(
-        f"{len(order)} speakers, average linkage; colored: all below are of one {names[0]}",
+        f"{len(order)} speakers, average linkage\n"
+        f"colored branches: all below are of one {names[0]}",
         fontsize=SMALL,
     )
     return figure
@@ -275,8 +276,9 @@ def _disk_tree_figure(points, distortion, paths, names):
     nodes, links = edges(points, level_codes(paths))
     deepest = max(level for *_, level in links)
     lines = [geodesic(nodes[one], nodes[other]) for one, other, _ in links]
-    widths = [0.4 + 0.35 * (deepest - level) for *_, level in links]
-    axes.add_collection(LineCollection(lines, colors="0.72", linewidths=widths, zorder=2))
+    thin = 0.4 if len(points) <= 80 else 0.25
+    widths = [thin + 0.35 * (deepest - level) for *_, level in links]
+    axes.add_collection(LineCollection(lines, colors="0.74", linewidths=widths, zorder=2))
     inner = nodes[len(points) :]
     axes.plot(*inner.T, ".", color="0.6", markersize=2.5, zorder=2.5)
     axes.plot(*nodes[-1], "o", color="0.35", markersize=3.5, zorder=2.6)
@@ -352,7 +354,6 @@ def _levels_figure(systems, labels):
             axes.vlines(marks[2], place - 0.31, place + 0.31, color="black", linewidth=1.4)
         axes.set_yticks(range(len(levels)), levels)
         axes.set_ylim(len(levels) - 0.45, -0.55)
-        axes.set_xlim(left=0)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0, labelleft=k % columns == 0)
         axes.set_xlabel(labels[name])

@@ -13,22 +13,23 @@ from hamsb.utils.files import read_json
 from hamsb.utils.tables import markdown_table
 from hamsb.verification.bootstrap import interval
 
-#: Measures by name: their title, what a true tree has, and their null.
-TITLES = {
-    "delta": ("relative delta", 0.0, ""),
-    "gaussian": ("- of a Gaussian with the same covariance", None, ""),
-    "same_radii": ("- of random directions, same radii", None, ""),
-    "place": ("1 - delta / delta of the Gaussian", 1.0, "Gaussian"),
-    "cophenetic": ("cophenetic correlation", 1.0, "Gaussian"),
-    "agreement": ("tree agreement", 1.0, "permuted"),
-    "purity": ("dendrogram purity", 1.0, "permuted"),
-    "retrieval": ("retrieval", 1.0, "permuted"),
-    "recall": ("sibling recall", 1.0, "permuted"),
-    "precision": ("hierarchical precision", 1.0, "permuted"),
-    "depth": ("radius with depth", None, "permuted"),
-    "duration": ("radius with duration", None, ""),
-    "noise": ("radius with noise", None, ""),
+#: Measures by name: their title, and what a true tree has.
+TITLES: dict[str, tuple[str, float | None]] = {
+    "delta": ("relative delta", 0.0),
+    "gaussian": ("- of a Gaussian with the same covariance", None),
+    "same_radii": ("- of random directions, same radii", None),
+    "place": ("1 - delta / delta of the Gaussian", 1.0),
+    "cophenetic": ("cophenetic correlation", 1.0),
+    "agreement": ("tree agreement", 1.0),
+    "purity": ("dendrogram purity", 1.0),
+    "retrieval": ("retrieval", 1.0),
+    "recall": ("sibling recall", 1.0),
+    "precision": ("hierarchical precision", 1.0),
+    "depth": ("radius with depth", None),
+    "duration": ("radius with duration", None),
+    "noise": ("radius with noise", None),
 }
+_OWN_NULL = ("place", "cophenetic", "depth")
 
 
 def ends(draws: np.ndarray | None) -> tuple[float, float] | None:
@@ -53,8 +54,9 @@ def summarize(models: Mapping[str, Sequence[Judged]]) -> dict:
         ``null_std`` (the mean over all models) and ``systems``: of each ``value`` (the
         mean over its models), ``std`` (between them, None of one), ``low``, ``high``
         (95 %, of the mean, draw by draw; of delta and its kin the least and the largest
-        of random parts), ``values``, and, but for the first, ``difference`` with
-        ``difference_low`` and ``difference_high``. None is what cannot be measured.
+        of random parts), ``values``, ``null`` and ``null_std``, and, but for the first,
+        ``difference`` with ``difference_low`` and ``difference_high``. None is what cannot
+        be measured.
     """
     first = next(iter(models))
     lines = []
@@ -64,20 +66,14 @@ def summarize(models: Mapping[str, Sequence[Judged]]) -> dict:
             name: [judged.measures[place] for judged in each]
             for name, each in models.items()
         }
-        null = [
-            judged.nulls[key]
-            for each in models.values()
-            for judged in each
-            if key in judged.nulls
-        ]
-        null_values = np.concatenate(null) if null else np.array([])
-        null_values = null_values[np.isfinite(null_values)]
+        nulls = {name: _null_of(each, key) for name, each in models.items()}
+        of_all = np.concatenate([*nulls.values()])
         line: dict = {
             "name": one.name,
             "level": one.level,
             "true": TITLES[one.name][1],
-            "null": float(null_values.mean()) if len(null_values) else None,
-            "null_std": float(null_values.std()) if len(null_values) else None,
+            "null": float(of_all.mean()) if len(of_all) else None,
+            "null_std": float(of_all.std()) if len(of_all) else None,
             "systems": {},
         }
         spread = one.name in ("delta", "gaussian", "same_radii", "place")
@@ -99,6 +95,8 @@ def summarize(models: Mapping[str, Sequence[Judged]]) -> dict:
                 "low": low_high[0] if low_high and known else None,
                 "high": low_high[1] if low_high and known else None,
                 "values": values,
+                "null": float(nulls[name].mean()) if len(nulls[name]) else None,
+                "null_std": float(nulls[name].std()) if len(nulls[name]) else None,
             }
             if name != first and not spread:
                 both = None
@@ -110,6 +108,13 @@ def summarize(models: Mapping[str, Sequence[Judged]]) -> dict:
             line["systems"][name] = entry
         lines.append(line)
     return {"measures": lines}
+
+
+def _null_of(models: Sequence[Judged], key: tuple[str, int | None]) -> np.ndarray:
+    """The finite values that a measure has under the null, of all of some models."""
+    found = [model.nulls[key] for model in models if key in model.nulls]
+    values = np.concatenate([np.empty(0), *found])
+    return values[np.isfinite(values)]
 
 
 def _together(measures: Sequence[Measure]) -> tuple[float, np.ndarray | None]:
@@ -272,7 +277,7 @@ def result_table(
         [
             title(line, names, nearest),
             *(_cell(line["systems"][name]) for name in systems),
-            _plus_minus(line["null"], line["null_std"]),
+            _null_cell(line),
             "" if line["true"] is None else f"{line['true']:g}",
         ]
         for line in lines
@@ -306,6 +311,15 @@ def _cell(entry: Mapping) -> str:
     if entry["low"] is None:
         return text
     return f"{text} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def _null_cell(line: Mapping) -> str:
+    """The null of all systems, or of each in their order where it is one of the system's
+    own points and not of the labels."""
+    if line["name"] not in _OWN_NULL:
+        return _plus_minus(line["null"], line["null_std"])
+    entries = line["systems"].values()
+    return "; ".join(_plus_minus(each["null"], each["null_std"]) for each in entries)
 
 
 def _plus_minus(value: float | None, std: float | None) -> str:

@@ -206,7 +206,8 @@ HOW = """- relative delta: Gromov's hyperbolicity from a fixed point, over half 
   it is one of a system's own points, it stands for each
 
 Brackets: 95 % intervals over speakers; ±: standard deviation, of several seeds or of the
-null. A level of one group, or of single points, has no measures."""
+null. A level of one group, or of single points, has no measures; none stands where one
+cannot be measured, as the radius where a clip makes all radii equal."""
 DIFFERENCES = """Difference from {first}; bold where the 95 % interval does not hold 0:
 
 {table}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import rankdata, spearmanr
 
 from cases import looped
 from hamsb import ClippedUnitBall, PoincareBall
@@ -253,6 +254,8 @@ def test_speakers_are_points_where_nothing_lies_below(metadata, monkeypatch):
     found = values(measure_model(Space(), embeddings, levels, 2, 0, 0))
     parts = found["delta", None].draws
     assert found["delta", None].value == pytest.approx(parts.mean()) != delta
+    shares = parts / found["gaussian", None].draws.mean()
+    np.testing.assert_allclose(found["place", None].draws, 1 - shares)
     assert found["agreement", None].draws is None
 
 
@@ -273,11 +276,14 @@ def test_rank_correlation_is_scipys_and_its_draws_lie_about_it():
     y[3] = math.nan
     draws = Draws.make(np.arange(60) // 3, 400, 0)
     one = rank_correlation("noise", x, y, draws)
-    from scipy.stats import spearmanr
-
     known = np.isfinite(y)
     assert one.value == pytest.approx(spearmanr(x[known], y[known]).statistic)
     assert one.draws.mean() == pytest.approx(one.value, abs=0.03)
+    ranks = np.stack([rankdata(x[known]), rankdata(y[known])])
+    times = draws.weights[draws.owner[known], 7]
+    counted = np.cov(ranks, aweights=times)
+    share = counted[0, 1] / np.sqrt(counted.diagonal().prod())
+    assert one.draws[7] == pytest.approx(share)
     assert math.isnan(rank_correlation("noise", np.ones(9), x[:9]).value)
 
 
@@ -288,7 +294,7 @@ def test_the_disk_holds_a_tree_with_low_distortion():
     paths = np.array([[i, j, k] for i in range(3) for j in range(3) for k in range(3)])
     shared = (paths[:, None] == paths).cumprod(-1).sum(-1)
     tree = 2.0 * (3 - shared)
-    points, distortion = embed_in_disk(tree, steps=150)
+    points, distortion = embed_in_disk(tree, steps=120)
     assert (np.linalg.norm(points, axis=1) < 1).all() and distortion < 0.13
     ball = PoincareBall(1.0)
     found = ball.pairwise_distance(*[torch.from_numpy(points)] * 2).numpy()
@@ -298,8 +304,8 @@ def test_the_disk_holds_a_tree_with_low_distortion():
         np.abs(ratio / s - 1).mean() for s in np.linspace(0.5, 2, 4001) * ratio.mean()
     )
     assert distortion == pytest.approx(known, abs=1e-4)
-    again, _ = embed_in_disk(tree, steps=150)
-    assert (again == points).all()
+    once, again = (embed_in_disk(tree, steps=5)[0] for _ in range(2))
+    assert (once == again).all()
     flat = np.abs(np.subtract.outer(np.arange(9.0), np.arange(9.0)))
     assert embed_in_disk(flat, steps=150)[1] < 0.07
     for few in (np.zeros((1, 1)), np.zeros((4, 4))):

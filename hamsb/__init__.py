@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hamsb.utils.packages import check_torch_pair
 
 if TYPE_CHECKING:
+    from hamsb.augment.telephone import Telephone
     from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
     from hamsb.dataio.sampling import SpeakerBatchSampler
     from hamsb.inference.speaker import SpeakerRecognition
@@ -60,6 +61,7 @@ _PLACES = {
     "SpeakerRecognition": "inference.speaker",
     "SpeedPerturb": "augment.time_domain",
     "SupCon": "nnet.contrastive",
+    "Telephone": "augment.telephone",
 }
 
 # Where the flat modules of version 0.1 went, for yamls that still name them.
@@ -109,6 +111,7 @@ __all__ = [
     "SpeakerRecognition",
     "SpeedPerturb",
     "SupCon",
+    "Telephone",
 ]
 
 

@@ -324,9 +324,26 @@ def _overridden(hparams_file: str | os.PathLike, overrides: str) -> _Text:
             f"{hparams_file} leaves {', '.join(bracketed(path) for path in left)} to "
             f"you (!PLACEHOLDER); add {options}"
         )
+    _unfold(document)
     stream = io.StringIO()
     YAML().dump(document, stream)
     return _Text(stream.getvalue(), str(hparams_file))
+
+
+def _unfold(node: object) -> bool:
+    """Write ``[!new:Thing {one: 1}]``, and what it stands in, over several lines: ruamel
+    leaves out the braces within one, and the key becomes the thing. Whether there is any."""
+    if isinstance(node, Mapping):
+        found = [_unfold(value) for value in node.values()]
+    elif isinstance(node, list):
+        found = [_unfold(each) for each in node]
+        single = (each for each in node if isinstance(each, Mapping) and len(each) == 1)
+        found += [_tag(each) is not None for each in single]
+    else:
+        return False
+    if any(found) and isinstance(node, (CommentedMap, CommentedSeq)):
+        node.fa.set_block_style()
+    return any(found)
 
 
 def resolve(hparams_file: str | os.PathLike, overrides: str = "") -> str:
@@ -641,10 +658,13 @@ def option_text(value: object) -> str:
     -------
     >>> option_text({"margin": 0.2, "channels": [8, None]})
     '{margin: 0.2, channels: [8, null]}'
+    >>> option_text(YAML().load("[!new:hamsb.Softmax {scale: 15.0}]"))
+    '[!new:hamsb.Softmax {scale: 15.0}]'
     """
     if isinstance(value, str):
         return value
     writer, stream = YAML(), io.StringIO()
     writer.Representer, writer.width = _Representer, sys.maxsize
+    writer.brace_single_entry_mapping_in_flow_sequence = True
     writer.dump(_tree(value), stream)
     return stream.getvalue().removesuffix("...\n").strip()

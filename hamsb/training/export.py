@@ -101,6 +101,7 @@ def export_model(
         The folder.
     """
     folder = Path(folder)
+    hparams_yaml = _stand_alone(hparams_yaml, modules)
     with replacing_folder(folder) as partial, disk_errors(partial):
         for name, module in modules.items():
             _save(module, partial / f"{name}.ckpt")
@@ -189,6 +190,17 @@ def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> s
             loadables=_references(loadables, "    "),
         )
     )
+
+
+def _stand_alone(hparams_yaml: str, modules: Mapping[str, torch.nn.Module]) -> str:
+    """The yaml with other arguments for those modules whose own name what the export
+    does not hold: a module says them in ``exported_arguments``."""
+    root = yaml.compose(hparams_yaml)
+    for key, value in root.value:
+        given = getattr(modules.get(key.value), "exported_arguments", None)
+        if given is not None:
+            value.value = yaml.compose(yaml.safe_dump(given)).value
+    return yaml.serialize(root, Dumper=_Dumper)
 
 
 def _references(names: Sequence[str], indent: str) -> str:

@@ -331,8 +331,8 @@ def _overridden(hparams_file: str | os.PathLike, overrides: str) -> _Text:
 
 
 def _unfold(node: object) -> bool:
-    """Write ``[!new:Thing {one: 1}]``, and what it stands in, over several lines: ruamel
-    leaves out the braces within one, and the key becomes the thing. Whether there is any."""
+    """Write ``[!new:Thing {one: 1}]``, and what it stands in, over several lines; whether
+    there is any. In one line ruamel leaves out the braces, and the thing becomes a key."""
     if isinstance(node, Mapping):
         found = [_unfold(value) for value in node.values()]
     elif isinstance(node, list):

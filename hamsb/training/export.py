@@ -52,6 +52,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
   loadables:
 {loadables}
 """
+_OF_EXTRAS = {"hamsb.SSLFeatures": "hamsb[wavlm]"}
 _LABELS = "label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder\n"
 
 
@@ -210,7 +211,10 @@ def _references(names: Sequence[str], indent: str) -> str:
 def _needs(text, encoder=None):
     """Which packages a yaml needs, as sentences; ``encoder`` is the yaml that may need
     fewer."""
-    named = {each.name: each.name.split(".")[0] for each in named_in_yaml(text)}
+    named = {
+        each.name: _OF_EXTRAS.get(each.name, each.name.split(".")[0])
+        for each in named_in_yaml(text)
+    }
     others = {
         name: package
         for name, package in named.items()

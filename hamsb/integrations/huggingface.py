@@ -13,6 +13,7 @@ from torch import Tensor
 from hamsb.utils.packages import optional
 
 with optional("wavlm"):
+    from huggingface_hub.constants import HF_HUB_CACHE
     from speechbrain.integrations.huggingface.weighted_ssl import WeightedSSLModel
     from transformers import AutoFeatureExtractor
 
@@ -45,10 +46,8 @@ class SSLFeatures(WeightedSSLModel):
     Raises
     ------
     ValueError
-        Neither source nor architecture, or both; no ``normalize`` where the source says
-        nothing; another sample rate.
-    OSError
-        No model at the source.
+        Neither source nor architecture, or both; no model at the source; no ``normalize``
+        where the source says nothing; another sample rate.
     """
 
     def __init__(
@@ -61,18 +60,19 @@ class SSLFeatures(WeightedSSLModel):
     ):
         if (source is None) == (architecture is None):
             raise ValueError("source or architecture must be given, and not both.")
-        if normalize is None:
+        if source is not None and normalize is None:
             normalize = _normalizes(source, sample_rate)
         with TemporaryDirectory() as folder:
             if architecture is not None:
                 config = json.dumps(dict(architecture))
                 Path(folder, "config.json").write_text(config, encoding="utf-8")
-                source = folder
-            super().__init__(
-                os.fspath(source), freeze=freeze, pretrained=architecture is None
-            )
+            place, pretrained = os.fspath(source or folder), architecture is None
+            try:
+                super().__init__(place, HF_HUB_CACHE, freeze=freeze, pretrained=pretrained)
+            except (OSError, ValueError) as error:
+                raise ValueError(_no_model(source, error)) from error
         self.sample_rate = sample_rate
-        self.normalize = normalize
+        self.normalize = bool(normalize)
         masked = getattr(self.model, "masked_spec_embed", None)
         if masked is not None:  # never used: nothing is masked
             masked.requires_grad_(False)
@@ -134,9 +134,11 @@ def _normalizes(source, sample_rate):
     try:
         said = AutoFeatureExtractor.from_pretrained(source)
     except OSError as error:
+        if not Path(source).is_dir():
+            raise ValueError(_no_model(source, error)) from error
         raise ValueError(
             f"source={source}: no preprocessor_config.json that says whether its waveforms "
-            f"are scaled, or no such model; give normalize: True or False. ({error})"
+            "are scaled; give normalize: True or False."
         ) from error
     if said.sampling_rate != sample_rate:
         raise ValueError(
@@ -144,3 +146,11 @@ def _normalizes(source, sample_rate):
             "convert the audio."
         )
     return said.do_normalize
+
+
+def _no_model(source, error):
+    where = (
+        "" if Path(source).is_dir() else "no such folder, and as the name of a model on "
+    )
+    where += "Hugging Face's hub it failed" if where else "no model is there"
+    return f"source={source}: {where}: {' '.join(str(error).split())}"

@@ -27,6 +27,7 @@ Of a model without a classifier both yamls are the encoder's, and classifier and
 label encoder are not there.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,11 +198,11 @@ def _stand_alone(hparams_yaml: str, modules: Mapping[str, torch.nn.Module]) -> s
     """The yaml with other arguments for those modules whose own name what the export
     does not hold: a module says them in ``exported_arguments``."""
     root = yaml.compose(hparams_yaml)
-    for key, value in root.value:
+    for key, value in root.value if root else ():
         given = getattr(modules.get(key.value), "exported_arguments", None)
         if given is not None:
-            value.value = yaml.compose(yaml.safe_dump(given)).value
-    return yaml.serialize(root, Dumper=_Dumper)
+            value.value = _Dumper(io.StringIO()).represent_data(given).value
+    return yaml.serialize(root, Dumper=_Dumper) if root else ""
 
 
 def _references(names: Sequence[str], indent: str) -> str:

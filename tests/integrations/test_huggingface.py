@@ -15,7 +15,7 @@ from hamsb.utils.packages import missing
 if why := missing("wavlm"):
     pytest.skip(why, allow_module_level=True)
 
-from transformers import WavLMModel  # noqa: E402
+from transformers import AutoFeatureExtractor, WavLMModel  # noqa: E402
 
 from hamsb import SSLFeatures  # noqa: E402
 
@@ -95,7 +95,11 @@ def test_an_exported_model_needs_no_source(tiny_wavlm, tmp_path):
     torch.testing.assert_close(encoder.encode_batch(noise()), expected)
 
 
-def test_what_is_no_front_end_is_refused(tiny_wavlm, tmp_path):
+def offline(*arguments, **options):
+    raise OSError("no network")
+
+
+def test_what_is_no_front_end_is_refused(tiny_wavlm, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="source or architecture must be given, and not"):
         SSLFeatures()
     with pytest.raises(ValueError, match="source or architecture must be given, and not"):
@@ -107,6 +111,14 @@ def test_what_is_no_front_end_is_refused(tiny_wavlm, tmp_path):
     (bare / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="give normalize: True or False"):
         SSLFeatures(bare)
+    (bare / "config.json").rename(bare / "other.json")
+    with pytest.raises(ValueError, match="bare: no model is there: "):
+        SSLFeatures(bare, normalize=False)
+    (bare / "other.json").rename(bare / "config.json")
+    monkeypatch.setattr(AutoFeatureExtractor, "from_pretrained", offline)
+    with pytest.raises(ValueError, match="=a/b: no such folder, and as the name .* failed"):
+        SSLFeatures("a/b")
     assert SSLFeatures(bare, normalize=False)(noise()).shape == (2, 24, 16)
+    monkeypatch.undo()
     arguments = yaml.safe_load(yaml.safe_dump(SSLFeatures(tiny_wavlm).exported_arguments))
     assert SSLFeatures(**arguments)(noise(400)).shape == (2, 1, 16)

@@ -79,7 +79,7 @@ class SSLFeatures(WeightedSSLModel):
 
     # What SpeechBrain's constructor calls.
 
-    def override_config(self, config):
+    def override_config(self, config: Any) -> Any:
         """Nothing is left out at random but by dropout."""
         config = super().override_config(config)
         config.apply_spec_augment, config.layerdrop = False, 0.0

@@ -479,7 +479,10 @@ def check_arguments(document: Mapping, hparams_file: str | os.PathLike) -> None:
     ValueError: x.yaml: loss[margn]: no argument of hamsb.HAMSoftmax; did you mean margin?
     """
     for path, node in objects(document):
-        known = known_arguments(node)
+        try:
+            known = known_arguments(node)
+        except ImportError as error:
+            raise ValueError(f"{hparams_file}: {bracketed(path)}: {error}") from error
         if isinstance(node, Mapping) and known is not None:
             check_names(f"{hparams_file}: {bracketed(path)}", node, known, _named_by(node))
 
@@ -510,11 +513,12 @@ def objects(document: object, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
 
 def known_arguments(node: object) -> Mapping[str, inspect.Parameter] | None:
     """The arguments that a node's object takes by name; None where it takes any, or
-    cannot be looked up, which is told when it is built."""
+    cannot be looked up, which is told when it is built. ImportError where it is one of
+    hamsb's that needs an extra, or that has moved."""
     try:
         target: Callable = pydoc.locate(_named_by(node))  # type: ignore[assignment]
         parameters = inspect.signature(target).parameters
-    except (ImportError, TypeError, ValueError, pydoc.ErrorDuringImport):
+    except (TypeError, ValueError, pydoc.ErrorDuringImport):
         return None
     kinds = {parameter.kind for parameter in parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:

@@ -1,10 +1,13 @@
 """What TensorBoard is shown is what the text log has."""
 
 import json
+import sys
 
 import pytest
 
+import hamsb
 import train
+from hamsb.training.dry_run import check_objects
 from hamsb.utils import packages
 from runs import in_processes, quick  # noqa: F401
 
@@ -91,8 +94,13 @@ def test_one_key_and_a_run_has_both_logs(repository, tiny_options, tmp_path):
     assert len((run / "train_log.txt").read_text().splitlines()) == 3
 
 
-def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch):
+def test_without_the_extra_the_command_that_installs_it_is_told_at_once(
+    repository, monkeypatch
+):
+    monkeypatch.delitem(sys.modules, TensorBoardLogger.__module__)
+    monkeypatch.delattr(hamsb, "TensorBoardLogger")
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install tensorboard.*\[tensorboard\]"):
-        with packages.optional("tensorboard"):
-            pass
+    overrides = "data_folder: a\nverification_file: b\ntrain_logger: !new:hamsb."
+    overrides += "TensorBoardLogger {save_file: c}"
+    with pytest.raises(ValueError, match=r"yaml: train_logger: .*pip install tensorboard"):
+        check_objects(repository / "hparams" / "small_ham.yaml", overrides)

@@ -13,6 +13,8 @@ _EXTRAS = {
     "plots": ("matplotlib", "matplotlib"),
     "clustering": ("scikit-learn", "sklearn"),
     "mini": ("espeakng-loader", "espeakng_loader"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "wavlm": ("transformers", "transformers"),
 }
 
 
@@ -22,7 +24,8 @@ def missing(extra: str) -> str:
     Arguments
     ---------
     extra : str
-        An extra of hamsb: ``plots``, ``clustering`` or ``mini``.
+        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``tensorboard`` or
+        ``wavlm``.
 
     Example
     -------

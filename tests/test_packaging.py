@@ -89,10 +89,11 @@ def third_parties(folder):
 
 def test_what_is_imported_is_installed(setup):
     core = required(setup)
-    clustering = required(setup, "clustering")
-    for folder, extra in [("hamsb", "kaldi"), ("recipes", "mini"), ("tests", "test")]:
-        allowed = core | required(setup, "plots") | clustering | required(setup, extra)
-        assert third_parties(folder) <= allowed, folder
+    optional = {"huggingface-hub", "huggingface_hub"}  # comes with transformers
+    for extra in ("plots", "clustering", "kaldi", "tensorboard", "wavlm"):
+        optional |= required(setup, extra)
+    for folder, more in [("hamsb", "plots"), ("recipes", "mini"), ("tests", "test")]:
+        assert third_parties(folder) <= core | optional | required(setup, more), folder
     # And nothing that no file asks for, but what SpeechBrain imports.
     assert core - third_parties("hamsb") - third_parties("recipes") <= {"torchaudio"}
 
@@ -162,11 +163,15 @@ def test_a_missing_extra_is_named():
 
 
 def test_the_library_imports_without_the_extras_and_without_posix():
-    """All but figures and clusters, which say what they need; Windows has no fcntl."""
+    """All but figures, clusters, TensorBoard and WavLM, which say what they need; Windows
+    has no fcntl."""
     extras = [module for _, module in packages._EXTRAS.values()]
     out, errors = python(BLOCK.format(blocked=[*extras, "fcntl", "resource"]) + IMPORT_ALL)
     assert errors == ""
-    known = r"hamsb\.(\w+\.plots|analysis\.\w+): [\w-]+ is not installed, run "
+    known = (
+        r"hamsb\.(\w+\.plots|analysis\.\w+|training\.tensorboard|"
+        r"integrations\.\w+): [\w-]+ is not installed, run "
+    )
     for line in out.splitlines():
         assert re.match(known, line), line
     assert "plots" in out  # what is blocked is not found

@@ -14,6 +14,8 @@ _EXTRAS = {
     "clustering": ("scikit-learn", "sklearn"),
     "mini": ("espeakng-loader", "espeakng_loader"),
     "kaldi": ("kaldiio", "kaldiio"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "wavlm": ("transformers", "transformers"),
 }
 
 
@@ -24,6 +26,8 @@ def missing(extra: str) -> str:
     ---------
     extra : str
         An extra of hamsb: ``plots``, ``clustering``, ``mini`` or ``kaldi``.
+        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``tensorboard`` or
+        ``wavlm``.
 
     Example
     -------

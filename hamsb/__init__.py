@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from hamsb.augment.telephone import Telephone
     from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
     from hamsb.dataio.sampling import SpeakerBatchSampler
+    from hamsb.inference.extraction import EmbeddingExtractor
     from hamsb.inference.speaker import SpeakerRecognition
+    from hamsb.inference.speakers import Speakers
     from hamsb.integrations.huggingface import SSLFeatures
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
@@ -46,6 +48,7 @@ _PLACES = {
     "CosineClassifier": "nnet.classifiers",
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
+    "EmbeddingExtractor": "inference.extraction",
     "HAMSoftmax": "nnet.losses",
     "HSCL": "nnet.contrastive",
     "HSoftmax": "nnet.losses",
@@ -62,6 +65,7 @@ _PLACES = {
     "SSLFeatures": "integrations.huggingface",
     "SpeakerBatchSampler": "dataio.sampling",
     "SpeakerRecognition": "inference.speaker",
+    "Speakers": "inference.speakers",
     "SpeedPerturb": "augment.time_domain",
     "SupCon": "nnet.contrastive",
     "Telephone": "augment.telephone",
@@ -98,6 +102,7 @@ __all__ = [
     "CosineClassifier",
     "CosineMargin",
     "CosineSimilarity",
+    "EmbeddingExtractor",
     "HAMSoftmax",
     "HSCL",
     "HSoftmax",
@@ -114,6 +119,7 @@ __all__ = [
     "SSLFeatures",
     "SpeakerBatchSampler",
     "SpeakerRecognition",
+    "Speakers",
     "SpeedPerturb",
     "SupCon",
     "Telephone",

@@ -65,6 +65,87 @@ def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Te
     return wav
 
 
+def stream_audio(
+    path: str | os.PathLike, normalizer: AudioNormalizer, seconds: float = 30.0
+) -> Iterator[torch.Tensor]:
+    """The samples that `load_audio` gives, one part after the other, so that a recording of
+    hours takes no more memory than a short one.
+
+    Another rate is resampled with the samples around each part, so that no seam is heard:
+    the parts together are the whole file's to within rounding.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file. It is opened where it is.
+    normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Holds the rate.
+    seconds : float
+        How much is read at a time.
+
+    Yields
+    ------
+    torch.Tensor
+        [T], float32 on the CPU, mono and at the normalizer's rate; T > 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        It cannot be read as audio, or holds samples that are not finite. Silence is for the
+        caller to find.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     soundfile.write(f"{folder}/a.wav", [0.25] * 2500, 8000)
+    ...     parts = [*stream_audio(f"{folder}/a.wav", AudioNormalizer(16000), 0.25)]
+    >>> len(parts), sum(len(part) for part in parts)
+    (2, 5000)
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such audio file")
+    at = 0  # samples of the file that were read
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, new = file.samplerate, normalizer.sample_rate
+            unit = rate // math.gcd(rate, new)  # input samples between two on both grids
+            # A resampled value depends on some six periods of the lower rate, either side.
+            context = (
+                0 if rate == new else unit * math.ceil(1 + 12 * max(1, rate / new) / unit)
+            )
+            frames = unit * max(1, round(seconds * rate / unit))
+            audio, before = torch.empty(0), 0
+            while True:
+                block = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
+                block = block.mean(1)
+                if not block.isfinite().all():
+                    wrong = at + int((~block.isfinite()).nonzero()[0])
+                    raise ValueError(
+                        f"{path}: a sample at {wrong / rate:.3f} s is not a finite number; "
+                        "fetch or convert it again."
+                    )
+                at += len(block)
+                ended = len(block) < frames
+                audio = torch.cat([audio, block])
+                upto = len(audio) if ended else max(before, len(audio) - context)
+                if upto > before:
+                    wav = normalizer(audio, rate)
+                    first, last = (part * new // rate for part in (before, upto))
+                    yield wav[first:] if ended else wav[first:last]
+                if ended:
+                    return
+                kept = max(0, upto - context)
+                audio, before = audio[kept:], upto - kept
+    except (RuntimeError, OSError) as error:
+        where = f" beyond {at / rate:.1f} s" if at else ""
+        raise ValueError(
+            f"{path}: cannot be read as audio{where}; fetch or convert it again ({error})"
+        ) from error
+
+
 def check_audio(wav: torch.Tensor, name: object, sample_rate: int) -> None:
     """ValueError where there is nothing in a recording that a model could tell apart.
 

@@ -1,25 +1,36 @@
 """Exported models: loaded, and deciding where they should."""
 
+import contextlib
 import copy
-import difflib
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import speechbrain.inference.speaker
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
-from speechbrain.utils.fetching import FetchFrom, guess_source
+from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
 
 from hamsb.dataio.audio import check_audio, load_audio
-from hamsb.inference.folder import HPARAMS, exports_near, model_folder
+from hamsb.inference.folder import (
+    HPARAMS,
+    exports_near,
+    is_hub_name,
+    model_folder,
+    top_keys,
+)
 from hamsb.nnet.balls import Ball
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
-from hamsb.verification.decision import DECISION, read_decision
+from hamsb.verification.decision import (
+    DECISION,
+    fingerprint,
+    read_decision,
+    read_own_decision,
+)
 from hamsb.verification.encoding import Encoder
+from hamsb.verification.training_data import TRAINING
 
 _SOURCE = "source.txt"  # in a savedir: whose files it holds
 
@@ -72,6 +83,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         source: str | os.PathLike,
         hparams_file: str = HPARAMS,
         savedir: str | os.PathLike | None = None,
+        decision: str | os.PathLike | dict | None = None,
         **kwargs: Any,
     ) -> "SpeakerRecognition":
         """Load a model, as SpeechBrain's method of this name.
@@ -86,25 +98,32 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         savedir : str or Path, optional
             Where files of the hub or the web are kept. A folder's are read where they
             are.
+        decision : str, Path or dict, optional
+            Where to decide in place of the model's own decision: the file that ``hamsb
+            threshold`` wrote for this model, or what such a file holds.
         **kwargs
             As for SpeechBrain's.
 
         Raises
         ------
         FileNotFoundError
-            The source is a path, and no model is there.
+            The source is a path, and no model is there; no such decision file.
         ValueError
-            ``savedir`` holds the files of another model.
+            ``savedir`` holds the files of another model; the decision is another model's.
         """
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
         kind, place = guess_source(source)
-        on_hub = kind == FetchFrom.HUGGING_FACE and _is_hub_name(place)
+        on_hub = kind == FetchFrom.HUGGING_FACE and is_hub_name(place)
         if not (on_hub or kind == FetchFrom.URI):
             model_folder(place, "source", hparams_file)
-            kwargs.setdefault("decision", read_decision(place))
+            if decision is None:
+                decision = read_decision(place)
+            kwargs.setdefault("overrides", own_weights(place, hparams_file))
             if not kwargs.get("download_only"):
                 savedir = None
+        if isinstance(decision, dict):
+            kwargs["decision"] = decision
         load = functools.partial(
             super().from_hparams,
             source,
@@ -119,14 +138,16 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         except (OSError, ValueError) as error:
             if not on_hub:
                 raise
-            near = "".join(f" Did you mean {path}?" for path in exports_near(Path(place)))
-            raise FileNotFoundError(
-                f"source={source}: no such folder, and as the name of a model on Hugging "
-                f"Face's hub it failed: {' '.join(str(error).split())}{near}"
-            ) from error
+            raise _not_on_hub(place, error) from error
         if savedir is not None:
             with replacing(Path(savedir, _SOURCE)) as partial:
                 partial.write_text(f"{place}\n", encoding="utf-8")
+        if model is not None:
+            model.source = place
+            if isinstance(decision, (str, os.PathLike)):
+                model.decision = read_own_decision(
+                    decision, fingerprint(source_folder(place, hparams_file))
+                )
         return model
 
     def threshold(self, name: str = "eer") -> float:
@@ -152,13 +173,19 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if self.decision is None:
             raise ValueError(
                 f"no {DECISION} beside the model: it was exported without a threshold. "
-                "Give threshold=<cosine>, or store one with verify.py's "
-                "calibration_file and store_decision."
+                "Give threshold=<cosine>, or find one on trials of your own: hamsb "
+                "threshold."
             )
         thresholds = self.decision["thresholds"]
         if name not in thresholds:
             raise ValueError(f"threshold={name!r}: the model has {sorted(thresholds)}")
         return thresholds[name]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """From cosines to log-likelihood ratios, where it is stored with the model."""
+        numbers = (self.decision or {}).get("calibration")
+        return None if numbers is None else Calibration.from_dict(numbers)
 
     def log_likelihood_ratio(self, score: torch.Tensor) -> torch.Tensor:
         """Natural-log likelihood ratios of cosines, by the model's calibration.
@@ -179,10 +206,9 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ValueError
             The model was exported without a calibration.
         """
-        numbers = (self.decision or {}).get("calibration")
-        if numbers is None:
+        if self.calibration is None:
             raise ValueError("the model was exported without a calibration")
-        ratios = Calibration.from_dict(numbers)(score.flatten())
+        ratios = self.calibration(score.flatten())
         return torch.from_numpy(ratios).reshape(score.shape).to(score.device)
 
     def load_audio(self, path: str | os.PathLike, savedir: object = None) -> torch.Tensor:
@@ -196,11 +222,13 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             Is not used; SpeechBrain's method has it.
         """
         wav = load_audio(path, self.audio_normalizer)
-        self._encoder.check_brief(path, len(wav))
+        self.encoder.check_brief(path, len(wav))
         return wav.to(self.device)
 
     @functools.cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """SpeechBrain's ``encode_batch``, told apart by recording where it fails; of audio
+        that was looked at."""
         encode = functools.partial(EncoderClassifier.encode_batch, self)
         return Encoder(encode, self.audio_normalizer.sample_rate)
 
@@ -240,7 +268,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         for row, wav in enumerate(batch):
             rate = self.audio_normalizer.sample_rate
             check_audio(wav[: samples[row]], names[row], rate)
-        embeddings = self._encoder(batch, names, samples, wav_lens=wav_lens, **options)
+        embeddings = self.encoder(batch, names, samples, wav_lens=wav_lens, **options)
         return embeddings.reshape(rows, 1, -1)  # a ResNet's are [B, D]
 
     def verify_batch(
@@ -275,14 +303,14 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ValueError
             As for ``encode_batch``, with a name such as ``wavs2[3]``; no such threshold.
         """
-        limit = self._limit(threshold)
+        limit = self.limit(threshold)
         one = self._encode(wavs1, wav1_lens, "wavs1")
         other = self._encode(wavs2, wav2_lens, "wavs2")
         score = self.similarity(one, other)
         return score, score >= limit
 
-    def _limit(self, threshold):
-        """The cosine that a name of a threshold, a cosine or None stands for."""
+    def limit(self, threshold: str | float | None = None) -> float:
+        """The cosine that a name of a threshold, a cosine, or None ("eer") stands for."""
         if threshold is None or isinstance(threshold, str):
             return self.threshold(threshold or "eer")
         return threshold
@@ -320,7 +348,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             A file cannot be read as audio, or is silent, empty, not finite or too short
             for the model; no such threshold.
         """
-        limit = self._limit(threshold)
+        limit = self.limit(threshold)
         one, other = (
             self._encode(self.load_audio(path, **kwargs), None, [path])
             for path in (path_x, path_y)
@@ -329,14 +357,56 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         return score, score >= limit
 
 
-def _is_hub_name(source: str) -> bool:
-    """Whether what is no folder here may be a model's name, ``owner/name``; not
-    ``results/exprot`` beside ``results/export``."""
-    path = Path(source)
-    misspelt = difflib.get_close_matches(path.name, ["export"], cutoff=0.7)
-    if misspelt and path.with_name("export") in exports_near(path):
-        return False
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
+def source_folder(source: str | os.PathLike, hparams_file: str = HPARAMS) -> Path:
+    """Where a model's files are on this machine; those of a hub in its cache.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or a model's name on a hub.
+    hparams_file : str
+        The yaml in it.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    return Path(fetch(hparams_file, source=os.fspath(source))).parent
+
+
+def fetch_texts(source: str) -> Path:
+    """The texts of a model on a hub: yamls, card, decision and what trained it; no weights,
+    and nothing of it is loaded.
+
+    Arguments
+    ---------
+    source : str
+        Its name, ``owner/name``.
+
+    Returns
+    -------
+    Path
+        A folder in the hub's cache, for `hamsb.inference.folder.inspect_model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model, or no network.
+    """
+    try:
+        folder = Path(fetch(HPARAMS, source=source)).parent
+    except (OSError, ValueError) as error:
+        raise _not_on_hub(source, error) from error
+    for name in ("embedding.yaml", DECISION, TRAINING, "README.md"):
+        with contextlib.suppress(OSError, ValueError):  # not every model has it
+            fetch(name, source=source)
+    return folder
+
+
+def _not_on_hub(source, error):
+    near = "".join(f" Did you mean {path}?" for path in exports_near(Path(source)))
+    return FileNotFoundError(
+        f"source={source}: no such folder, and as the name of a model on Hugging "
+        f"Face's hub it failed: {' '.join(str(error).split())}{near}"
+    )
 
 
 def _check_savedir(savedir: str | os.PathLike, source: str) -> None:
@@ -366,6 +436,25 @@ def _source_of(file: Path) -> str:
     return str(file.parent)
 
 
+def own_weights(folder: str | os.PathLike, hparams_file: str = HPARAMS) -> dict[str, str]:
+    """What of a yaml must be overridden so that the folder's own weights are loaded.
+
+    The yamls of SpeechBrain's models name their place on the hub, ``pretrained_path``, and
+    a copy of such a folder would be loaded from there.
+
+    Arguments
+    ---------
+    folder : str or Path
+        On this machine.
+    hparams_file : str
+        The yaml in it.
+    """
+    key = "pretrained_path"
+    if key in top_keys(Path(folder) / hparams_file) and any(Path(folder).glob("*.ckpt")):
+        return {key: str(Path(folder).absolute())}
+    return {}
+
+
 def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClassifier:
     """The exported model in a folder.
 
@@ -382,7 +471,9 @@ def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClass
         No model was exported there.
     """
     folder = model_folder(model)
-    return EncoderClassifier.from_hparams(source=str(folder), run_opts=run_opts)
+    return EncoderClassifier.from_hparams(
+        source=str(folder), run_opts=run_opts, overrides=own_weights(folder)
+    )
 
 
 def trained_ball(encoder: EncoderClassifier) -> Ball | None:

@@ -17,6 +17,7 @@ from hamsb.training.report import (
     REPORT,
     Preparation,
     model_card,
+    one_line,
     run_conditions,
     run_table,
     training_facts,
@@ -174,6 +175,7 @@ def _training_data(
         "speakers": sorted(speakers),
         "development_speakers": sorted(development),
         "data": dict(data),
+        "loss": one_line(brain.hparams.compute_cost),
     }
 
 

@@ -13,6 +13,7 @@ _EXTRAS = {
     "plots": ("matplotlib", "matplotlib"),
     "clustering": ("scikit-learn", "sklearn"),
     "mini": ("espeakng-loader", "espeakng_loader"),
+    "kaldi": ("kaldiio", "kaldiio"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "wavlm": ("transformers", "transformers"),
 }
@@ -24,6 +25,7 @@ def missing(extra: str) -> str:
     Arguments
     ---------
     extra : str
+        An extra of hamsb: ``plots``, ``clustering``, ``mini`` or ``kaldi``.
         An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``tensorboard`` or
         ``wavlm``.
 

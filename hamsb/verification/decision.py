@@ -94,13 +94,88 @@ def write_decision(folder: str | os.PathLike, decision: Mapping) -> None:
     ...     read_decision(folder)
     {'thresholds': {'eer': 0.31}, 'list': 'veri_dev'}
     """
+    _write(Path(folder) / DECISION, decision)
+
+
+def write_own_decision(path: str | os.PathLike, decision: Mapping, model: str) -> None:
+    """Store where to decide in a file of its own, beside a model and not in it.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; an earlier one is replaced.
+    decision : dict
+        As for `write_decision`.
+    model : str
+        The `fingerprint` of the model that the decision is for.
+
+    Raises
+    ------
+    ValueError
+        As `write_decision`.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_own_decision(f"{folder}/calls.json", {"thresholds": {"eer": 0.31}}, "0a")
+    ...     read_own_decision(f"{folder}/calls.json", "0a")["thresholds"]
+    {'eer': 0.31}
+    """
+    _write(Path(path), {"model": model, **decision})
+
+
+def read_own_decision(path: str | os.PathLike, model: str) -> dict:
+    """What `write_own_decision` stored.
+
+    Arguments
+    ---------
+    path : str or Path
+    model : str
+        The `fingerprint` of the model that is to decide with it.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        It is damaged or another kind of file, or of another model.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"decision={path}: no such file; hamsb threshold MODEL TRIALS DATA makes one."
+        )
+    try:
+        decision = read_json(path)
+        _check_decision(decision)
+    except ValueError as error:
+        raise ValueError(
+            f"decision={path}: no decision, or damaged ({error}); make it again with hamsb "
+            "threshold."
+        ) from error
+    theirs = decision.get("model")
+    if not isinstance(theirs, str):
+        raise ValueError(
+            f"decision={path}: does not say of which model it is; make one with hamsb "
+            "threshold."
+        )
+    if theirs != model:
+        raise ValueError(
+            f"decision={path}: of another model ({theirs[:12]}), and thresholds mean "
+            f"nothing to this one ({model[:12]}). Give that model, or make a decision for "
+            "this one with hamsb threshold."
+        )
+    return decision
+
+
+def _write(path: Path, decision: Mapping) -> None:
     if "eer" not in decision.get("thresholds", {}):
         raise ValueError(f"{decision}: a decision needs thresholds, 'eer' among them")
     try:
         text = json.dumps(decision, indent=2, allow_nan=False)
     except ValueError as error:
         raise ValueError(f"{error}: {decision}") from error
-    with replacing(Path(folder) / DECISION) as partial:
+    with replacing(path) as partial:
         partial.write_text(f"{text}\n", encoding="utf-8")
 
 

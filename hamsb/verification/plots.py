@@ -1,8 +1,9 @@
 """Figures of trials, and the style of all figures.
 
-This module and ``hamsb.analysis.plots`` are the only ones that import matplotlib. A
-figure is as wide as a column of a paper, or as two, with text of 7 and 8 points. Its
-colors are told apart by color-blind readers [1]_, its lines by their dashes too.
+This module, ``hamsb.analysis.plots`` and ``hamsb.inference.plots`` are the only ones that
+import matplotlib. A figure is as wide as a column of a paper, or as two, with text of 7
+and 8 points. Its colors are told apart by color-blind readers [1]_, its lines by their
+dashes too.
 
 References
 ----------

@@ -6,6 +6,7 @@ import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 
+from cases import looped
 from hamsb.dataio.audio import (
     check_audio,
     check_files,
@@ -13,6 +14,7 @@ from hamsb.dataio.audio import (
     load_audio,
     random_crop,
     read_crop,
+    stream_audio,
 )
 
 
@@ -177,3 +179,36 @@ def test_headers_tell_in_one_message_what_cannot_be_embedded(tmp_path):
     lines = str(told.value).split("\n")
     assert [line.split(":")[0].strip() for line in lines[1:4]] == list(map(str, bad[:3]))
     assert lines[4:] == ["  and 2 more"]
+
+
+@looped(rate=[8000, 16000, 22050, 44100], seconds=[0.01, 0.3, 30.0], samples=[1, 99, 30001])
+def test_parts_of_a_stream_are_the_whole_file(tmp_path, rate, seconds, samples):
+    """Resampled without a seam."""
+    path = tmp_path / "a.wav"
+    noise = np.random.default_rng(samples).normal(0, 0.1, (samples, 2))
+    soundfile.write(path, noise, rate, subtype="FLOAT")
+    parts = [*stream_audio(path, AudioNormalizer(16000), seconds)]
+    whole = load_audio(path, AudioNormalizer(16000))
+    assert all(len(part) for part in parts)
+    assert torch.cat(parts).shape == whole.shape
+    assert torch.allclose(torch.cat(parts), whole, rtol=0, atol=1e-6)
+    assert max(map(len, parts)) <= seconds * 16000 + 800
+
+
+def test_what_cannot_be_streamed(tmp_path):
+    audio = np.full(40000, 0.1)
+    audio[24000] = np.inf
+    soundfile.write(tmp_path / "broken.wav", audio, 16000, subtype="FLOAT")
+    (tmp_path / "text.wav").write_text("no audio")
+    noise = np.random.default_rng(0).normal(0, 0.1, 80000)
+    soundfile.write(tmp_path / "whole.flac", noise, 16000)
+    half = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(half[: len(half) // 2])  # is told by its contents
+    for name, kind, why in (
+        ("none", FileNotFoundError, "no such audio file"),
+        ("text", ValueError, "cannot be read as audio; fetch"),
+        ("broken", ValueError, "a sample at 1.500 s is not a finite number"),
+        ("cut", ValueError, r"cannot be read as audio beyond \d+\.\d s; fetch"),
+    ):
+        with pytest.raises(kind, match=f"{name}.wav: {why}"):
+            [*stream_audio(tmp_path / f"{name}.wav", AudioNormalizer(16000), 0.5)]

@@ -11,7 +11,9 @@ from hamsb.verification.decision import (
     fingerprint,
     make_decision,
     read_decision,
+    read_own_decision,
     write_decision,
+    write_own_decision,
 )
 from hamsb.verification.metrics import eer, min_dcf
 from hamsb.verification.trials import Trials
@@ -96,3 +98,28 @@ def test_a_fingerprint_tells_models_apart(tmp_path):
     assert fingerprint(copy) != first
     (tmp_path / "embedding_model.ckpt").write_bytes(b"1")
     assert fingerprint(tmp_path) != first
+
+
+def test_a_decision_of_ones_own(tmp_path):
+    decision = {"thresholds": {"eer": 0.5}, "list": "calls"}
+    write_own_decision(tmp_path / "mine.json", decision, "ab" * 32)
+    found = read_own_decision(tmp_path / "mine.json", "ab" * 32)
+    assert found == {"model": "ab" * 32, **decision}
+    with pytest.raises(
+        ValueError, match=r"of another model \(abababababab\).*\(cdcdcdcdcdcd\)"
+    ):
+        read_own_decision(tmp_path / "mine.json", "cd" * 32)
+    with pytest.raises(FileNotFoundError, match="none.json: no such file; hamsb threshold"):
+        read_own_decision(tmp_path / "none.json", "ab" * 32)
+    for text, why in (
+        ("{", "no decision, or damaged"),
+        ("[]", "no mapping"),
+        ('{"model": "a"}', "no thresholds, 'eer' among them"),
+        ('{"thresholds": {"eer": 0.5}}', "does not say of which model it is"),
+    ):
+        (tmp_path / "mine.json").write_text(text)
+        with pytest.raises(ValueError, match=why):
+            read_own_decision(tmp_path / "mine.json", "ab" * 32)
+    with pytest.raises(ValueError, match="a decision needs thresholds"):
+        write_own_decision(tmp_path / "new.json", {"thresholds": {}}, "a")
+    assert not (tmp_path / "new.json").exists()

@@ -30,6 +30,7 @@ MAY_CHANGE = {
     "precision": "",
     "eval_precision": "",
     "ckpt_interval_minutes": "",
+    "card": "",
 }
 #: Of the data loader, what changes no batch.
 LOADER_MAY_CHANGE = (

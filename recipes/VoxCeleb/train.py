@@ -134,7 +134,7 @@ class SpeakerBrain(EmbeddingBrain):
         if "classifier" not in self.averaged:
             return super().card
         return {
-            "classify": 'scores, best, index, name = encoder.classify_file("speech.wav")'
+            "classify": 'scores, best, index, name = verification.classify_file("speech.wav")'
             "  # training speakers\n"
         }
 

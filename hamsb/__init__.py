@@ -13,7 +13,9 @@ from hamsb.utils.packages import check_torch_pair
 if TYPE_CHECKING:
     from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
     from hamsb.dataio.sampling import SpeakerBatchSampler
+    from hamsb.inference.extraction import EmbeddingExtractor
     from hamsb.inference.speaker import SpeakerRecognition
+    from hamsb.inference.speakers import Speakers
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
@@ -43,6 +45,7 @@ _PLACES = {
     "CosineClassifier": "nnet.classifiers",
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
+    "EmbeddingExtractor": "inference.extraction",
     "HAMSoftmax": "nnet.losses",
     "HSCL": "nnet.contrastive",
     "HSoftmax": "nnet.losses",
@@ -58,6 +61,7 @@ _PLACES = {
     "Softmax": "nnet.losses",
     "SpeakerBatchSampler": "dataio.sampling",
     "SpeakerRecognition": "inference.speaker",
+    "Speakers": "inference.speakers",
     "SpeedPerturb": "augment.time_domain",
     "SupCon": "nnet.contrastive",
 }
@@ -92,6 +96,7 @@ __all__ = [
     "CosineClassifier",
     "CosineMargin",
     "CosineSimilarity",
+    "EmbeddingExtractor",
     "HAMSoftmax",
     "HSCL",
     "HSoftmax",
@@ -107,6 +112,7 @@ __all__ = [
     "Softmax",
     "SpeakerBatchSampler",
     "SpeakerRecognition",
+    "Speakers",
     "SpeedPerturb",
     "SupCon",
 ]

@@ -98,10 +98,14 @@ def _is_export(folder: Path, file: str) -> bool:
     if not path.is_file():
         return False
     try:
-        keys = dict(_entries(_compose(path)))
+        return set(_MODEL_KEYS) <= top_keys(path)
     except ValueError:
         return True
-    return set(_MODEL_KEYS) <= keys.keys()
+
+
+def top_keys(path: Path) -> set[str]:
+    """The outermost keys of a yaml; ValueError where it cannot be read."""
+    return {key for key, _ in _entries(_compose(path))}
 
 
 # ------------------------------------------------------- looking at one, from outside
@@ -117,6 +121,8 @@ _PARTS = (
     "speechbrain.utils.parameter_transfer.",
     "torch.nn.",
 )
+# Its parts that people ask for, by the yaml's keys.
+_PART_KEYS = ("compute_features", "embedding_model", "classifier")
 _KINDS = ("!new:", "!name:", "!apply:", "!applyref:", "!module:", "!include:")
 _PYTHON = "tag:yaml.org,2002:python/"
 _LARGEST_PICKLE = 1 << 26  # bytes; a model's is some 10 kB, its tensors are beside it
@@ -168,6 +174,10 @@ class ModelFolder:
         Hz, where a yaml says it.
     embedding_size : int or None
         Where a yaml says it.
+    parts : dict of str to str
+        ``embedding_model``, ``classifier`` and the like -> what the yaml has there.
+    card : dict
+        The front matter of ``README.md``; empty where it has none.
     decision, training : dict or None
         ``decision.json`` and ``training.json``, where they are there and whole.
     """
@@ -178,6 +188,8 @@ class ModelFolder:
     warnings: tuple[str, ...]
     sample_rate: int | None
     embedding_size: int | None
+    parts: dict[str, str]
+    card: dict
     decision: dict | None
     training: dict | None
 
@@ -192,12 +204,39 @@ class ModelFolder:
         thresholds = (self.decision or {}).get("thresholds")
         return thresholds.get("eer") if isinstance(thresholds, dict) else None
 
+    def _facts(self) -> Iterator[tuple[str, object]]:
+        """What a user asks of a model, by name."""
+        training, decision = self.training or {}, self.decision or {}
+        yield "encoder", self.parts.get("embedding_model")
+        yield "features", self.parts.get("compute_features")
+        yield "embedding size", self.embedding_size
+        yield "sample rate", self.sample_rate and f"{self.sample_rate} Hz"
+        yield "head", self.parts.get("classifier")
+        yield "loss", training.get("loss")
+        if "speakers" in training:
+            held_out = len(training["development_speakers"])
+            yield "trained on", f"{len(training['speakers'])} speakers; {held_out} held out"
+        if "eer" in decision:
+            trials = f"{decision.get('target_trials')} target and "
+            trials += f"{decision.get('impostor_trials')} impostor trials"
+            yield (
+                "development EER",
+                f"{100 * decision['eer']:.2f} %, {decision.get('list')}: {trials}",
+            )
+        yield from _card_metrics(self.card)
+        thresholds = decision.get("thresholds") or {}
+        numbers = [f"{name} {value:.4f}" for name, value in thresholds.items()]
+        none = "none; hamsb threshold finds one on trials of your own"
+        yield "thresholds", ", ".join(numbers) or none
+        if calibration := decision.get("calibration"):
+            scale, offset = calibration["scale"], calibration["offset"]
+            yield "likelihood ratio", f"ln LR = {scale:.3f} cosine {offset:+.3f}"
+        packages = {each.name.split(".")[0] for each in self.names if each.kind == "new"}
+        yield "packages", ", ".join(sorted(packages))
+
     def __str__(self) -> str:
-        said = [
-            f"{self.folder}: {len(self.files)} files, {sum(self.files.values())} bytes",
-            f"sample rate {self.sample_rate or 'unknown'}, embedding size "
-            f"{self.embedding_size or 'unknown'}, threshold {self.threshold}",
-        ]
+        said = [f"{self.folder}: {len(self.files)} files, {sum(self.files.values())} bytes"]
+        said += [f"{name + ':':<18}{value or 'unknown'}" for name, value in self._facts()]
         said += [f"warning: {warning}" for warning in self.warnings]
         said += [
             f"look at: {each.file}:{each.line}: {each.kind} {each.name}"
@@ -246,6 +285,7 @@ def inspect_model(folder: str | os.PathLike) -> ModelFolder:
     names: list[Named] = []
     warnings: list[str] = []
     numbers: dict[str, int] = {}
+    parts: dict[str, str] = {}
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
@@ -262,6 +302,7 @@ def inspect_model(folder: str | os.PathLike) -> ModelFolder:
                 root = _compose(path)
                 names += _named_in(root, name)
                 numbers = {**_numbers(root), **numbers}
+                parts = {**_parts(root), **parts}
             else:
                 names += _named_in_pickles(path, name)
         except ValueError as error:
@@ -284,6 +325,8 @@ def inspect_model(folder: str | os.PathLike) -> ModelFolder:
         tuple(warnings),
         numbers.get("sample_rate"),
         numbers.get("input_size", numbers.get("lin_neurons")),
+        parts,
+        read_card(folder),
         decision,
         training,
     )
@@ -411,6 +454,69 @@ def _numbers(root: Node | None) -> dict[str, int]:
         if isinstance(value, ScalarNode) and re.fullmatch(r"\d{1,9}", value.value):
             found[key] = int(value.value)
     return found
+
+
+def _parts(root: Node | None) -> dict[str, str]:
+    """What a yaml has for a model's parts, as ``Class(argument=value, ...)``."""
+    return {
+        key: _described(value)
+        for key, value in _entries(root)
+        if key in _PART_KEYS and str(value.tag).startswith("!new:")
+    }
+
+
+def _described(node: Node, depth: int = 0) -> str:
+    name = str(node.tag).removeprefix("!new:").rpartition(".")[2]
+    arguments = []
+    for key, value in _entries(node):
+        if isinstance(value, ScalarNode) and not str(value.tag).startswith("!"):
+            arguments.append(f"{key}={value.value}")
+        elif isinstance(value, SequenceNode) and len(value.value) < 10:
+            if all(isinstance(each, ScalarNode) for each in value.value):
+                listed = ", ".join(each.value for each in value.value)
+                arguments.append(f"{key}=[{listed}]")
+        elif str(value.tag).startswith("!new:") and depth < 3:
+            arguments.append(f"{key}={_described(value, depth + 1)}")
+    return f"{name}({', '.join(arguments)})"
+
+
+# ------------------------------------------------------------------------------ card
+
+
+def read_card(folder: str | os.PathLike) -> dict:
+    """The front matter of a model card, as hubs have it; empty where there is none, or
+    none that can be read.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Its ``README.md`` is read.
+    """
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    begin, _, rest = text.partition("---\n")
+    if begin.strip() or "\n---" not in rest:
+        return {}
+    try:
+        found = YAML(typ="safe", pure=True).load(rest[: rest.index("\n---")])
+    except (YAMLError, RecursionError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _card_metrics(card: dict) -> Iterator[tuple[str, str]]:
+    """The numbers of a card's ``model-index``, as ``EER``, ``1.2, veri_test``."""
+    try:
+        for model in card.get("model-index", []):
+            for result in model["results"]:
+                for metric in result["metrics"]:
+                    name = metric.get("name", metric.get("type"))
+                    value, where = metric["value"], result["dataset"]["name"]
+                    yield f"{name}", f"{value}, {where}"
+    except (AttributeError, KeyError, TypeError):  # another form than hubs ask for
+        return
 
 
 # --------------------------------------------------------------------------- weights

@@ -205,7 +205,7 @@ def _difference(ours, theirs):
 
 
 def _noise(rows, samples):
-    """Audio [rows, samples]: whole, and the last tenth of it silent but in the first row."""
+    """Audio [rows, samples]; the last tenth is silent, but in the first row."""
     generator = torch.Generator().manual_seed(samples)
     swell = 0.1 * torch.sin(torch.linspace(0.3, 9.0, samples)).abs()
     loudness = torch.tensor([1.0, 0.1, 3.0])[:rows, None]

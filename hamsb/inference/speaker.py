@@ -16,7 +16,7 @@ from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
 from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.audio import check_audio, load_audio
-from hamsb.inference.folder import HPARAMS, exports_near, model_folder
+from hamsb.inference.folder import HPARAMS, exports_near, model_folder, top_keys
 from hamsb.nnet.balls import Ball
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
@@ -110,6 +110,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if not elsewhere:
             model_folder(place, "source", hparams_file)
             kwargs.setdefault("decision", read_decision(place))
+            kwargs.setdefault("overrides", own_weights(place, hparams_file))
             if not kwargs.get("download_only"):
                 savedir = None
         load = functools.partial(
@@ -142,6 +143,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if savedir is not None:
             with replacing(Path(savedir, _SOURCE)) as partial:
                 partial.write_text(f"{place}\n", encoding="utf-8")
+        if model is not None:
+            model.source = place
         return model
 
     def threshold(self, name: str = "eer") -> float:
@@ -167,13 +170,19 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if self.decision is None:
             raise ValueError(
                 f"no {DECISION} beside the model: it was exported without a threshold. "
-                "Give threshold=<cosine>, or store one with verify.py's "
-                "calibration_file and store_decision."
+                "Give threshold=<cosine>, or find one on trials of your own: hamsb "
+                "threshold."
             )
         thresholds = self.decision["thresholds"]
         if name not in thresholds:
             raise ValueError(f"threshold={name!r}: the model has {sorted(thresholds)}")
         return thresholds[name]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """From cosines to log-likelihood ratios, where it is stored with the model."""
+        numbers = (self.decision or {}).get("calibration")
+        return None if numbers is None else Calibration.from_dict(numbers)
 
     def log_likelihood_ratio(self, score: torch.Tensor) -> torch.Tensor:
         """Natural-log likelihood ratios of cosines, by the model's calibration.
@@ -194,10 +203,9 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ValueError
             The model was exported without a calibration.
         """
-        numbers = (self.decision or {}).get("calibration")
-        if numbers is None:
+        if self.calibration is None:
             raise ValueError("the model was exported without a calibration")
-        ratios = Calibration.from_dict(numbers)(score.flatten())
+        ratios = self.calibration(score.flatten())
         return torch.from_numpy(ratios).reshape(score.shape).to(score.device)
 
     def load_audio(self, path: str | os.PathLike, savedir: object = None) -> torch.Tensor:
@@ -211,11 +219,13 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             Is not used; SpeechBrain's method has it.
         """
         wav = load_audio(path, self.audio_normalizer)
-        self._encoder.check_brief(path, len(wav))
+        self.encoder.check_brief(path, len(wav))
         return wav.to(self.device)
 
     @functools.cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """SpeechBrain's ``encode_batch``, told apart by recording where it fails; of audio
+        that was looked at."""
         encode = functools.partial(EncoderClassifier.encode_batch, self)
         return Encoder(encode, self.audio_normalizer.sample_rate)
 
@@ -255,7 +265,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         for row, wav in enumerate(batch):
             rate = self.audio_normalizer.sample_rate
             check_audio(wav[: samples[row]], names[row], rate)
-        return self._encoder(batch, names, samples, wav_lens=wav_lens, **options)
+        return self.encoder(batch, names, samples, wav_lens=wav_lens, **options)
 
     def verify_batch(
         self,
@@ -289,14 +299,14 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ValueError
             As for ``encode_batch``, with a name such as ``wavs2[3]``; no such threshold.
         """
-        limit = self._limit(threshold)
+        limit = self.limit(threshold)
         one = self._encode(wavs1, wav1_lens, "wavs1")
         other = self._encode(wavs2, wav2_lens, "wavs2")
         score = self.similarity(one, other)
         return score, score >= limit
 
-    def _limit(self, threshold):
-        """The cosine that a name of a threshold, a cosine or None stands for."""
+    def limit(self, threshold: str | float | None = None) -> float:
+        """The cosine that a name of a threshold, a cosine, or None ("eer") stands for."""
         if threshold is None or isinstance(threshold, str):
             return self.threshold(threshold or "eer")
         return threshold
@@ -334,7 +344,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             A file cannot be read as audio, or is silent, empty, not finite or too short
             for the model; no such threshold.
         """
-        limit = self._limit(threshold)
+        limit = self.limit(threshold)
         one, other = (
             self._encode(self.load_audio(path, **kwargs), None, [path])
             for path in (path_x, path_y)
@@ -396,6 +406,25 @@ def _source_of(file: Path) -> str:
     return str(file.parent)
 
 
+def own_weights(folder: str | os.PathLike, hparams_file: str = HPARAMS) -> dict[str, str]:
+    """What of a yaml must be overridden so that the folder's own weights are loaded.
+
+    The yamls of SpeechBrain's models name their place on the hub, ``pretrained_path``, and
+    a copy of such a folder would be loaded from there.
+
+    Arguments
+    ---------
+    folder : str or Path
+        On this machine.
+    hparams_file : str
+        The yaml in it.
+    """
+    key = "pretrained_path"
+    if key in top_keys(Path(folder) / hparams_file) and any(Path(folder).glob("*.ckpt")):
+        return {key: str(Path(folder).absolute())}
+    return {}
+
+
 def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClassifier:
     """The exported model in a folder.
 
@@ -412,7 +441,9 @@ def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClass
         No model was exported there.
     """
     folder = model_folder(model)
-    return EncoderClassifier.from_hparams(source=str(folder), run_opts=run_opts)
+    return EncoderClassifier.from_hparams(
+        source=str(folder), run_opts=run_opts, overrides=own_weights(folder)
+    )
 
 
 def trained_ball(encoder: EncoderClassifier) -> Ball | None:

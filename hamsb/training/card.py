@@ -75,9 +75,9 @@ who have not agreed, keep `hyperparams.yaml`, `label_encoder.ckpt`, `classifier.
 ## What the yamls need
 """  # noqa: E501
 
-_STORED = 'score, same = verification.verify_files("one.wav", "other.wav")  # cosine, decision'
+_STORED = 'score, same = verification.verify_files("one.wav", "other.wav")'
 _NONE_STORED = (
-    "# No threshold is stored with the model: 0.25 stands for your own.\n"
+    "# No threshold is stored with the model; 0.25 is in the place of your own.\n"
     'score, same = verification.verify_files("one.wav", "other.wav", threshold=0.25)'
 )
 
@@ -132,7 +132,7 @@ def front_matter(name: str, results: Iterable[Mapping], given: Mapping[str, Any]
     Example
     -------
     >>> result = {"list": "veri_test", "system": "trained", "calibrated": False,
-    ...     "eer": 0.04481, "min_dcf_0.01": 0.3812, "target_trials": 9, "impostor_trials": 9}
+    ...     "eer": 0.0448, "min_dcf_0.01": 0.381, "target_trials": 9, "impostor_trials": 9}
     >>> print(front_matter("small_ham", [result], {"language": "en"}))
     language: en
     library_name: speechbrain
@@ -192,9 +192,7 @@ def _measured(record):
             task_name="Speaker verification",
             dataset_type=record["list"],
             dataset_name=record["list"],
-            dataset_args={
-                key: record[key] for key in ("target_trials", "impostor_trials")
-            },
+            dataset_args={key: record[key] for key in ("target_trials", "impostor_trials")},
             metric_type=kind,
             metric_name=name,
             metric_value=value,
@@ -216,8 +214,8 @@ def check_card(card: object, hparams_file: object) -> None:
     >>> check_card({"language": "en", "license": "apache-2.0"}, "a.yaml")
     >>> check_card({"language": False}, "a.yaml")
     Traceback (most recent call last):
-    ValueError: a.yaml: card[language]=False: text, or a list of texts; put what yaml takes \
-for another thing in quotes, as 'no'.
+    ValueError: a.yaml: card[language]=False: must be text, or a list of texts; put what \
+yaml takes for another thing in quotes, as 'no'.
     """
     if card is None:
         return
@@ -239,6 +237,6 @@ for another thing in quotes, as 'no'.
         texts = value if isinstance(value, list) else [value]
         if key in TEXTS and not all(isinstance(text, str) for text in texts):
             raise ValueError(
-                f"{hparams_file}: card[{key}]={value}: text, or a list of texts; put what "
-                "yaml takes for another thing in quotes, as 'no'."
+                f"{hparams_file}: card[{key}]={value}: must be text, or a list of texts; "
+                "put what yaml takes for another thing in quotes, as 'no'."
             )

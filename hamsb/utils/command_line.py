@@ -419,7 +419,7 @@ def _check_device(run_opts, resolved):
     if device.type != "cpu":
         if get_local_rank() is not None:
             _check_own_device(device, chosen("device"))
-        _check_accelerator(device)
+        check_accelerator(device)
         return
     backend = run_opts.distributed_backend
     if get_local_rank() is not None and backend == "nccl":
@@ -459,7 +459,7 @@ def _accelerators():
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
-def _check_accelerator(device):
+def check_accelerator(device: torch.device) -> None:
     """ValueError where this machine has no such accelerator."""
     count = _accelerators()
     accelerator = torch.accelerator.current_accelerator() if count else None
@@ -515,13 +515,36 @@ def main_or_exit(main: Callable[[list[str]], object]) -> None:
             message = "SIGTERM: a checkpoint is saved; the same command goes on from there."
         _leave(message, status, error)
     except Exception as error:
-        file, message = _origin(error)
-        if not _is_expected(error, file):
+        text = expected_error(error)
+        if text is None:
             _wait_for_turn(1)
             raise
-        if _is_full(error):
-            message += ": a disk is full. Make room; the same command goes on where it was."
-        _leave(f"error: {message}", EXPECTED_ERROR, error)
+        _leave(f"error: {text}", EXPECTED_ERROR, error)
+
+
+def expected_error(error: Exception) -> str | None:
+    """What to say of an error that the user can put right; None of any other.
+
+    Arguments
+    ---------
+    error : Exception
+        As it was caught. Expected are a ValueError or OSError raised by hamsb or the
+        script, a file that the system refused, a full disk, a package that is missing.
+
+    Example
+    -------
+    >>> try:
+    ...     open("none.txt")
+    ... except OSError as error:
+    ...     print(expected_error(error))
+    [Errno 2] No such file or directory: 'none.txt'
+    """
+    file, message = _origin(error)
+    if not _is_expected(error, file):
+        return None
+    if _is_full(error):
+        message += ": a disk is full. Make room; the same command goes on where it was."
+    return message
 
 
 def _leave(message, status, error):
@@ -575,6 +598,8 @@ def _is_full(error):
 
 def _is_expected(error, file):
     """Whether the error is the user's to put right, and its message enough."""
+    if isinstance(error, ImportError):  # Python's own have a name
+        return error.name is None and LIBRARY in Path(file).resolve().parents
     if not isinstance(error, (ValueError, OSError)):
         return False
     if isinstance(error, OSError) and (error.filename is not None or _is_full(error)):

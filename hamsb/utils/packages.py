@@ -13,6 +13,7 @@ _EXTRAS = {
     "plots": ("matplotlib", "matplotlib"),
     "clustering": ("scikit-learn", "sklearn"),
     "mini": ("espeakng-loader", "espeakng_loader"),
+    "kaldi": ("kaldiio", "kaldiio"),
     "onnx": ("onnx onnxscript onnxruntime", "onnx onnxscript onnxruntime"),
 }
 
@@ -23,7 +24,7 @@ def missing(extra: str) -> str:
     Arguments
     ---------
     extra : str
-        An extra of hamsb: ``plots``, ``clustering``, ``mini`` or ``onnx``.
+        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``kaldi`` or ``onnx``.
 
     Example
     -------

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import time
 from functools import cached_property
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from hamsb.utils.files import replacing
 
 logger = get_logger(__name__)
 
-_PART = 1000  # embeddings in a file of the cache: what a killed run may lose
+# What a file of the cache holds at most, and so what a killed run may lose.
+_PART = 1000  # embeddings
+_SECONDS = 10.0  # of work
 
 
 class EmbeddingCache:
     """Embeddings on disk, shared by all runs with one model.
 
     The folder holds a folder for each model, and that files of up to 1,000 embeddings,
-    which are added and never changed: a run may be killed, and several may run at once.
+    which are added and never changed: a run may be killed, which loses the work of ten
+    seconds at most, and several may run at once.
     They hold plain numbers; nothing in them is executed. A damaged file is removed with
     a warning, and what it held is embedded again. The whole folder may be deleted at
     any time.
@@ -52,6 +56,7 @@ class EmbeddingCache:
         name = hashlib.sha256(f"{model} {versions}".encode()).hexdigest()[:24]
         self.folder = Path(folder) / name
         self._waiting: dict[bytes, tuple[torch.Tensor, float]] = {}  # not yet written
+        self._written = time.monotonic()
 
     @cached_property
     def _known(self):
@@ -85,11 +90,12 @@ class EmbeddingCache:
     def put(self, key: bytes, row: torch.Tensor, seconds: float) -> None:
         """Keep an embedding [D], float32, and its seconds under a `file_key`."""
         self._waiting[key] = row, seconds
-        if len(self._waiting) >= _PART:
+        if len(self._waiting) >= _PART or time.monotonic() - self._written > _SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what was put since the last time, as one file that appears whole."""
+        self._written = time.monotonic()
         if not self._waiting:
             return
         keys = b"".join(self._waiting)

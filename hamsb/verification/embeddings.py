@@ -196,6 +196,7 @@ def embed_utterances(
     num_workers: int | None = 0,
     device: torch.device | str | None = None,
     multiprocessing_context: str | None = None,
+    faults: dict[str, str] | None = None,
 ) -> Embeddings:
     """Embed every utterance once: nothing is padded or cut.
 
@@ -237,6 +238,9 @@ def embed_utterances(
     multiprocessing_context : str, optional
         How the processes are started: fork, forkserver or spawn; by default as Python
         does.
+    faults : dict of str to str, optional
+        Gets the utterances that cannot be embedded, and why: those are left out then.
+        Without it the first of them is an error.
 
     Returns
     -------
@@ -251,7 +255,8 @@ def embed_utterances(
         No utterances; a batch size below 1, workers below 0; a file that `load_audio`
         refuses or that is too short for the model; embeddings that are not [B, D] or
         [B, 1, D], have another D than those before, or are not finite. The message names
-        the file. A shared call raises it in all processes.
+        the file. A shared call raises it in all processes. With ``faults``: none of the
+        utterances can be embedded.
 
     Example
     -------
@@ -272,14 +277,17 @@ def embed_utterances(
     check_numbers(batch_size, num_workers)
     names = list(paths)
 
-    def embed_own() -> tuple[list[int], torch.Tensor, list[float]]:
-        """Places in ``paths``, embeddings and seconds."""
+    def embed_own() -> tuple[list[int], torch.Tensor, list[float], dict[str, str]]:
+        """Places in ``paths``, embeddings and seconds; and faults."""
         own = {names[i]: i for i in own_part(len(names), shared)}
+        kind = Encoder if faults is None else _Lenient
+        wrong: dict[str, str] = {}
         known = _embed(
             {name: paths[name] for name in own},
-            Encoder(encode, sample_rate),
+            kind(encode, sample_rate),
             progress and share(shared)[0] == 0,
             cache,
+            None if faults is None else wrong,
             batch_size=batch_size,
             num_workers=num_workers,
             device=device,
@@ -287,13 +295,22 @@ def embed_utterances(
         )
         rows = [row for row, _ in known.values()]
         matrix = torch.stack(rows) if rows else torch.empty(0, 0)
-        return [own[name] for name in known], matrix, [each for _, each in known.values()]
+        places = [own[name] for name in known]
+        return places, matrix, [each for _, each in known.values()], wrong
 
     known: dict[str, tuple[torch.Tensor, float]] = {}
-    for numbers, matrix, lengths in gathered(embed_own, shared):
+    for numbers, matrix, lengths, wrong in gathered(embed_own, shared):
         for number, row, seconds in zip(numbers, matrix, lengths):
             _check_size(names[number], row, known)
             known[names[number]] = row, seconds
+        if faults is not None:
+            faults |= wrong
+    if faults is not None:
+        if not known:
+            raise ValueError(
+                f"none of {len(names)} recordings can be embedded: {faults[names[0]]}"
+            )
+        names = [name for name in names if name in known]
     rows = [known[name][0] for name in names]
     lengths = [known[name][1] for name in names]
     return Embeddings(
@@ -306,27 +323,37 @@ def _embed(
     encoder: Encoder,
     progress: bool,
     cache: EmbeddingCache | None,
+    faults: dict[str, str] | None,
     **options: Any,
 ) -> dict[str, tuple[torch.Tensor, float]]:
     """Name -> embedding [D] and seconds, of each utterance: what one process does."""
     rate = encoder.sample_rate
     known: dict[str, tuple[torch.Tensor, float]] = {}
     keys: dict[str, bytes] = {}  # of the cache
+    if faults is not None:
+        for utterance, path in paths.items():
+            if not Path(path).is_file():
+                faults[utterance] = f"{path}: no such audio file"
+        paths = {name: path for name, path in paths.items() if name not in faults}
     if cache is not None:
         for utterance, path in paths.items():
             keys[utterance] = file_key(path, rate)
             if (found := cache.get(keys[utterance])) is not None:
                 known[utterance] = found
     missing = [name for name in paths if name not in known]
+    least = None if faults is None or not missing else encoder.least_samples
     bar = progress_bar(total=len(paths), initial=len(known), desc="embed", shown=progress)
     try:
         with torch.no_grad(), bar:
             files = [paths[name] for name in missing]
+            reader = _Files(rate) if faults is None else _Readable(rate, least)
             for numbers, samples, matrix in embed_recordings(
-                files, _Files(rate), encoder, **options
+                files, reader, encoder, **options
             ):
                 for number, row in zip(numbers, matrix):
                     name = missing[number]
+                    if faults is not None and not row.isfinite().all():
+                        continue
                     _check_size(name, row, known)
                     known[name] = row, samples / rate
                     if cache is not None:
@@ -335,7 +362,30 @@ def _embed(
     finally:
         if cache is not None:
             cache.flush()
+    if faults is not None:
+        for name in missing:
+            if name not in known:
+                faults[name] = _why(paths[name], encoder)
     return known
+
+
+class _Lenient(Encoder):
+    """Leaves it to the caller to see which embeddings are not finite."""
+
+    def check(self, embeddings, names, samples):
+        pass
+
+
+def _why(path, encoder):
+    """What is wrong with a file that has no embedding: found by trying it alone."""
+    alone = Encoder(encoder.encode, encoder.sample_rate)
+    try:
+        wav = load_audio(path, AudioNormalizer(encoder.sample_rate))
+        alone.check_length(path, len(wav))
+        alone(wav.unsqueeze(0), [path])
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return f"{path}: the embedding is not finite beside others; embed it alone."
 
 
 class _Files:
@@ -358,8 +408,23 @@ class _Files:
             f"{header.frames} {rate}",
         )
 
-    def read(self, path: str | Path) -> torch.Tensor:
+    def read(self, path: str | Path) -> torch.Tensor | None:  # of a subclass None
         return load_audio(path, self.normalizer)
+
+
+class _Readable(_Files):
+    """Leaves out what cannot be read or is too short."""
+
+    def __init__(self, sample_rate: int, least_samples: int | None):
+        super().__init__(sample_rate)
+        self.least = least_samples or 1
+
+    def read(self, path: str | Path) -> torch.Tensor | None:
+        try:
+            wav = super().read(path)
+        except (ValueError, FileNotFoundError):
+            return None
+        return wav if wav is not None and len(wav) >= self.least else None
 
 
 def embed_sets(

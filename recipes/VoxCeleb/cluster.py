@@ -180,7 +180,7 @@ def cluster(arguments, hparams, encoder, ball, folder, progress):
     names, means = embed_speakers(
         encoder.encode_batch,
         annotation,
-        encoder.hparams.audio_normalizer.sample_rate,
+        encoder.audio_normalizer.sample_rate,
         utterances=hparams["utterances"],
         seconds=hparams["seconds"],
         seed=seed,

@@ -232,7 +232,7 @@ def main(arguments):
 def verify(arguments, hparams, encoder, similarities, data, folder, progress):
     """Score the lists and write the results into a folder that is this run's alone."""
     model = Path(str(hparams["model"]))
-    sample_rate = encoder.hparams.audio_normalizer.sample_rate
+    sample_rate = encoder.audio_normalizer.sample_rate
     data = with_cohort(data, hparams, folder, sample_rate)
     data.check_files(encoder.encode_batch, sample_rate)
     stored = read_decision(model)

@@ -233,7 +233,7 @@ def relate(arguments, hparams, encoder, folder, progress):
         ball,
         files,
         lists,
-        encoder.hparams.audio_normalizer.sample_rate,
+        encoder.audio_normalizer.sample_rate,
         hparams["crop_seconds"],
         hparams["snrs"],
         hparams["noise"],

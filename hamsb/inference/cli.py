@@ -1,0 +1,465 @@
+"""The command ``hamsb``: a model of a folder or a hub at work.
+
+    hamsb embed results/mini_ham/1234/export recordings/ -o embeddings.npz
+
+Each subcommand has a function that declares its arguments, and one that does it, with the
+documented classes of this package, and that imports them: ``--help`` waits for neither
+torch nor SpeechBrain.
+
+Exit status
+-----------
+0
+    Done; of ``verify``: the same speaker.
+1
+    An error in the program, with its traceback.
+2
+    An error that the user can put right, as one message.
+3
+    ``verify``: different speakers.
+4
+    ``verify``: no decision, since the model has no threshold.
+130
+    Interrupted.
+"""
+
+import argparse
+import math
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hamsb.inference.extraction import EmbeddingExtractor
+
+ACCEPTED, UNEXPECTED, EXPECTED, REJECTED, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what a command line says.
+
+    Arguments
+    ---------
+    arguments : sequence of str, optional
+        What follows ``hamsb``; by default the command line's.
+
+    Returns
+    -------
+    int
+        The exit status, as above.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options) or 0
+    except SystemExit as end:  # of argparse: --help, or a wrong command line
+        return end.code if isinstance(end.code, int) else EXPECTED
+    except KeyboardInterrupt:
+        _note("interrupted; the same command goes on where it was.")
+        return INTERRUPTED
+    except Exception as error:
+        from hamsb.utils.command_line import expected_error
+
+        if message := expected_error(error):
+            _note(f"error: {message}")
+            return EXPECTED
+        traceback.print_exc()
+        return UNEXPECTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hamsb",
+        description="Use a model of speaker embeddings: a folder or a name on a hub.",
+        epilog="hamsb <command> --help tells of each.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="<command>")
+    for declare in (
+        _declare_info,
+        _declare_embed,
+        _declare_verify,
+        _declare_enroll,
+        _declare_speakers,
+        _declare_identify,
+        _declare_export,
+    ):
+        declare(commands)
+    return parser
+
+
+# ------------------------------------------------------------------------------ info
+
+
+def _declare_info(commands):
+    parser = _command(
+        commands,
+        "info",
+        _info,
+        "what a model is: sizes, loss, training, error rates, thresholds\n\n"
+        "Loads and runs nothing of the model. What its yamls name that no model of\n"
+        "SpeechBrain or hamsb has is listed: look at it before you load a stranger's.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="an export folder")
+
+
+def _info(options):
+    from hamsb.inference.folder import inspect_model
+
+    print(inspect_model(options.model))
+
+
+# ----------------------------------------------------------------------------- embed
+
+
+def _declare_embed(commands):
+    parser = _command(
+        commands,
+        "embed",
+        _embed,
+        "embeddings of files, folders and lists\n\n"
+        "Each recording is embedded whole. A recording that is bad (silent, broken, too\n"
+        "short, no audio) is named on standard error, the others are done, and the exit\n"
+        "status is 2. The same command goes on where a killed one was.",
+    )
+    _add_model(parser)
+    _add_audio(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="out.npz (names, embeddings, seconds), out.csv, or out.ark with out.scp",
+    )
+    _add_speed(parser)
+
+
+def _embed(options):
+    from hamsb.dataio.recordings import find_recordings
+    from hamsb.inference.extraction import check_embeddings_file, embed_to_file
+
+    files = find_recordings(options.audio)
+    check_embeddings_file(options.output, files)
+    faults: dict[str, str] = {}
+    try:
+        found = embed_to_file(
+            _load(options), files, options.output, faults, **_speed(options)
+        )
+    finally:
+        for text in faults.values():
+            _note(text)
+    print(f"{options.output}: {len(found)} embeddings of {found.matrix.shape[1]} numbers")
+    if faults:
+        _note(f"{len(faults)} of {len(files)} recordings are bad, and not in it.")
+        return EXPECTED
+
+
+# ---------------------------------------------------------------------------- verify
+
+
+def _declare_verify(commands):
+    parser = _command(
+        commands,
+        "verify",
+        _verify,
+        "whether two recordings are of one speaker\n\n"
+        "By the threshold eer, where misses and false alarms are equally frequent, or\n"
+        "another.\n\n"
+        "Exit status: 0 the same speaker, 3 different speakers, 4 no decision (the model\n"
+        "has no threshold), 2 an error, as a bad recording: never a decision.",
+    )
+    _add_model(parser)
+    parser.add_argument("one", metavar="A", help="an audio file")
+    parser.add_argument("other", metavar="B", help="another")
+    _add_threshold(parser)
+
+
+def _verify(options):
+    extractor = _load(options)
+    recognition = extractor.recognition
+    limit = None
+    if options.threshold is not None or recognition.decision is not None:
+        limit = recognition.limit(options.threshold)
+    files = options.one, options.other
+    wavs = [extractor.load_audio(path).unsqueeze(0) for path in files]
+    rows = [extractor.embed_batch(wav, [path]) for wav, path in zip(wavs, files)]
+    score = recognition.similarity(*rows)
+    print(f"cosine {score.item():.4f}")
+    if (recognition.decision or {}).get("calibration") is not None:
+        ratio = recognition.log_likelihood_ratio(score).item()
+        print(f"log-likelihood ratio {ratio:.3f}")
+    if limit is None:
+        _without_threshold(options.model)
+        return UNDECIDED
+    print(f"threshold {limit:.4f}{_named(options.threshold)}")
+    same = score.item() >= limit
+    print("same speaker" if same else "different speakers")
+    return ACCEPTED if same else REJECTED
+
+
+# ----------------------------------------------------------- enroll, list and identify
+
+
+def _declare_enroll(commands):
+    parser = _command(
+        commands,
+        "enroll",
+        _enroll,
+        "add recordings of a speaker to a store\n\n"
+        "The store is one text file (JSON), made if need be, for one model. A speaker may\n"
+        "have any number of recordings, enrolled at once or one by one; one that is there\n"
+        "is not added again. If one is bad, nothing is added.",
+    )
+    _add_model(parser)
+    _add_store(parser)
+    parser.add_argument("name", metavar="NAME", help="of the speaker")
+    _add_audio(parser)
+
+
+def _enroll(options):
+    from hamsb.dataio.recordings import find_recordings
+    from hamsb.inference.speakers import Speakers
+
+    files = find_recordings(options.audio).values()
+    speakers = Speakers(options.store, _load(options))
+    added = speakers.enroll(options.name, files)
+    there = len(speakers.utterances(options.name))
+    print(f"{options.store}: {added} recordings added, {options.name} has {there}")
+
+
+def _declare_speakers(commands):
+    parser = _command(
+        commands, "speakers", _speakers, "list the speakers of a store, or remove one"
+    )
+    _add_store(parser)
+    parser.add_argument("--remove", metavar="NAME", help="take this speaker out")
+
+
+def _speakers(options):
+    from hamsb.inference.speakers import Speakers
+
+    if not os.path.exists(options.store):
+        raise FileNotFoundError(f"store={options.store}: no such file; see hamsb enroll.")
+    speakers = Speakers(options.store)
+    if options.remove is not None:
+        speakers.remove(options.remove)
+        print(f"{options.store}: {options.remove} removed, {len(speakers)} left")
+        return
+    print("speaker\trecordings\tseconds")
+    for name in speakers.names:
+        utterances = speakers.utterances(name)
+        seconds = sum(utterance.seconds for utterance in utterances)
+        print(f"{name}\t{len(utterances)}\t{seconds:.1f}")
+
+
+def _declare_identify(commands):
+    parser = _command(
+        commands,
+        "identify",
+        _identify,
+        "which speaker of a store a recording is of, or none\n\n"
+        "Prints a table with tabs: the recording; who it is, or none; the most similar\n"
+        "speakers with cosine and log-likelihood ratio. A stranger is compared with every\n"
+        "speaker of the store, and so is taken for one of them the more often, the more\n"
+        "they are. --false-alarms says how often that may be, and finds the threshold\n"
+        "from the model's calibration; a --threshold is that of one comparison.",
+    )
+    _add_model(parser)
+    _add_store(parser)
+    _add_audio(parser)
+    _add_threshold(parser)
+    parser.add_argument(
+        "--false-alarms",
+        type=float,
+        metavar="SHARE",
+        help="of strangers' recordings that are taken for someone, at most; by default "
+        "0.1, where the model has a calibration",
+    )
+    parser.add_argument(
+        "--best", type=_count, default=1, help="how many speakers a recording (default 1)"
+    )
+    _add_speed(parser)
+
+
+def _identify(options):
+    from hamsb.dataio.recordings import find_recordings
+    from hamsb.inference.speakers import FALSE_ALARMS, Speakers
+
+    files = find_recordings(options.audio)
+    if not os.path.exists(options.store):
+        raise FileNotFoundError(f"store={options.store}: no such file; see hamsb enroll.")
+    extractor = _load(options)
+    speakers = Speakers(options.store, extractor)
+    share = options.false_alarms
+    if share is None and options.threshold is None and speakers.calibrated:
+        share = FALSE_ALARMS
+    asked = {"threshold": options.threshold, "false_alarms": share}
+    if share is not None:
+        limit = speakers.threshold(**asked)
+        _note(
+            f"threshold {limit:.4f}: at most {100 * share:g} % of strangers' recordings "
+            f"are taken for one of {len(speakers)} speakers, by the model's calibration"
+        )
+        if limit > 1:
+            _note("no recording can reach it: the model is not that sure of anyone.")
+    elif options.threshold is not None or extractor.recognition.decision is not None:
+        limit = speakers.threshold(**asked)
+        _note(f"threshold {limit:.4f}{_named(options.threshold)}, of one comparison")
+    else:
+        _without_threshold(options.model)
+    faults: dict[str, str] = {}
+    try:
+        found = extractor.embed_files(files, faults=faults, **_speed(options))
+    finally:
+        for text in faults.values():
+            _note(text)
+    print("recording\tidentified\tspeaker\tcosine\tlog_likelihood_ratio")
+    rows = speakers.identify(found.matrix, options.best, **asked)
+    for file, candidates in zip(found.utterances, rows):
+        first = candidates[0]
+        who = {True: first.name, False: "none", None: ""}[first.accepted]
+        for each in candidates:
+            ratio = "" if each.ratio is None else f"{each.ratio:.3f}"
+            print(f"{file}\t{who}\t{each.name}\t{each.score:.4f}\t{ratio}")
+    if faults:
+        _note(f"{len(faults)} of {len(files)} recordings are bad, and not in the table.")
+        return EXPECTED
+
+
+# ----------------------------------------------------------- what several of them share
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    """A subcommand's parser. The first line of the text is its line in ``hamsb --help``."""
+    parser = commands.add_parser(
+        name,
+        help=text.partition("\n")[0],
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL and how it is loaded."""
+    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
+    parser.add_argument(
+        "--savedir", metavar="FOLDER", help="where files of a hub are kept, one a model"
+    )
+
+
+def _load(options: argparse.Namespace) -> "EmbeddingExtractor":
+    """The model that `_add_model` declared."""
+    from hamsb.inference.extraction import EmbeddingExtractor
+
+    return EmbeddingExtractor(options.model, device=options.device, savedir=options.savedir)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="file of speakers, speakers.json")
+
+
+def _add_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        nargs="+",
+        help="audio files; folders, for all below them; lists (.txt) of a path a line, "
+        "- for one on standard input",
+    )
+
+
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threshold",
+        type=_number_or_name,
+        help="a cosine, or the name of one that is stored with the model: eer, "
+        "min_dcf_0.01, ...; hamsb info lists them",
+    )
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=_count, help="recordings of one length together"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that read files; on a CPU, two or more embed as well",
+    )
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _speed(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "batch_size": options.batch_size,
+        "num_workers": options.workers,
+        "progress": not options.no_progress,
+    }
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: must be finite")
+    return value
+
+
+def _named(threshold: float | str | None) -> str:
+    """Behind a threshold's number: its name."""
+    return "" if isinstance(threshold, float) else f" ({threshold or 'eer'})"
+
+
+def _without_threshold(model: str) -> None:
+    _note(
+        f"{model} has no threshold, and so there is no decision: give --threshold, or find "
+        "one on trials of your own: hamsb threshold."
+    )
+
+
+def _note(text: str) -> None:
+    print(f"hamsb: {text}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------- export
+def _declare_export(commands):
+    parser = _command(
+        commands,
+        "export",
+        _export,
+        "a model as one ONNX file, for programs without torch\n\n"
+        "Waveform in, embedding out, of any length, features and normalization included.\n"
+        "The file is written only where onnxruntime gives from it what torch gives. Needs\n"
+        "hamsb's extra [onnx]; using the file needs onnxruntime alone.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
+    parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument("--savedir", help="where files of a hub are kept")
+
+
+def _export(options):
+    from hamsb.inference.onnx import OPSET, export_onnx
+    from hamsb.utils.tables import markdown_table
+
+    found = export_onnx(options.model, options.onnx, savedir=options.savedir)
+    header = ["seconds", "rows", "largest difference, relative", "least cosine"]
+    rows = [
+        [f"{x.seconds:.2f}", x.rows, f"{x.difference:.1e}", f"{x.cosine:.8f}"]
+        for x in found
+    ]
+    print("onnxruntime beside torch, on noise:\n")
+    print(markdown_table(header, rows, left=0))
+    size = os.path.getsize(options.onnx) / 1e6
+    print(f"{options.onnx}: {size:.1f} MB, opset {OPSET}; wav [B, T] -> embedding [B, D]")

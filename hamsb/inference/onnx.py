@@ -140,7 +140,10 @@ def export_onnx(
     onnx.helper.set_model_props(proto, _metadata(extractor))
     with replacing(path) as partial:
         partial.write_bytes(proto.SerializeToString())
-        found = compare(partial, extractor)
+        try:
+            found = compare(partial, extractor)
+        except ValueError as error:
+            raise ValueError(f"onnx={path}: not written. {error}") from error
         for each in found:
             if not (each.difference < CLOSE and each.cosine > ALIKE):
                 raise ValueError(
@@ -187,10 +190,11 @@ def compare(path: str | os.PathLike, extractor: EmbeddingExtractor) -> list[Pari
             theirs = session.run(["embedding"], {"wav": wavs.numpy()})[0]
             ours = extractor.embed_batch(wavs).numpy()
             found.append(Parity(samples / rate, rows, *_difference(ours, theirs)))
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # onnxruntime's have no common class
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        raise ValueError(f"{path}: onnxruntime fails ({error}).") from error
+        first = str(error).splitlines()[0]
+        raise ValueError(f"onnxruntime fails: {first}") from error
     return found
 
 

@@ -135,7 +135,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if elsewhere:
             options = {key: kwargs[key] for key in _FETCHING if key in kwargs}
             paths = [
-                _fetch_beside(source, name, savedir=savedir, **options)
+                _fetch_beside(str(source), name, savedir=savedir, **options)
                 for name in (DECISION, TRAINING)
             ]
             if model is not None and "decision" not in kwargs and paths[0] is not None:

@@ -68,9 +68,9 @@ loads these for the second as well.
 
 `label_encoder.ckpt`, `training.json` and `decision.json` have the speakers' names as the data
 call them, and `classifier.ckpt` what tells each of them from others. Where these are people
-who have not agreed, keep `hyperparams.yaml`, `label_encoder.ckpt`, `classifier.ckpt` and
-`training.json` back, and remove `speakers` from `decision.json`: with
-`hparams_file="embedding.yaml"` the rest gives embeddings and decisions.
+who have not agreed, remove the first two and `classifier.ckpt`, copy `embedding.yaml` over
+`hyperparams.yaml`, and remove `speakers` from `decision.json`. The rest gives the same
+embeddings and decisions.
 
 ## What the yamls need
 """  # noqa: E501
@@ -214,8 +214,7 @@ def check_card(card: object, hparams_file: object) -> None:
     >>> check_card({"language": "en", "license": "apache-2.0"}, "a.yaml")
     >>> check_card({"language": False}, "a.yaml")
     Traceback (most recent call last):
-    ValueError: a.yaml: card[language]=False: must be text, or a list of texts; put what \
-yaml takes for another thing in quotes, as 'no'.
+    ValueError: a.yaml: card[language]=False: must be text, or a list of texts.
     """
     if card is None:
         return
@@ -237,6 +236,5 @@ yaml takes for another thing in quotes, as 'no'.
         texts = value if isinstance(value, list) else [value]
         if key in TEXTS and not all(isinstance(text, str) for text in texts):
             raise ValueError(
-                f"{hparams_file}: card[{key}]={value}: must be text, or a list of texts; "
-                "put what yaml takes for another thing in quotes, as 'no'."
+                f"{hparams_file}: card[{key}]={value}: must be text, or a list of texts."
             )

@@ -20,7 +20,9 @@ from hamsb.nnet.precision import no_autocast, product, widest
 CPU_BLOCK, GPU_BLOCK = 2**19, 2**26
 
 
-def blocks(number: int, size: int, device: torch.device) -> list[slice]:
+def blocks(
+    number: int, size: int, device: torch.device, gpu_block: int | None = None
+) -> list[slice]:
     """Slices of ``number`` rows of ``size`` entries each, as many rows at a time as suit
     the device, at least one; one slice where a compiler joins the operations anyway.
 
@@ -33,7 +35,7 @@ def blocks(number: int, size: int, device: torch.device) -> list[slice]:
     """
     if torch.compiler.is_compiling():
         return [slice(0, number)]
-    block = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    block = CPU_BLOCK if device.type == "cpu" else gpu_block or GPU_BLOCK
     step = max(block // max(size, 1), 1)
     return [slice(i, min(i + step, number)) for i in range(0, max(number, 1), step)]
 
@@ -48,8 +50,9 @@ def refuse_second_derivative(what: str, instead: str) -> None:
         )
 
 
-class PairwiseDistance(torch.autograd.Function):
-    """``sign * d(x_n, y_m)`` for all pairs.
+class Distances:
+    """``sign * d(x_n, y_m)`` of x and block after block of y: the values, and the
+    gradients given those of the values.
 
     With ``a = max(1 - c |x|^2, floor)``, b the same of y, and ``u = c |x - y|^2 /
     (a b)``, the distance is ``log1p(2 (u + sqrt(u + u^2))) / sqrt(c)``, which is
@@ -61,44 +64,168 @@ class PairwiseDistance(torch.autograd.Function):
         dd / da         = -t / (sqrt(c) a)
         dd / dc         = t / c^1.5 - d / (2 c)    at fixed a and b,
 
-    so that the result is the one [N, M] buffer kept for the backward pass. The products
-    take x and y as they are, and a and b come from float64: both are what keeps the
-    rounding of float32 below that of a direct difference.
+    so that the gradients need the values alone. The products take x and y as they are,
+    and a and b come from float64: both are what keeps the rounding of float32 below that
+    of a direct difference.
 
-    Arguments of ``apply``: x [N, D], y [M, D], c (a float or a 0-dimensional
-    tensor), floor, sign (1 or -1), dtype (of the product for ``|x - y|^2``). Returns
-    [N, M].
+    Arguments
+    ---------
+    x : torch.Tensor
+        Points [N, D].
+    c : float or torch.Tensor
+        The curvature; 0-dimensional where it is learned.
+    floor : float
+        The least ``1 - c |x|^2`` of a point.
+    sign : int
+        1 or -1.
+    dtype : torch.dtype
+        Of the product for ``|x - y|^2``.
+    """
+
+    def __init__(
+        self, x: Tensor, c: float | Tensor, floor: float, sign: int, dtype: torch.dtype
+    ):
+        self.x, self.c = x, c
+        self.floor, self.sign, self.dtype = floor, sign, dtype
+        self._left: tuple[Tensor, Tensor] | None = None
+        self._sums: _Sums | None = None
+
+    def _conformal(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        return _conformal(x, self.c, self.floor, dtype)
+
+    def grown(self, y: Tensor) -> Tensor:
+        """exp(sqrt(c) d) - 1 for y [m, D]: [N, m], from v = 2 u."""
+        if self._left is None:
+            xx, a, _ = self._conformal(self.x, self.dtype)
+            self._left = torch.cat([-2 * self.x, xx, torch.ones_like(a)], 1), a
+        left, a = self._left
+        yy, b, _ = self._conformal(y, self.dtype)
+        largest = torch.finfo(y.dtype).max ** 0.5 / 2  # only points far outside exceed it
+        right = torch.cat([y, torch.ones_like(b), yy], 1)
+        v = product(left, right.t()).mul_(2 * self.c / a).div_(b.t())
+        v = v.clamp_(0, largest).to(y.dtype)
+        half = torch.addcmul(v, v, v, value=0.5).sqrt_()
+        return v.add_(half, alpha=2**0.5)
+
+    def values(self, y: Tensor, out: Tensor | None = None) -> Tensor:
+        """``sign * d`` for y [m, D]: [N, m], in ``out`` where one is given."""
+        factor = self.sign / self.c**0.5
+        rooted = self.grown(y).log1p_()
+        if out is None:  # not in place: torch.compile would lose the result's gradient
+            return rooted * factor
+        return torch.mul(rooted, factor, out=out)
+
+    def again(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The values for y [m, D], and what `gradient` needs of them: [N, m] each."""
+        grown = self.grown(y)
+        return grown.log1p().mul_(self.sign / self.c**0.5), grown
+
+    def from_values(self, values: Tensor) -> Tensor:
+        """What `gradient` needs of values [N, m]."""
+        return values.mul(self.sign * self.c**0.5).expm1_()
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """``sign * d`` of x and y [N, D], row by row and by direct difference: [N, 1]."""
+        gap = torch.linalg.vector_norm(
+            self.x - y, dim=1, keepdim=True, dtype=widest(self.x)
+        )
+        _, a, _ = self._conformal(self.x, gap.dtype)
+        _, b, _ = self._conformal(y, gap.dtype)
+        root = self.c**0.5
+        distance = torch.asinh(root * gap / (a * b).sqrt()) * (2 * self.sign / root)
+        return distance.to(y.dtype)
+
+    @property
+    def sums(self) -> "_Sums":
+        """What was taken in."""
+        if self._sums is None:
+            self._sums = _Sums(self.x, *self._conformal(self.x, self.x.dtype))
+        return self._sums
+
+    def gradient(self, y: Tensor, values: Tensor, e: Tensor, g: Tensor) -> Tensor:
+        """Of y [m, D]; that of x and c is taken in.
+
+        Arguments
+        ---------
+        y : torch.Tensor
+        values : torch.Tensor
+            Those for y, [N, m].
+        e : torch.Tensor
+            [N, m], as `again` or `from_values` gives it.
+        g : torch.Tensor
+            The values' gradient, [N, m].
+        """
+        sums, (yy, b, inside) = self.sums, self._conformal(y, y.dtype)
+        # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
+        pull = (e + 2).reciprocal_()
+        turn = torch.mul(e, pull).mul_(g)
+        # At coincident points, where e is 0, there is no pull.
+        pull.mul_(-4).add_(4).div_(e).nan_to_num_(math.nan, 0.0, 0.0).mul_(g)
+        sums.turn += turn.sum(1, keepdim=True)
+        turn_y = turn.sum(0).unsqueeze(1)
+        pull.div_(b.t())
+        sums.pull += product(pull, y)
+        sums.weight += pull.sum(1, keepdim=True)
+        pull.div_(sums.a)
+        weight = pull.sum(0).unsqueeze(1) + turn_y * inside / b
+        if isinstance(self.c, Tensor):
+            sums.through_y += (turn_y * inside * yy / b).sum()
+            sums.weighted += (g * values).sum(dtype=sums.weighted.dtype)
+        grad_y = torch.addcmul(product(pull.t(), self.x), weight, y, value=-1)
+        return grad_y.mul_(-2 * self.sign * self.c**0.5)
+
+    def x_gradient(self) -> Tensor:
+        """Of x [N, D], from what was taken in."""
+        sums = self.sums
+        weight = sums.weight + sums.turn * sums.inside
+        grad_x = torch.addcmul(sums.pull, weight, self.x, value=-1)
+        return grad_x.mul_(-2 * self.sign * self.c**0.5 / sums.a)
+
+    def c_gradient(self) -> Tensor | None:
+        """Of c, from what was taken in; None where c is a number."""
+        sums, c = self.sums, self.c
+        if not isinstance(c, Tensor):
+            return None
+        through_x = (sums.turn * (1 / c + sums.inside * sums.xx / sums.a)).sum()
+        through = self.sign * (through_x + sums.through_y) / c**0.5
+        return through - (sums.weighted / (2 * c)).to(through.dtype)
+
+
+class _Sums:
+    """Over the other side, of g t (turn) and g (1/t - t) (pull), for each x."""
+
+    def __init__(self, x: Tensor, xx: Tensor, a: Tensor, inside: Tensor):
+        self.xx, self.a, self.inside = xx, a, inside
+        self.turn, self.weight = torch.zeros_like(a), torch.zeros_like(a)
+        self.pull = torch.zeros_like(x)
+        self.through_y = x.new_zeros(())
+        self.weighted = x.new_zeros((), dtype=widest(x))
+
+
+class PairwiseDistance(torch.autograd.Function):
+    """``sign * d(x_n, y_m)`` for all pairs, by `Distances`; the result is the one [N, M]
+    buffer kept for the backward pass.
+
+    Arguments of ``apply``: x [N, D], y [M, D], and c, floor, sign and dtype of
+    `Distances`. Returns [N, M].
     """
 
     @staticmethod
     def forward(
         x: Tensor, y: Tensor, c: float | Tensor, floor: float, sign: int, dtype: torch.dtype
     ) -> Tensor:
-        xx, a, _ = _conformal(x, c, floor, dtype)
-        yy, b, _ = _conformal(y, c, floor, dtype)
-        left = torch.cat([-2 * x, xx, torch.ones_like(a)], 1)
-        largest = torch.finfo(x.dtype).max ** 0.5 / 2  # only points far outside exceed it
-
-        def rooted(part: slice) -> Tensor:
-            """sqrt(c) d of a block, from v = 2 u."""
-            right = torch.cat([y[part], torch.ones_like(b[part]), yy[part]], 1)
-            v = product(left, right.t()).mul_(2 * c / a).div_(b[part].t())
-            v = v.clamp_(0, largest).to(x.dtype)
-            half = torch.addcmul(v, v, v, value=0.5).sqrt_()
-            return v.add_(half, alpha=2**0.5).log1p_()
-
+        distances = Distances(x, c, floor, sign, dtype)
         parts = blocks(len(y), len(x), x.device)
         if len(parts) == 1:
-            # Not in place: torch.compile would lose the result's gradient.
-            return rooted(parts[0]) * (sign / c**0.5)
+            return distances.values(y)
         out = x.new_empty(x.shape[0], y.shape[0])
         for part in parts:
-            torch.mul(rooted(part), sign / c**0.5, out=out[:, part])
+            distances.values(y[part], out[:, part])
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, y, c, ctx.floor, ctx.sign, _ = inputs
+        x, y, c, *ctx.settings = inputs
         learned = isinstance(c, Tensor)
         ctx.fixed = None if learned else c
         ctx.save_for_backward(x, y, output, c if learned else None)
@@ -108,46 +235,16 @@ class PairwiseDistance(torch.autograd.Function):
         refuse_second_derivative(
             "the pairwise distance", "reference_pairwise_distance of the ball"
         )
-        with no_autocast(grad):
-            return PairwiseDistance._gradients(ctx, grad)
-
-    @staticmethod
-    def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, out, learned = ctx.saved_tensors
         c = ctx.fixed if learned is None else learned
-        root = c**0.5
-        xx, a, inside_x = _conformal(x, c, ctx.floor, x.dtype)
-        yy, b, inside_y = _conformal(y, c, ctx.floor, y.dtype)
-        # Sums over the other side of g t (turn) and g (1/t - t) (pull).
-        turn_x, turn_y = torch.zeros_like(a), torch.empty_like(b)
-        pull_x, weight_x = torch.zeros_like(x), torch.zeros_like(a)
         grad_y = torch.empty_like(y)
-        for part in blocks(len(y), len(x), x.device):
-            g = grad[:, part]
-            # With e = exp(sqrt(c) d) - 1: t = e / (e + 2), 1/t - t = (4 - 4 / (e + 2)) / e.
-            e = out[:, part].mul(ctx.sign * root).expm1_()
-            pull = (e + 2).reciprocal_()
-            turn = torch.mul(e, pull).mul_(g)
-            # At coincident points, where e is 0, there is no pull.
-            pull.mul_(-4).add_(4).div_(e).nan_to_num_(math.nan, 0.0, 0.0).mul_(g)
-            turn_x += turn.sum(1, keepdim=True)
-            turn_y[part] = turn.sum(0).unsqueeze(1)
-            pull.div_(b[part].t())
-            pull_x += product(pull, y[part])
-            weight_x += pull.sum(1, keepdim=True)
-            pull.div_(a)
-            weight = pull.sum(0).unsqueeze(1) + turn_y[part] * inside_y[part] / b[part]
-            pull_y = product(pull.t(), x)
-            grad_y[part] = torch.addcmul(pull_y, weight, y[part], value=-1)
-        weight_x += turn_x * inside_x
-        grad_x = torch.addcmul(pull_x, weight_x, x, value=-1).mul_(-2 * ctx.sign * root / a)
-        grad_y.mul_(-2 * ctx.sign * root)
-        grad_c = None
-        if learned is not None:
-            through_x = (turn_x * (1 / c + inside_x * xx / a)).sum()
-            through_y = (turn_y * inside_y * yy / b).sum()
-            grad_c = ctx.sign * (through_x + through_y) / root
-            grad_c = grad_c - (grad * out).sum() / (2 * c)
+        with no_autocast(grad):
+            distances = Distances(x, c, *ctx.settings)
+            for part in blocks(len(y), len(x), x.device):
+                values = out[:, part]
+                e = distances.from_values(values)
+                grad_y[part] = distances.gradient(y[part], values, e, grad[:, part])
+            grad_x, grad_c = distances.x_gradient(), distances.c_gradient()
         return grad_x, grad_y, grad_c, None, None, None
 
 

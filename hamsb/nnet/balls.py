@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from hamsb.nnet._closed_forms import PairwiseDistance
+from hamsb.nnet._fused import LazySimilarities
 from hamsb.nnet.precision import full_matmul, no_autocast, widened, widest
 from hamsb.utils.checks import check_choice, check_positive, is_number
 
@@ -271,12 +272,39 @@ class Ball(nn.Module):
         """The c of the distance, a float or a 0-dimensional tensor."""
         raise NotImplementedError
 
+    def lazy_similarity(
+        self, x: Tensor, centers: Tensor, project: Callable[[Tensor], Tensor]
+    ) -> Tensor | LazySimilarities:
+        """`pairwise_similarity` of points x [N, D] and what ``project`` makes of centers
+        [M, D], as [N, 1, M], computed block by block by the loss that takes it.
+
+        In a `ClippedUnitBall` with c < 1.0032, whose distance has another form, it is
+        computed here, at once.
+        """
+        x, centers = widened(x), widened(centers)
+        if self._pair_floor:
+            return self.pairwise_similarity(x, project(centers)).unsqueeze(1)
+        c, floor, dtype = self._settings(x)
+        return LazySimilarities(
+            x=x,
+            centers=centers,
+            project=project,
+            learned=tuple(self.parameters()),
+            whole=self.pairwise_similarity,
+            c=c,
+            settings=(floor, -1, dtype),
+        )
+
     def _pairwise(self, x: Tensor, y: Tensor, sign: int) -> Tensor:
         if self._pair_floor:
             return sign * self.reference_pairwise_distance(x, y)
-        c, floor = self.metric_curvature, self._floor(x.dtype)
-        dtype = widest(x) if self._near_rim else x.dtype
+        c, floor, dtype = self._settings(x)
         return PairwiseDistance.apply(x, y, c, floor, sign, dtype)
+
+    def _settings(self, x: Tensor) -> tuple[float | Tensor, float, torch.dtype]:
+        """Curvature, floor and the product's dtype for pairs of points."""
+        dtype = widest(x) if self._near_rim else x.dtype
+        return self.metric_curvature, self._floor(x.dtype), dtype
 
     def _measure(self, squared: Tensor, xx: Tensor, yy: Tensor, floor: float) -> Tensor:
         if self._pair_floor:

@@ -5,6 +5,11 @@ similarities [B, 1, C], unscaled. Scale and margin belong to the loss
 (``hamsb.nnet.losses``). What is learned for a speaker is called its center (class
 weight, prototype).
 
+With ``fused=True`` a head in training hands on what it would compare, and the loss
+compares it block by block: [B, C] is never held, which otherwise limits the number of
+speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss it
+is the tensor.
+
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
 """
@@ -13,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from hamsb.nnet import _fused
 from hamsb.nnet._batches import vectors
+from hamsb.nnet._fused import LazySimilarities
 from hamsb.nnet.balls import Ball, check_ball
 from hamsb.nnet.precision import no_autocast
 from hamsb.utils.checks import check_flag, check_positive, check_whole
@@ -41,6 +48,8 @@ class CosineClassifier(nn.Module):
     initial_scale : float, optional
         The centers start as N(0, 1) times this, ``1e-3`` in HAM-Softmax's head; None:
         Xavier-uniform, as in SpeechBrain.
+    fused : bool
+        Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
 
     Example
     -------
@@ -52,11 +61,17 @@ class CosineClassifier(nn.Module):
     gives = "cosine"
 
     def __init__(
-        self, input_size: int, out_neurons: int, initial_scale: float | None = None
+        self,
+        input_size: int,
+        out_neurons: int,
+        initial_scale: float | None = None,
+        fused: bool = False,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
+        check_flag("fused", fused)
+        self.fused = fused
         if initial_scale is None:
             weight = nn.init.xavier_uniform_(torch.empty(out_neurons, input_size))
         else:
@@ -64,7 +79,7 @@ class CosineClassifier(nn.Module):
             weight = torch.randn(out_neurons, input_size) * initial_scale
         self.weight = nn.Parameter(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | LazySimilarities:
         """The cosine of each embedding with each center.
 
         Arguments
@@ -76,10 +91,13 @@ class CosineClassifier(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, 1, C], in [-1, 1].
+            [B, 1, C], in [-1, 1]. With ``fused``, in training, what stands for it.
         """
         x = vectors("embeddings", x, self.weight.shape[1])
-        return linear(normalize(x), normalize(self.weight)).unsqueeze(1)
+        x = normalize(x)
+        if _hands_on(self, x):
+            return LazySimilarities.cosines(x, self.weight)
+        return linear(x, normalize(self.weight)).unsqueeze(1)
 
     @property
     def out_neurons(self) -> int:
@@ -117,6 +135,8 @@ class HyperbolicClassifier(nn.Module):
     center_norm : float or None
         Scale every center to this length before the projection, so that training
         moves its direction alone; None, as published: its length is learned too.
+    fused : bool
+        Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
 
     Example
     -------
@@ -137,6 +157,7 @@ class HyperbolicClassifier(nn.Module):
         initial_scale: float = 1e-3,
         batch_norm: bool = False,
         center_norm: float | None = None,
+        fused: bool = False,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
@@ -144,15 +165,17 @@ class HyperbolicClassifier(nn.Module):
         check_ball(ball)
         check_positive("initial_scale", initial_scale)
         check_flag("batch_norm", batch_norm)
+        check_flag("fused", fused)
         if center_norm is not None:
             check_positive("center_norm", center_norm)
+        self.fused = fused
         self.ball = ball
         self.center_norm = center_norm
         self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * initial_scale)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | LazySimilarities:
         """Minus the distance of each embedding to each center.
 
         Arguments
@@ -164,21 +187,32 @@ class HyperbolicClassifier(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, 1, C], float32 or wider, <= 0.
+            [B, 1, C], float32 or wider, <= 0. With ``fused``, in training, what stands
+            for it.
         """
         x = vectors("embeddings", x, self.centers.shape[1])
         if hasattr(self, "batch_norm"):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
-        centers = self.ball.project(self.euclidean_centers())
-        return self.ball.pairwise_similarity(points, centers).unsqueeze(1)
+        if _hands_on(self, x):
+            return self.ball.lazy_similarity(points, self.centers, self._project)
+        return self.ball.pairwise_similarity(points, self._project(self.centers)).unsqueeze(
+            1
+        )
 
     def euclidean_centers(self) -> Tensor:
         """The centers as they enter the ball's projection: [C, D]."""
+        return self._of_one_length(self.centers)
+
+    def _of_one_length(self, centers: Tensor) -> Tensor:
         if self.center_norm is None:
-            return self.centers
-        return self.center_norm * normalize(self.centers, dim=1)
+            return centers
+        return self.center_norm * normalize(centers, dim=1)
+
+    def _project(self, centers: Tensor) -> Tensor:
+        """Some centers [m, D] as points of the ball, [m, D]."""
+        return self.ball.project(self._of_one_length(centers))
 
     @property
     def out_neurons(self) -> int:
@@ -188,6 +222,12 @@ class HyperbolicClassifier(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return _sizes(self.centers)
+
+
+def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
+    """Whether a head leaves the similarities of embeddings [B, D] to the loss."""
+    many = len(x) * head.out_neurons > _fused.FEW
+    return head.fused and many and head.training and torch.is_grad_enabled()
 
 
 def _sizes(centers: Tensor) -> str:

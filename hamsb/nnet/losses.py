@@ -32,13 +32,15 @@ that ``forward`` uses.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hamsb.nnet._batches import speaker_indices
 from hamsb.nnet._closed_forms import MarginCrossEntropy
+from hamsb.nnet._fused import LazySimilarities
 from hamsb.nnet.kinds import SIMILARITIES, check_values
 from hamsb.nnet.precision import widened
 from hamsb.utils.checks import check_not_negative, check_positive
@@ -109,19 +111,31 @@ class Softmax(nn.Module):
                 f"predictions of shape {list(predictions.shape)}: expected [B, 1, C]."
             )
         targets = speaker_indices("targets", targets, predictions).unsqueeze(1)
-        similarities = widened(predictions).reshape(rows, classes)
-        self._look_once(similarities, targets)
-        value, slope = self.penalize(_of_targets(similarities.detach(), targets))
-        return MarginCrossEntropy.apply(
-            similarities, targets, value, slope, self.scale, self.zero_below_target
+        if isinstance(predictions, LazySimilarities) and torch.compiler.is_compiling():
+            predictions = predictions.tensor()
+        if isinstance(predictions, LazySimilarities):
+            self._look_once(predictions.first, targets, classes)
+            of_targets = _of_targets(predictions.of_targets, targets, classes)
+            cross_entropy: Callable[..., Tensor] = predictions.cross_entropy
+        else:
+            similarities = widened(predictions).reshape(rows, classes)
+            self._look_once(similarities.detach, targets, classes)
+            gather = partial(similarities.detach().gather, 1)
+            of_targets = _of_targets(gather, targets, classes)
+            cross_entropy = partial(MarginCrossEntropy.apply, similarities)
+        value, slope = self.penalize(of_targets)
+        return cross_entropy(
+            targets, value, slope, self.scale, self.zero_below_target
         ).mean()
 
-    def _look_once(self, similarities: Tensor, targets: Tensor) -> None:
+    def _look_once(
+        self, similarities: Callable[[], Tensor], targets: Tensor, classes: int
+    ) -> None:
         """Check what waits for the device, once; not tensors without values."""
         if torch.compiler.is_compiling() or self._looked or type(targets) is not Tensor:
             return
-        check_values(type(self).__name__, self.expects, similarities)
-        _check_range(targets, similarities.shape[1])
+        check_values(type(self).__name__, self.expects, similarities())
+        _check_range(targets, classes)
         self._looked = True
 
     def logits(self, similarities: Tensor, targets: Tensor) -> Tensor:
@@ -321,14 +335,16 @@ def _check_range(targets: Tensor, classes: int) -> None:
         )
 
 
-def _of_targets(similarities: Tensor, targets: Tensor) -> Tensor:
+def _of_targets(
+    compute: Callable[[Tensor], Tensor], targets: Tensor, classes: int
+) -> Tensor:
     """The targets' similarities [B, 1]. Where the CPU refuses a target, a ValueError
     says which."""
     if torch.compiler.is_compiling():
-        return similarities.gather(1, targets)
+        return compute(targets)
     try:
-        return similarities.gather(1, targets)
+        return compute(targets)
     except (RuntimeError, IndexError):
         if targets.device.type == "cpu":
-            _check_range(targets, similarities.shape[1])
+            _check_range(targets, classes)
         raise

@@ -38,7 +38,7 @@ from torch.nn.functional import cross_entropy, linear, normalize, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hamsb
-from hamsb.nnet import _closed_forms
+from hamsb.nnet import _closed_forms, _fused
 
 DIMENSION, CURVATURE, MARGIN, SCALE = 192, 3.0, 0.2, 30.0
 SIZES = ["32x1211", "256x5994", "160x17982", "512x100000"]
@@ -53,15 +53,25 @@ BUFFERS = {"hamsb, reference": 32, "SpeechBrain AAM": 32, "naive broadcast": 5 *
 class Hyperbolic(nn.Module):
     """Our head and loss."""
 
+    fused = False
+
     def __init__(self, centers):
         super().__init__()
         ball = hamsb.ClippedUnitBall(CURVATURE)
-        self.head = hamsb.HyperbolicClassifier(DIMENSION, len(centers), ball)
+        self.head = hamsb.HyperbolicClassifier(
+            DIMENSION, len(centers), ball, fused=self.fused
+        )
         self.head.centers = nn.Parameter(centers.clone())
         self.loss = hamsb.HAMSoftmax(MARGIN, SCALE)
 
     def forward(self, x, y):
         return self.loss(self.head(x), y)
+
+
+class Fused(Hyperbolic):
+    """The same, no [B, C] at once."""
+
+    fused = True
 
 
 class Reference(Hyperbolic):
@@ -118,6 +128,27 @@ class CosineAM(nn.Module):
         return cross_entropy(SCALE * cosines, y)
 
 
+class OurAM(nn.Module):
+    """Our cosine head and AM-softmax."""
+
+    fused = False
+
+    def __init__(self, centers):
+        super().__init__()
+        self.head = hamsb.CosineClassifier(DIMENSION, len(centers), fused=self.fused)
+        self.head.weight = nn.Parameter(centers.clone())
+        self.loss = hamsb.AMSoftmax(MARGIN, SCALE)
+
+    def forward(self, x, y):
+        return self.loss(self.head(x), y)
+
+
+class FusedAM(OurAM):
+    """The same, no [B, C] at once."""
+
+    fused = True
+
+
 class Products(nn.Module):
     """The three matrix products that no head can do without."""
 
@@ -148,12 +179,22 @@ def compiled(centers):
     return module
 
 
+def compiled_fused(centers):
+    module = Fused(centers)
+    module.compile(fullgraph=True)
+    return module
+
+
 SYSTEMS = {
     "hamsb": Hyperbolic,
+    "hamsb, fused": Fused,
     "hamsb, compiled": compiled,
+    "hamsb, fused, compiled": compiled_fused,
     "hamsb, reference": Reference,
     "naive broadcast": Naive,
     "SpeechBrain AAM": SpeechBrainAAM,
+    "AM, hamsb": OurAM,
+    "AM, hamsb, fused": FusedAM,
     REFERENCE: CosineAM,
     "three products": Products,
 }
@@ -327,9 +368,11 @@ def launches(make, batch, classes, block):
 def print_launches(sizes):
     """The table of ``--launches``."""
     cpu_block, gpu_block = _closed_forms.CPU_BLOCK, _closed_forms.GPU_BLOCK
+    fused_block = _fused.GPU_BLOCK
     systems = {
         f"hamsb, blocks of {cpu_block} as on a CPU": (Hyperbolic, cpu_block),
         f"hamsb, blocks of {gpu_block} as on a GPU": (Hyperbolic, gpu_block),
+        f"hamsb, fused, blocks of {fused_block} as on a GPU": (Fused, fused_block),
         "SpeechBrain AAM": (SpeechBrainAAM, gpu_block),
         REFERENCE: (CosineAM, gpu_block),
     }

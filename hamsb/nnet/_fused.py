@@ -1,0 +1,306 @@
+"""Head and loss in one: similarities that are never all there at once.
+
+A head with ``fused=True`` hands on `LazySimilarities` in training: what it would
+compare, not yet compared. A loss of `hamsb.nnet.losses` takes its cross-entropy from
+them block by block of the centers, forward and again backward, and keeps a number a
+row: memory grows as (B + C) D, not as B C. To everything else they are the tensor [B,
+1, C] that the head would have returned, made when it is asked for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, normalize
+from torch.utils import _pytree
+
+from hamsb.nnet._closed_forms import Distances, blocks, refuse_second_derivative
+from hamsb.nnet.precision import no_autocast
+
+# Entries of a block on a GPU, of which some three are there at once. A block is computed
+# in some hundred kernel launches, in both passes together.
+GPU_BLOCK = 2**24
+
+# So many entries, 16 MB in float32, are computed at once all the same: keeping them is
+# faster than computing them twice.
+FEW = 2**22
+
+
+class Cosines:
+    """Products of x [N, D] and block after block of y, all of length 1, in the interface
+    of `Distances`.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [N, D].
+    dtype : torch.dtype
+        Of the products, autocast's.
+    """
+
+    def __init__(self, x: Tensor, dtype: torch.dtype):
+        self.x, self.cast_x, self.dtype = x, x.to(dtype), dtype
+        self.grad_x = torch.zeros_like(x)
+
+    def values(self, y: Tensor) -> Tensor:
+        """For y [m, D]: [N, m]."""
+        return (self.cast_x @ y.to(self.dtype).t()).to(y.dtype)
+
+    def again(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The values for y [m, D], [N, m], twice; `gradient` needs nothing of them."""
+        values = self.values(y)
+        return values, values
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """Of x and y [N, D], row by row: [N, 1]."""
+        return (self.x * y).sum(1, keepdim=True)
+
+    def gradient(self, y: Tensor, values: Tensor, _: Tensor, g: Tensor) -> Tensor:
+        """Of y [m, D], from the gradient g [N, m] of the values; that of x is taken in."""
+        g = g.to(self.dtype)
+        self.grad_x += g @ y.to(self.dtype)
+        return (g.t() @ self.cast_x).to(y.dtype)
+
+    def x_gradient(self) -> Tensor:
+        """Of x [N, D], from what was taken in."""
+        return self.grad_x
+
+    def c_gradient(self) -> None:
+        """There is no curvature."""
+
+
+@dataclass(eq=False)  # whose fields DistributedDataParallel searches for tensors
+class LazySimilarities:
+    """Similarities [B, 1, C] that are not computed yet.
+
+    A function of torch, a method or attribute of a tensor and an index act on the tensor
+    that they stand for, differentiably.
+
+    Attributes
+    ----------
+    x : torch.Tensor
+        Embeddings as they are compared, [B, D].
+    centers : torch.Tensor
+        What is learned for the speakers, [C, D].
+    project : callable
+        Centers [m, D] -> as they are compared, [m, D]; each of its own.
+    learned : sequence of torch.Tensor
+        What else ``project`` may learn.
+    whole : callable
+        (x, projected centers) -> the similarities [B, C].
+    c : float, torch.Tensor or None
+        The curvature of distances.
+    settings : tuple
+        What `Distances` takes after c, or `Cosines` after x.
+    """
+
+    x: Tensor
+    centers: Tensor
+    project: Callable[[Tensor], Tensor]
+    learned: Sequence[Tensor]
+    whole: Callable[[Tensor, Tensor], Tensor]
+    c: float | Tensor | None
+    settings: tuple
+    _tensor: Tensor | None = None
+
+    @classmethod
+    def cosines(cls, x: Tensor, centers: Tensor) -> "LazySimilarities":
+        """Of x [B, D], of length 1, and centers of any; products in autocast's
+        precision."""
+        device, dtype = x.device.type, x.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        return cls(x, centers, normalize, (), linear, None, (dtype,))
+
+    # ------------------------------------------------------------ as a tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """[B, 1, C]."""
+        return torch.Size([len(self.x), 1, len(self.centers)])
+
+    @property
+    def device(self) -> torch.device:
+        """Of what is compared."""
+        return self.x.device
+
+    def dim(self) -> int:
+        """3."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """B C."""
+        return self.shape.numel()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def tensor(self) -> Tensor:
+        """The similarities [B, 1, C] themselves."""
+        if self._tensor is None:
+            self._tensor = self.whole(self.x, self.project(self.centers)).unsqueeze(1)
+        return self._tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """A function of torch acts on the tensor."""
+        args, kwargs = _pytree.tree_map_only(cls, cls.tensor, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.tensor(), name)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.tensor()[index]
+
+    # ------------------------------------------------------------ the loss
+
+    def first(self, most: int = 4096) -> Tensor:
+        """Those with the first centers, at most so many: [B, m], without gradient."""
+        with torch.no_grad(), no_autocast(self.x):
+            return _pairs(self.x, self.c, self.settings).values(
+                self.project(self.centers[:most])
+            )
+
+    def of_targets(self, targets: Tensor) -> Tensor:
+        """Those with the centers ``targets`` [B, 1]: [B, 1], without gradient."""
+        with torch.no_grad(), no_autocast(self.x):
+            rows = self.centers.index_select(0, targets.squeeze(1))  # refuses negatives
+            return _pairs(self.x, self.c, self.settings).of_rows(self.project(rows))
+
+    def cross_entropy(
+        self, targets: Tensor, value: Tensor, slope: Tensor, scale: float, zero: bool
+    ) -> Tensor:
+        """The cross-entropy of each row, [B], as `MarginCrossEntropy` has it.
+
+        Arguments
+        ---------
+        targets : torch.Tensor
+            [B, 1].
+        value, slope : torch.Tensor
+            What stands for the target's similarity, and its derivative: [B, 1].
+        scale : float
+        zero : bool
+            Whether logits below the target's become 0.
+        """
+        form = (self.project, self.settings, scale, zero)
+        losses, _, _ = FusedCrossEntropy.apply(
+            self.x, self.centers, self.c, targets, value, slope, form, *self.learned
+        )
+        return losses
+
+
+def _pairs(x: Tensor, c: float | Tensor | None, settings: tuple) -> Cosines | Distances:
+    """What compares x with blocks of the projected centers."""
+    return Cosines(x, *settings) if c is None else Distances(x, c, *settings)
+
+
+class FusedCrossEntropy(torch.autograd.Function):
+    """`MarginCrossEntropy` of similarities that are computed block by block.
+
+    With l the logarithm of the sum of the others' exponentials and t the target's logit,
+    the loss is ``softplus(l - t)``, and the others' share of the softmax its sigmoid. Kept
+    for the backward pass are embeddings, centers and some numbers a row. The gradient goes
+    through the projection within each block.
+
+    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], value and slope of
+    the target's penalized similarity [B, 1], (project, settings, scale,
+    zero_below_target), and what the projection learns. Returns the losses [B], and for the
+    backward pass the others' largest logit and the sum of their exponentials less it.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        centers: Tensor,
+        c: float | Tensor | None,
+        targets: Tensor,
+        value: Tensor,
+        slope: Tensor,
+        form: tuple,
+        *learned: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        project, settings, scale, zero = form
+        target = value * scale
+        highest = torch.full_like(target, -math.inf)
+        total = torch.zeros_like(target)
+        with no_autocast(x):
+            pairs = _pairs(x, c, settings)
+            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+                logits = pairs.values(project(centers[part])).mul_(scale)
+                if zero:
+                    logits.masked_fill_(logits < target, 0)
+                _put(logits, part, targets, -math.inf)
+                top = torch.maximum(highest, logits.amax(1, keepdim=True))
+                # A row that has met no class but its target: -inf less itself is NaN.
+                finite = top.clamp_min(torch.finfo(top.dtype).min)
+                total.mul_((highest - finite).exp_())
+                total += logits.sub_(finite).exp_().sum(1, keepdim=True)
+                highest = top
+        excess = highest + total.log() - target
+        # softplus; torch's is exact to 2e-9 alone.
+        losses = excess.clamp_min(0) + excess.abs().neg_().exp_().log1p_()
+        return losses.squeeze(1), highest, total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        x, centers, c, *rows, ctx.form = inputs[:7]
+        curved = isinstance(c, Tensor)
+        ctx.fixed = None if curved else c
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(
+            x, centers, c if curved else None, *rows, *output[1:], *inputs[7:]
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("the fused loss", "a head with fused=False")
+        x, centers, c, *rows = ctx.saved_tensors
+        targets, value, slope, highest, total, *learned = rows
+        project, settings, scale, zero = ctx.form
+        pairs = _pairs(x, ctx.fixed if c is None else c, settings)
+        target = value * scale
+        others = torch.sigmoid(highest + total.log() - target) * scale * grad.unsqueeze(1)
+        of_target = -slope * others
+        weight = torch.where(total > 0, others / total, 0)
+        low = -highest.clamp_min(torch.finfo(highest.dtype).min)
+        grad_centers = torch.empty_like(centers)
+        grads_learned = [torch.zeros_like(each) for each in learned]
+        with no_autocast(x):
+            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+                block = centers[part].detach().requires_grad_()
+                with torch.enable_grad():
+                    projected = project(block)
+                y = projected.detach()
+                values, state = pairs.again(y)
+                p = torch.add(low, values, alpha=scale).exp_().mul_(weight)
+                if zero:
+                    p.masked_fill_(values * scale < target, 0)
+                _put(p, part, targets, of_target)
+                grad_y = pairs.gradient(y, values, state, p)
+                through = torch.autograd.grad(
+                    projected, [block, *learned], grad_y, allow_unused=True
+                )
+                grad_centers[part] = through[0]
+                for whole, each in zip(grads_learned, through[1:], strict=True):
+                    if each is not None:
+                        whole += each
+            grad_x, grad_c = pairs.x_gradient(), pairs.c_gradient()
+        return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
+
+
+def _put(block: Tensor, part: slice, targets: Tensor, value: Tensor | float) -> None:
+    """Write ``value`` [B, 1] into the columns ``targets`` [B, 1] of a block [B, m] of the
+    columns ``part``, where they are in it."""
+    columns = block.shape[1]
+    place = targets - part.start
+    inside = (place >= 0) & (place < columns)
+    place = place.clamp(0, columns - 1)
+    block.scatter_(1, place, torch.where(inside, value, block.gather(1, place)))

@@ -1,0 +1,256 @@
+"""Head and loss in one against the two one after the other."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel.distributed import _find_tensors
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hamsb import (
+    AAMSoftmax,
+    AMSoftmax,
+    ClippedUnitBall,
+    CosineClassifier,
+    HAMSoftmax,
+    HSoftmax,
+    HyperbolicClassifier,
+    PoincareBall,
+    RAMSoftmax,
+    Softmax,
+)
+from hamsb.nnet import _closed_forms, _fused
+
+B, C, D = 12, 101, 16
+HEADS = {
+    "cosine": lambda **o: CosineClassifier(D, C, 0.1, **o),
+    "clipped": lambda **o: HyperbolicClassifier(D, C, ClippedUnitBall(3.0), 1.0, **o),
+    "clipped at 1": lambda **o: HyperbolicClassifier(D, C, ClippedUnitBall(1.0), 1.0, **o),
+    "one length": lambda **o: HyperbolicClassifier(
+        D, C, ClippedUnitBall(3.0), center_norm=0.3, **o
+    ),
+    "learned ball": lambda **o: HyperbolicClassifier(
+        D, C, PoincareBall(1.0, learnable=True), 0.1, batch_norm=True, **o
+    ),
+}
+COSINE_LOSSES = [Softmax(5.0), AMSoftmax(0.2, 30.0), AAMSoftmax(0.3, 30.0), RAMSoftmax()]
+DISTANCE_LOSSES = [HSoftmax(3.0), HAMSoftmax(0.3, 10.0)]
+PAIRS = [
+    (name, loss)
+    for name in HEADS
+    for loss in (COSINE_LOSSES if name == "cosine" else DISTANCE_LOSSES)
+]
+NAMES = [f"{name}, {type(loss).__name__}" for name, loss in PAIRS]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of 17 classes, the last one of 16; however few there are."""
+    monkeypatch.setattr(_closed_forms, "CPU_BLOCK", 17 * B)
+    monkeypatch.setattr(_fused, "FEW", 0)
+
+
+def head_of(name, fused, dtype):
+    torch.manual_seed(1)
+    return HEADS[name](fused=fused).to(dtype)
+
+
+def batch(dtype=torch.float64, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(B, 1, D, generator=generator, dtype=torch.float64).to(dtype)
+    return x, torch.randint(C, (B, 1), generator=generator)
+
+
+def results(head, loss, dtype, seed=2):
+    """The loss and all gradients."""
+    x, targets = batch(dtype, seed)
+    value = loss(head(x.requires_grad_()), targets)
+    value.backward()
+    found = {name: each.grad for name, each in head.named_parameters()}
+    return {"loss": value.detach(), "x": x.grad, **found}
+
+
+def gap(ours, truth):
+    return ((ours.double() - truth).abs().max() / truth.abs().max()).item()
+
+
+@pytest.mark.parametrize("name, loss", PAIRS, ids=NAMES)
+def test_equals_head_and_loss_apart(name, loss):
+    plain = results(head_of(name, False, torch.float64), loss, torch.float64)
+    fused = results(head_of(name, True, torch.float64), loss, torch.float64)
+    assert plain.keys() == fused.keys()
+    for key, value in plain.items():
+        assert gap(fused[key], value) < 1e-12, key
+
+
+@pytest.mark.parametrize("name, loss", PAIRS, ids=NAMES)
+def test_float32_is_as_near_to_float64(name, loss):
+    """Over several batches, since what a ball learns is a small difference of sums."""
+    errors = defaultdict(lambda: torch.zeros(2))
+    for seed in range(8):
+        truth = results(head_of(name, False, torch.float64), loss, torch.float64, seed)
+        for fused in (False, True):
+            ours = results(head_of(name, fused, torch.float32), loss, torch.float32, seed)
+            for key, value in truth.items():
+                errors[key][int(fused)] += gap(ours[key], value)
+    for key, (plain, fused) in errors.items():
+        assert fused < 2.5 * plain + 1e-6, key
+
+
+def test_a_loss_near_zero_keeps_its_digits():
+    """Where the target's logit is far above the others': float32's 1 + 1e-9 is 1."""
+    head = CosineClassifier(2, 2, fused=True)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    loss = Softmax(20.0)(head(torch.tensor([[1.0, 0.0]])), torch.tensor([0]))
+    assert loss.item() == pytest.approx(2.0611536e-9, rel=1e-5)
+
+
+def test_one_class_is_no_loss():
+    head = CosineClassifier(D, 1, fused=True)
+    loss = AMSoftmax()(head(torch.randn(3, 1, D)), torch.zeros(3, 1, dtype=torch.long))
+    loss.backward()
+    assert loss == 0 and not head.weight.grad.any()
+
+
+def test_margin_and_scale_are_those_of_the_call():
+    head, loss = head_of("clipped", True, torch.float64), HAMSoftmax(0.1, 10.0)
+    x, targets = batch()
+    lazy = head(x)
+    before = loss(lazy, targets)
+    loss.margin, loss.scale = 0.5, 5.0
+    after = loss(lazy, targets)
+    plain = HAMSoftmax(0.5, 5.0)(head_of("clipped", False, torch.float64)(x), targets)
+    assert before != after
+    torch.testing.assert_close(after, plain, rtol=1e-12, atol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in tree_leaves(out) if torch.is_tensor(each)]
+        self.numel = max(self.numel, *sizes, 0)
+        return out
+
+
+@pytest.mark.parametrize("name", ["cosine", "clipped"])
+def test_no_tensor_has_all_similarities(name):
+    rows, classes = 64, 1000
+    make = {
+        "cosine": lambda fused: CosineClassifier(4, classes, fused=fused),
+        "clipped": lambda fused: HyperbolicClassifier(
+            4, classes, ClippedUnitBall(3.0), fused=fused
+        ),
+    }[name]
+    targets = torch.arange(rows)
+    for fused, most in ((False, rows * classes), (True, 4 * (classes + rows))):
+        head = make(fused)
+        x = torch.randn(rows, 1, 4, requires_grad=True)
+        loss = AMSoftmax()
+        loss(head(x), targets)  # the first call looks at values
+        with Largest() as largest:
+            loss(head(x), targets).backward()
+        assert largest.numel <= most
+        assert fused or largest.numel == most
+
+
+# ------------------------------------------------------------------ as a tensor
+
+
+@pytest.mark.parametrize("name", ["cosine", "learned ball"])
+def test_to_everything_else_it_is_the_tensor(name):
+    x, targets = batch()
+    plain = head_of(name, False, torch.float64)(x)
+    lazy = head_of(name, True, torch.float64)(x)
+    assert isinstance(lazy, _fused.LazySimilarities)
+    assert (lazy.shape, lazy.device) == (plain.shape, plain.device)
+    assert (lazy.dim(), lazy.numel(), len(lazy)) == (3, B * C, B)
+    for function in (
+        lambda s: s.squeeze(1).argmax(1),
+        lambda s: torch.max(s, dim=-1)[0],
+        lambda s: s[:, 0],
+        lambda s: cross_entropy(s.squeeze(1), targets.squeeze(1)),
+    ):
+        torch.testing.assert_close(function(lazy), function(plain))
+
+
+def test_speechbrains_losses_take_it():
+    loss = LogSoftmaxWrapper(AdditiveAngularMargin(0.2, 30.0))
+    plain = results(head_of("cosine", False, torch.float32), loss, torch.float32)
+    fused = results(head_of("cosine", True, torch.float32), loss, torch.float32)
+    torch.testing.assert_close(fused, plain)
+
+
+def test_it_is_handed_on_in_training_alone(monkeypatch):
+    head, (x, _) = head_of("clipped", True, torch.float64), batch()
+    with torch.no_grad():
+        assert torch.is_tensor(head(x))
+    assert torch.is_tensor(head.eval()(x))
+    monkeypatch.setattr(_fused, "FEW", B * C)
+    assert torch.is_tensor(head.train()(x))
+    monkeypatch.setattr(_fused, "FEW", B * C - 1)
+    assert not torch.is_tensor(head(x))
+
+
+def test_several_processes_find_its_tensors():
+    """What DistributedDataParallel takes for used, with find_unused_parameters."""
+    head, (x, _) = head_of("clipped", True, torch.float64), batch()
+    assert any(each is head.centers for each in _find_tensors(head(x)))
+
+
+def test_autocast_has_the_products_of_cosines_alone():
+    x, targets = batch(torch.float32)
+    for name, loss in (("cosine", AMSoftmax()), ("clipped", HAMSoftmax())):
+        heads = [head_of(name, fused, torch.float32) for fused in (False, True)]
+        full = loss(heads[1](x), targets)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, fused = (loss(head(x), targets) for head in heads)
+        assert fused.dtype == torch.float32
+        assert (fused == full) == (name == "clipped")
+        torch.testing.assert_close(fused, plain, rtol=2e-3, atol=0)
+        fused.backward()
+        plain.backward()
+        for ours, theirs in zip(heads[1].parameters(), heads[0].parameters(), strict=True):
+            assert gap(ours.grad, theirs.grad.double()) < 0.02
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize("target", [-1, C])
+def test_targets_beyond_the_classes_are_named(target):
+    loss, head = AMSoftmax(), head_of("cosine", True, torch.float64)
+    x, targets = batch()
+    loss(head(x), targets)
+    targets[3] = target
+    with pytest.raises(ValueError, match=rf"speaker indices lie in \[0, {C}\)"):
+        loss(head(x), targets)
+
+
+def test_a_loss_refuses_a_head_that_gives_something_else():
+    x, targets = batch()
+    with pytest.raises(ValueError, match="AAMSoftmax: expects cosines"):
+        AAMSoftmax()(head_of("clipped", True, torch.float64)(100 * x), targets)
+
+
+def test_differentiating_twice_is_refused():
+    x, targets = batch()
+    value = AMSoftmax()(head_of("cosine", True, torch.float64)(x.requires_grad_()), targets)
+    with pytest.raises(RuntimeError, match="a head with fused=False"):
+        torch.autograd.grad(value, x, create_graph=True)
+
+
+@pytest.mark.parametrize("make", [CosineClassifier, HyperbolicClassifier])
+def test_fused_is_a_flag(make):
+    ball = {"ball": ClippedUnitBall(3.0)} if make is HyperbolicClassifier else {}
+    with pytest.raises(ValueError, match="fused=1"):
+        make(D, C, fused=1, **ball)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from speechbrain.utils.importutils import LazyModule
 
 import runs
 from hamsb.utils import progress as bars
+from hamsb.verification.calibration import Calibration
+from hamsb.verification.decision import write_decision
 from hamsb.verification.trials import Trials, read_trials
 from stand_ins import Terminal
 
@@ -58,8 +61,6 @@ def tiny_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_distortions(tmp_path_factory):
     """Folders of noises, as MUSAN, and of room responses."""
-    import soundfile
-
     folder, random = tmp_path_factory.mktemp("distortions"), np.random.default_rng(0)
     for kind in ("noise", "speech", "music"):
         path = folder / "musan" / kind / "a.wav"
@@ -99,6 +100,52 @@ def tiny_options(tiny_corpus, tmp_path, monkeypatch):
         return [*(f"--{key}={value}" for key, value in values.items()), "--noprogressbar"]
 
     return options
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A tiny exported model, untrained, with a threshold and a calibration."""
+    folder = tmp_path_factory.mktemp("model") / "export"
+    runs.export_untrained(folder, runs.EXPERIMENT)
+    thresholds = {"eer": 0.5, "min_dcf_0.01": 0.999}
+    calibration = Calibration(scale=10.0, offset=-4.0).to_dict()
+    write_decision(folder, {"thresholds": thresholds, "calibration": calibration})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory):
+    """Four recordings of different lengths, two of one name."""
+    folder = tmp_path_factory.mktemp("speech")
+    names = ("a/1.wav", "a/2.wav", "b/1.wav", "b/3.flac")
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        runs.write_wav(folder / "noise.wav", 8000 + 3001 * seed, seed=5 * seed)
+        audio, rate = soundfile.read(folder / "noise.wav")
+        soundfile.write(folder / name, audio, rate)
+    (folder / "noise.wav").unlink()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bad_recordings(tmp_path_factory):
+    """Files that no model can tell apart, and what is said of each."""
+    folder = tmp_path_factory.mktemp("bad")
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    broken = noise.copy()
+    broken[5] = np.nan
+    made = {
+        "silent.wav": (0 * noise, "silent, no sample above -80 dBFS in 1.000 s"),
+        "broken.wav": (broken, "1 of the 16000 samples (1.000 s) are not finite"),
+        "short.wav": (noise[:320], "lasts 0.0200 s, and the model needs at least 0.0400 s"),
+        "empty.wav": (noise[:0], "no samples"),
+    }
+    for name, (audio, _) in made.items():
+        soundfile.write(folder / name, audio, 16000, subtype="FLOAT")
+    (folder / "text.wav").write_text("no audio")
+    said = {name: text for name, (_, text) in made.items()}
+    said["text.wav"] = "cannot be read as audio"
+    return {folder / name: text for name, text in said.items()}
 
 
 @pytest.fixture

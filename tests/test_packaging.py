@@ -89,17 +89,23 @@ def third_parties(folder):
 
 def test_what_is_imported_is_installed(setup):
     core = required(setup)
-    for folder, extra in [("hamsb", "clustering"), ("recipes", "mini"), ("tests", "test")]:
-        allowed = core | required(setup, "plots") | required(setup, extra)
+    extras = {
+        "hamsb": ("plots", "clustering", "kaldi", "onnx"),
+        "recipes": ("mini",),
+        "tests": ("test",),
+    }
+    for folder, names in extras.items():
+        allowed = core.union(*(required(setup, name) for name in names))
         assert third_parties(folder) <= allowed, folder
     # And nothing that no file asks for, but what SpeechBrain imports.
     assert core - third_parties("hamsb") - third_parties("recipes") <= {"torchaudio"}
 
 
 def test_extras_are_those_that_messages_name(setup):
-    for extra, (package, module) in packages._EXTRAS.items():
-        assert package in required(setup, extra), extra
-        assert DISTRIBUTIONS.get(module, module) == package
+    for extra, names in packages._EXTRAS.items():
+        distributions, modules = (each.split() for each in names)
+        assert set(distributions) <= required(setup, extra), extra
+        assert [DISTRIBUTIONS.get(name, name) for name in modules] == distributions
     assert required(setup, "mini") >= required(setup, "plots") | required(
         setup, "clustering"
     )

@@ -99,13 +99,19 @@ def _declare_info(commands):
         "Loads and runs nothing of the model. What its yamls name that no model of\n"
         "SpeechBrain or hamsb has is listed: look at it before you load a stranger's.",
     )
-    parser.add_argument("model", metavar="MODEL", help="an export folder")
+    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
 
 
 def _info(options):
-    from hamsb.inference.folder import inspect_model
+    from hamsb.inference.folder import inspect_model, is_hub_name
 
-    print(inspect_model(options.model))
+    if os.path.isdir(options.model) or not is_hub_name(options.model):
+        print(inspect_model(options.model))
+        return
+    from hamsb.inference.speaker import fetch_texts
+
+    print(inspect_model(fetch_texts(options.model)))
+    _note("its weights were not looked at; they are on the hub.")
 
 
 # ----------------------------------------------------------------------------- embed

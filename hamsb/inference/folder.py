@@ -103,6 +103,16 @@ def _is_export(folder: Path, file: str) -> bool:
         return True
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether what is no folder here may be a model's name, ``owner/name``; not
+    ``results/exprot`` beside ``results/export``."""
+    path = Path(source)
+    misspelt = difflib.get_close_matches(path.name, ["export"], cutoff=0.7)
+    if misspelt and path.with_name("export") in exports_near(path):
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
+
+
 def top_keys(path: Path) -> set[str]:
     """The outermost keys of a yaml; ValueError where it cannot be read."""
     return {key for key, _ in _entries(_compose(path))}
@@ -178,6 +188,8 @@ class ModelFolder:
         ``embedding_model``, ``classifier`` and the like -> what the yaml has there.
     card : dict
         The front matter of ``README.md``; empty where it has none.
+    speakers : int or None
+        Whose speech trained the model, where the folder tells: how many.
     decision, training : dict or None
         ``decision.json`` and ``training.json``, where they are there and whole.
     """
@@ -190,6 +202,7 @@ class ModelFolder:
     embedding_size: int | None
     parts: dict[str, str]
     card: dict
+    speakers: int | None
     decision: dict | None
     training: dict | None
 
@@ -213,9 +226,9 @@ class ModelFolder:
         yield "sample rate", self.sample_rate and f"{self.sample_rate} Hz"
         yield "head", self.parts.get("classifier")
         yield "loss", training.get("loss")
-        if "speakers" in training:
-            held_out = len(training["development_speakers"])
-            yield "trained on", f"{len(training['speakers'])} speakers; {held_out} held out"
+        held_out = len(training.get("development_speakers", []))
+        trained = self.speakers and f"{self.speakers} speakers"
+        yield "trained on", trained and trained + f"; {held_out} held out" * bool(held_out)
         if "eer" in decision:
             trials = f"{decision.get('target_trials')} target and "
             trials += f"{decision.get('impostor_trials')} impostor trials"
@@ -327,9 +340,21 @@ def inspect_model(folder: str | os.PathLike) -> ModelFolder:
         numbers.get("input_size", numbers.get("lin_neurons")),
         parts,
         read_card(folder),
+        _speakers(folder),
         decision,
         training,
     )
+
+
+def _speakers(folder: Path) -> int | None:
+    """How many speakers trained a model, by what is beside it."""
+    from hamsb.verification.overlaps import model_speakers  # takes seconds
+
+    try:
+        found = model_speakers(folder)
+    except (ValueError, OSError):
+        return None
+    return None if found is None else len(found.trained)
 
 
 def named_in_yaml(text: str, file: str = HPARAMS) -> list[Named]:

@@ -1,10 +1,9 @@
 """Exported models: loaded, and deciding where they should."""
 
+import contextlib
 import copy
-import difflib
 import functools
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,13 @@ from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
 from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.audio import check_audio, load_audio
-from hamsb.inference.folder import HPARAMS, exports_near, model_folder, top_keys
+from hamsb.inference.folder import (
+    HPARAMS,
+    exports_near,
+    is_hub_name,
+    model_folder,
+    top_keys,
+)
 from hamsb.nnet.balls import Ball
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
@@ -105,7 +110,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
         kind, place = guess_source(source)
-        on_hub = kind == FetchFrom.HUGGING_FACE and _is_hub_name(place)
+        on_hub = kind == FetchFrom.HUGGING_FACE and is_hub_name(place)
         elsewhere = on_hub or kind == FetchFrom.URI
         if not elsewhere:
             model_folder(place, "source", hparams_file)
@@ -127,16 +132,12 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         except (OSError, ValueError) as error:
             if not on_hub:
                 raise
-            near = "".join(f" Did you mean {path}?" for path in exports_near(Path(place)))
-            raise FileNotFoundError(
-                f"source={source}: no such folder, and as the name of a model on Hugging "
-                f"Face's hub it failed: {' '.join(str(error).split())}{near}"
-            ) from error
+            raise _not_on_hub(place, error) from error
         if elsewhere:
             options = {key: kwargs[key] for key in _FETCHING if key in kwargs}
-            paths = [
+            paths = [  # with all that a fingerprint is of, whatever was asked for before
                 _fetch_beside(str(source), name, savedir=savedir, **options)
-                for name in (DECISION, TRAINING)
+                for name in (DECISION, TRAINING, "embedding.yaml")
             ]
             if model is not None and "decision" not in kwargs and paths[0] is not None:
                 model.decision = read_decision(paths[0].parent)
@@ -353,14 +354,41 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         return score, score >= limit
 
 
-def _is_hub_name(source: str) -> bool:
-    """Whether what is no folder here may be a model's name, ``owner/name``; not
-    ``results/exprot`` beside ``results/export``."""
-    path = Path(source)
-    misspelt = difflib.get_close_matches(path.name, ["export"], cutoff=0.7)
-    if misspelt and path.with_name("export") in exports_near(path):
-        return False
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source) is not None
+def fetch_texts(source: str) -> Path:
+    """The texts of a model on a hub: yamls, card, decision and what trained it; no weights,
+    and nothing of it is loaded.
+
+    Arguments
+    ---------
+    source : str
+        Its name, ``owner/name``.
+
+    Returns
+    -------
+    Path
+        A folder in the hub's cache, for `hamsb.inference.folder.inspect_model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such model, or no network.
+    """
+    try:
+        folder = Path(fetch(HPARAMS, source=source)).parent
+    except (OSError, ValueError) as error:
+        raise _not_on_hub(source, error) from error
+    for name in ("embedding.yaml", DECISION, TRAINING, "README.md"):
+        with contextlib.suppress(OSError, ValueError):  # not every model has it
+            fetch(name, source=source)
+    return folder
+
+
+def _not_on_hub(source, error):
+    near = "".join(f" Did you mean {path}?" for path in exports_near(Path(source)))
+    return FileNotFoundError(
+        f"source={source}: no such folder, and as the name of a model on Hugging "
+        f"Face's hub it failed: {' '.join(str(error).split())}{near}"
+    )
 
 
 def _fetch_beside(source: str, name: str, **options: Any) -> Path | None:

@@ -537,7 +537,7 @@ def expected_error(error: Exception) -> str | None:
     ...     open("none.txt")
     ... except OSError as error:
     ...     print(expected_error(error))
-    [Errno 2] No such file or directory: 'none.txt'
+    none.txt: No such file or directory
     """
     file, message = _origin(error)
     if not _is_expected(error, file):

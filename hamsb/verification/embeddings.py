@@ -382,7 +382,8 @@ def _why(path, encoder):
     try:
         wav = load_audio(path, AudioNormalizer(encoder.sample_rate))
         alone.check_length(path, len(wav))
-        alone(wav.unsqueeze(0), [path])
+        with torch.no_grad():
+            alone(wav.unsqueeze(0), [path])
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return f"{path}: the embedding is not finite beside others; embed it alone."

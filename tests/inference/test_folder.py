@@ -25,8 +25,16 @@ def folder(tmp_path):
 
 
 def test_an_export_has_nothing_unusual(folder):
-    training = {"speakers": ["a"], "development_speakers": [], "data": {}}
-    write_decision(folder, {"thresholds": {"eer": 0.25}})
+    training = {"speakers": ["a"], "development_speakers": ["b", "c"], "data": {}}
+    training["loss"] = "HAMSoftmax(margin=0.2, scale=30.0)"
+    trials = {"list": "veri_dev", "target_trials": 30, "impostor_trials": 90}
+    write_decision(folder, {"thresholds": {"eer": 0.25}, "eer": 0.0525, **trials})
+    card = (
+        "---\nlicense: apache-2.0\nmodel-index:\n- name: x\n  results:\n"
+        "  - dataset: {name: veri_test, type: x}\n"
+        "    metrics: [{type: eer, name: EER, value: 4.5}]\n---\n# Card\n"
+    )
+    (folder / "README.md").write_text(card)
     write_training(folder, training)
     found = inspect_model(str(folder))
     assert found.unusual == () and found.warnings == ()
@@ -35,8 +43,23 @@ def test_an_export_has_nothing_unusual(folder):
     assert found.threshold == 0.25 and found.training == training
     assert "hamsb.ClippedUnitBall" in {named.name for named in found.names}
     assert str(found).endswith("nothing unusual is named")
-    assert "embedding size 16, threshold 0.25" in str(found)
+    assert found.card["license"] == "apache-2.0"
+    for line in (
+        "embedding size:   16",
+        "loss:             HAMSoftmax(margin=0.2, scale=30.0)",
+        "trained on:       1 speakers; 2 held out",
+        "development EER:  5.25 %, veri_dev: 30 target and 90 impostor trials",
+        "EER:              4.5, veri_test",
+        "thresholds:       eer 0.2500",
+    ):
+        assert line in str(found).splitlines(), line
+    for text in ("---\na: [\n---\n", "---\n- x\n---\n", "# a\n---\nx: 1\n---\n", "---\n"
+                 "model-index: [1]\n---\n"):  # fmt: skip
+        (folder / "README.md").write_text(text)
+        assert "EER:  " not in str(inspect_model(folder)).replace("development EER", "")
     (folder / "decision.json").unlink()
+    (folder / "training.json").unlink()
+    assert "trained on:       2 speakers\n" in str(inspect_model(folder))  # by its labels
     (folder / "hyperparams.yaml").unlink()
     assert inspect_model(folder).threshold is None
     assert inspect_model(folder).embedding_size == 16

@@ -223,6 +223,18 @@ def test_long_runs_write_as_they_go_and_runs_share(cached, paths, tmp_path, monk
     assert len(cached()) == 4
 
 
+def test_a_killed_run_loses_seconds_of_work(paths, tmp_path, monkeypatch):
+    time = [0.0]
+    monkeypatch.setattr(cache_module.time, "monotonic", lambda: time[0])
+    cache = EmbeddingCache(tmp_path / "cache", "model")
+    for number, now, expected in [(0, 5, 0), (1, 11, 1), (2, 20, 1), (3, 22, 2)]:
+        time[0] = float(now)
+        cache.put(bytes([number]) * 32, torch.ones(2), 1.0)
+        assert len(parts(tmp_path)) == expected, now
+    known = EmbeddingCache(tmp_path / "cache", "model")
+    assert all(known.get(bytes([number]) * 32) for number in range(4))
+
+
 def test_two_runs_at_once_and_a_removed_file(cached, paths, tmp_path, monkeypatch):
     """A file that another run removes between the listing and the reading is absent."""
     cached()

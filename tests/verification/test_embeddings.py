@@ -11,6 +11,7 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.processing.features import InputNormalization
 
+from hamsb.dataio.audio import load_audio
 from hamsb.verification import embeddings as module
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.embeddings import (
@@ -282,3 +283,46 @@ def test_sets_are_embedded_together_and_errors_name_the_line(paths):
     paths[UTTERANCES[2]].write_text("no audio")
     with pytest.raises(ValueError, match=f"^lists/O.txt:2: {paths[UTTERANCES[2]]}: cannot"):
         embed_sets(encode, sets, [trials], 16000, progress=False)
+
+
+def test_what_cannot_be_embedded_is_told_and_left_out(paths, bad_recordings, tmp_path):
+    """With a cache or without, alone or in batches; the others are as ever."""
+    plain = embed_utterances(paths, FbankMean(), progress=False)
+    bad = {path.name: path for path in bad_recordings if path.name != "short.wav"}
+    bad["none.wav"] = tmp_path / "none.wav"
+    both = dict(sorted({**paths, **bad}.items()))
+
+    class Failing(FbankMean):
+        """Has no finite embedding of one of the files."""
+
+        def __call__(self, wavs):
+            found = super().__call__(wavs)
+            return torch.where(wavs[:, :1, None] == first, torch.nan, found)
+
+    for options in ({}, {"batch_size": 4}, {"cache": EmbeddingCache(tmp_path / "c", "m")}):
+        for _ in range(2):
+            faults = {}
+            encode = FbankMean()
+            found = embed_utterances(both, encode, progress=False, faults=faults, **options)
+            assert faults.keys() == bad.keys()
+            assert all(faults[name].startswith(f"{bad[name]}: ") for name in bad)
+            assert found.utterances == tuple(name for name in both if name in paths)
+            expected = plain.matrix[plain.rows(found.utterances)]
+            torch.testing.assert_close(found.matrix, expected)
+        with pytest.raises((ValueError, FileNotFoundError)):
+            embed_utterances(both, encode, progress=False, **options)
+    first = load_audio(paths["id1/y/1.wav"], AudioNormalizer(16000))[0]
+    faults = {}
+    found = embed_utterances(paths, Failing(), progress=False, faults=faults)
+    assert len(found) == 3
+    assert faults.keys() == {"id1/y/1.wav"}
+    assert "the embedding is not finite (40 of 40 values)" in faults["id1/y/1.wav"]
+    faults = {}
+    with pytest.raises(ValueError, match="none of 4 recordings can be embedded: .*silent"):
+        embed_utterances(
+            {name: path for name, path in bad.items() if name != "none.wav"},
+            FbankMean(),
+            progress=False,
+            faults=faults,
+        )
+    assert len(faults) == 4

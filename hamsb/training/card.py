@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
 
 import hamsb
 from hamsb.training.report import one_line
@@ -165,6 +164,8 @@ def front_matter(name: str, results: Iterable[Mapping], given: Mapping[str, Any]
           value: 0.381
           name: minDCF (p=0.01)
     """
+    from huggingface_hub import ModelCardData  # not before a card is written
+
     tags = given.get("tags", [])
     data: dict[str, Any] = {
         "library_name": "speechbrain",
@@ -179,6 +180,8 @@ def front_matter(name: str, results: Iterable[Mapping], given: Mapping[str, Any]
 
 def _measured(record):
     """The results of one list, by Hugging Face's class; none of a baseline."""
+    from huggingface_hub import EvalResult
+
     if record["system"] != "trained" or record["calibrated"]:
         return
     costs = [key for key in record if key.startswith("min_dcf_") and "threshold" not in key]

@@ -240,7 +240,7 @@ def _flat(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
 def _may_change(path: tuple) -> bool:
     if path[0] == "dataloader_options" and path[-1] in LOADER_MAY_CHANGE:
         return True
-    return len(path) == 1 and path[0] in MAY_CHANGE
+    return path[0] in MAY_CHANGE
 
 
 def _words(name: str, began: object, now: object) -> str:

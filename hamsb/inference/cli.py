@@ -18,11 +18,13 @@ Exit status
     ``verify``: different speakers.
 4
     ``verify``: no decision, since the model has no threshold.
-130
-    Interrupted.
+130, 141
+    Interrupted; nobody reads the output any more, as of ``| head``.
 """
 
 import argparse
+import contextlib
+import io
 import math
 import os
 import sys
@@ -33,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hamsb.inference.extraction import EmbeddingExtractor
 
-ACCEPTED, UNEXPECTED, EXPECTED, REJECTED, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+ACCEPTED, UNEXPECTED, EXPECTED, REJECTED, UNDECIDED = range(5)
+INTERRUPTED, CLOSED = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,14 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit status, as above.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(arguments)
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except SystemExit as end:  # of argparse: --help, or a wrong command line
         return end.code if isinstance(end.code, int) else EXPECTED
     except KeyboardInterrupt:
         _note("interrupted; the same command goes on where it was.")
         return INTERRUPTED
+    except BrokenPipeError:  # as of `| head`
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     except Exception as error:
         from hamsb.utils.command_line import expected_error
 
@@ -225,6 +237,11 @@ def _enroll(options):
     from hamsb.dataio.recordings import find_recordings
     from hamsb.inference.speakers import Speakers
 
+    if os.path.exists(options.name):
+        raise ValueError(
+            f"name={options.name}: a file or folder; the speaker's name comes before the "
+            "recordings."
+        )
     files = find_recordings(options.audio).values()
     speakers = Speakers(options.store, _load(options))
     added = speakers.enroll(options.name, files)

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Identification with one and with three utterances of each speaker, in one table.
 
-    python tests/benchmarks/identification.py MODEL DATA [--enroll 1 3] [--seed 0]
+    python tests/benchmarks/identification.py MODEL DATA [--enroll 1 3]
 
 DATA holds ``wav/<speaker>/<session>/<utterance>``; none of its speakers may have trained
-the model. Half of them, drawn by the seed, are enrolled as ``hamsb enroll`` does, the
-others are strangers. What is enrolled is no test; the tests are the same however many
-utterances are enrolled. Printed are the identification rate (closed set), the detection
-and identification rate where 1 % of the strangers' recordings are taken for someone, and
-what the thresholds of ``hamsb identify`` come to. Intervals: 95 %, a bootstrap over
-speakers.
+the model. In each of ten splits half of those who have enough utterances are enrolled as
+``hamsb enroll`` does, the others are strangers. What is enrolled is no test; the tests are
+the same however many utterances are enrolled. Printed are the identification rate (closed
+set), the detection and identification rate where 1 % of the strangers' recordings are
+taken for someone, and what the thresholds of ``hamsb identify`` come to: means over the
+splits, with 95 % intervals of a bootstrap over speakers.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
 
 from hamsb.dataio.recordings import find_recordings
 from hamsb.inference.extraction import EmbeddingExtractor
@@ -29,11 +31,40 @@ from hamsb.verification.identification import identification_rates
 DIR = "detection_identification_rate"
 
 
-def percent(value, bounds=None):
-    text = f"{100 * value:.1f}"
-    return (
-        text if bounds is None else f"{text} ({100 * bounds[0]:.1f}, {100 * bounds[1]:.1f})"
-    )
+RATES = ("identification_rate", DIR, "false_alarm_rate")
+
+
+def percent(value, bounds):
+    return f"{100 * value:.1f} ({100 * bounds[0]:.1f}, {100 * bounds[1]:.1f})"
+
+
+class Means:
+    """Rates over the splits: their means, and the intervals of these."""
+
+    def __init__(self):
+        self.found = []
+
+    def add(self, rates):
+        self.found.append(rates)
+
+    def value(self, key):
+        return float(np.mean([rates[key] for rates in self.found]))
+
+    def draws(self, key):
+        """Draw by draw, since those of all splits are of the same speakers."""
+        return np.mean([rates["draws"][key] for rates in self.found], axis=0)
+
+    def cell(self, key):
+        return percent(self.value(key), interval(self.draws(key)))
+
+
+def split(speakers, most, seed):
+    """Speaker -> utterances in a random order; and who is enrolled: half of those who
+    have more than are enrolled."""
+    draw = random.Random(seed)
+    order = {name: draw.sample(files, len(files)) for name, files in speakers.items()}
+    able = [name for name, files in speakers.items() if len(files) > most]
+    return order, sorted(draw.sample(able, len(able) // 2))
 
 
 def main(arguments):
@@ -42,70 +73,66 @@ def main(arguments):
     parser.add_argument("data")
     parser.add_argument("--enroll", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--false-alarms", type=float, default=0.01)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--cache", help="folder of a cache of embeddings")
     options = parser.parse_args(arguments)
 
     extractor = EmbeddingExtractor(options.model)
     speakers = defaultdict(list)
-    for path in find_recordings([Path(options.data, "wav")]).values():
-        speakers[path.relative_to(Path(options.data, "wav")).parts[0]].append(path)
-    most, draw = max(options.enroll), random.Random(options.seed)
-    for files in speakers.values():
-        draw.shuffle(files)
-    chosen = draw.sample(sorted(speakers), len(speakers) // 2)
-    enrolled = sorted(name for name in chosen if len(speakers[name]) > most)
-    tests = {
-        str(path): name
-        for name, files in speakers.items()
-        if name in enrolled or name not in chosen
-        for path in (files[most:] if name in enrolled else files)
-    }
-    cache = None if options.cache is None else extractor.cache(options.cache)
-    found = extractor.embed_files(list(tests), cache=cache)
-    names = list(tests.values())
-    strangers = [name for name in names if name not in enrolled]
-    print(
-        f"{len(enrolled)} enrolled speakers, {len(names) - len(strangers)} recordings; "
-        f"{len(set(strangers))} strangers, {len(strangers)} recordings\n"
-    )
-    rows, decisions, results = [], [], {}
+    root = Path(options.data, "wav")
+    for path in sorted(find_recordings([root]).values()):
+        speakers[path.relative_to(root).parts[0]].append(path)
+    speakers = dict(sorted(speakers.items()))
+    paths = [path for files in speakers.values() for path in files]
     with tempfile.TemporaryDirectory() as folder:
-        for count in options.enroll:
-            store = Speakers(Path(folder, f"{count}.json"), extractor)
-            store.enroll_many(
-                {name: speakers[name][:count] for name in enrolled}, cache=cache
-            )
-            scores = store.scores(found.matrix)
-            given = scores, names, store.names
-            rates = identification_rates(*given, options.false_alarms, draws=options.draws)
-            results[count] = rates
-            keys = ("identification_rate", DIR)
-            cells = [percent(rates[key], rates["intervals"][key]) for key in keys]
-            rows.append([count, *cells, f"{rates['threshold']:.3f}"])
-            if extractor.recognition.decision is None:
-                continue
-            for text, asked in (
-                ("eer", {"threshold": "eer"}),
-                *((f"--false-alarms {x}", {"false_alarms": x}) for x in (0.1, 0.01)),
-            ):
-                limit = store.threshold(**asked)
-                at = identification_rates(*given, threshold=limit, draws=options.draws)
-                keys = (DIR, "false_alarm_rate")
-                cells = [percent(at[key], at["intervals"][key]) for key in keys]
-                decisions.append([count, text, f"{limit:.3f}", *cells])
+        cache = extractor.cache(options.cache or folder)
+        found = extractor.embed_files(paths, cache=cache)
+        results, decisions = defaultdict(Means), defaultdict(Means)
+        for seed in range(options.splits):
+            order, enrolled = split(speakers, max(options.enroll), seed)
+            tests = {
+                str(path): name
+                for name, files in order.items()
+                for path in files[max(options.enroll) if name in enrolled else 0 :]
+            }
+            matrix = found.matrix[found.rows(tests)]
+            for count in options.enroll:
+                store = Speakers(Path(folder, f"{seed}-{count}.json"), extractor)
+                chosen = {name: order[name][:count] for name in enrolled}
+                store.enroll_many(chosen, cache=cache, progress=False)
+                given = store.scores(matrix), [*tests.values()], store.names
+                share, draws = options.false_alarms, options.draws
+                results[count].add(identification_rates(*given, share, draws=draws))
+                for name, asked in (
+                    ("eer", {"threshold": "eer"}),
+                    *((f"--false-alarms {x}", {"false_alarms": x}) for x in (0.1, 0.01)),
+                ):
+                    if extractor.recognition.calibration is not None:
+                        limit = store.threshold(**asked)
+                        at = identification_rates(*given, threshold=limit, draws=draws)
+                        decisions[count, name].add(at)
+    known = sum(name in enrolled for name in tests.values())
+    print(
+        f"{options.splits} splits, in each {len(enrolled)} speakers enrolled, and "
+        f"{len(speakers) - len(enrolled)} strangers. In the last {known} recordings of "
+        f"enrolled speakers, {len(tests) - known} of strangers.\n"
+    )
     alarms = f"{100 * options.false_alarms:g} %"
     header = ["enrolled with", "identified %", f"detected and identified % at {alarms}"]
-    print(markdown_table([*header, "threshold"], rows, left=0))
-    first, last = options.enroll[0], options.enroll[-1]
-    for key, text in (("identification_rate", "identified"), (DIR, "and detected")):
-        gain = results[last][key] - results[first][key]
-        draws = results[last]["draws"][key] - results[first]["draws"][key]
-        bounds = percent(gain, interval(draws))
-        print(f"{text}, {last} utterances less {first}: {bounds} points")
+    rows = [[n, *(each.cell(key) for key in RATES[:2])] for n, each in results.items()]
+    print(markdown_table(header, rows, left=0))
+    first, last = results[options.enroll[0]], results[options.enroll[-1]]
+    for key, text in zip(RATES, ("identified", "detected and identified")):
+        bounds = interval(last.draws(key) - first.draws(key))
+        gain = percent(last.value(key) - first.value(key), bounds)
+        print(f"{text}, {options.enroll[-1]} less {options.enroll[0]}: {gain} points")
     header = ["enrolled with", "threshold", "cosine", "detected and identified %"]
-    print("\n" + markdown_table([*header, "false alarms %"], decisions, left=0))
+    rows = [
+        [n, name, f"{each.value('threshold'):.3f}", *(each.cell(key) for key in RATES[1:])]
+        for (n, name), each in decisions.items()
+    ]
+    print("\n" + markdown_table([*header, "false alarms %"], rows, left=0))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_what_cannot_be_meant_is_status_2(hamsb, model, speech, tmp_path):
         (["verify", model, "a", "b"], "a: no such audio file"),
         (["identify", model, tmp_path / "s.json", speech], "no such file; see hamsb enr"),
         (["speakers", tmp_path / "s.json"], "no such file; see hamsb enroll"),
+        (["enroll", model, tmp_path / "s.json", model, speech], "the speaker's name comes"),
         (["info", tmp_path / "no"], "no such folder"),
     ]:  # fmt: skip
         status, out, messages = hamsb(*arguments)
@@ -114,6 +116,7 @@ def test_an_error_of_the_program_is_no_decision(hamsb, monkeypatch, model):
     for error, status, said in [
         (RuntimeError("out of luck"), 1, "Traceback"),
         (KeyboardInterrupt(), 130, "hamsb: interrupted; the same command goes on"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
     ]:
 
         def load(options, error=error):
@@ -275,6 +278,18 @@ def test_a_bad_recording_is_never_a_decision(hamsb, model, speech, bad_recording
             status, out, messages = hamsb("verify", model, *pair)
             assert (status, out) == (cli.EXPECTED, "")
             assert messages.startswith(f"hamsb: error: {path}: {said}")
+
+
+def test_a_file_whose_name_is_no_text(hamsb, model, speech, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
+    shutil.copy(speech / "a" / "1.wav", path)
+    for arguments in (
+        ("embed", model, tmp_path, "-o", tmp_path / "e.csv"),
+        ("enroll", model, tmp_path / "s.json", "anna", path),
+    ):
+        status, _, messages = hamsb(*arguments)
+        assert status == cli.EXPECTED and "Traceback" not in messages
+        assert "\\udcff.wav: cannot be read as audio" in messages
 
 
 # --------------------------------------------------- enroll, speakers, identify

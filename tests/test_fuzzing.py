@@ -317,7 +317,7 @@ def run(tmp_path_factory):
     (folder / "x.yaml").write_text(RUN_YAML)
     (folder / "export").mkdir()
     _, run_opts, _ = parse_arguments([str(folder / "x.yaml")])
-    return identity("train.py", folder / "x.yaml", "", run_opts, 1), folder
+    return identity("train.py", folder / "x.yaml", "", run_opts, 1, True), folder
 
 
 NOTED = {

@@ -17,10 +17,13 @@ reverb       one response for a batch; its     one for each utterance; linear
 random       an order of files drawn once for  each call draws anew: seeded alike,
 numbers      the passes through a list: not    it gives the same, after a restart
              restored after a restart          too
+reading      in the main process, while the    in the loader's workers, before
+             device waits
 ===========  ================================  ==================================
 
-Both draw from torch's CPU generator alone, whatever the device. Source of the
-settings: MUSAN noise, speech and music at SNRs of 0-15, 13-20 and 5-15 dB and
+Both draw for each utterance by itself, on the CPU: from the utterance's own generator
+where a loader's worker reads for it (`hamsb.augment.reads`), and else from torch's. Source
+of the settings: MUSAN noise, speech and music at SNRs of 0-15, 13-20 and 5-15 dB and
 simulated RIRs, as in "Additive Margin in Contrastive Self-Supervised Frameworks
 to Learn Discriminative Speaker Representations" (arXiv 2404.14913).
 """
@@ -29,14 +32,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import soundfile
 import torch
 from speechbrain.augment.time_domain import Resample
 from torch import Tensor
 
 from hamsb.augment.corpora import read_audio_csv
-from hamsb.dataio.audio import crop_at
+from hamsb.augment.reads import ReadsFiles
+from hamsb.dataio.audio import crop_at, mono
 
 _TINY = 1e-14  # a power below which a signal counts as silence
 
@@ -44,7 +47,7 @@ _TINY = 1e-14  # a power below which a signal counts as silence
 # ------------------------------------------------------------- noise, reverberation
 
 
-class AddNoise(torch.nn.Module):
+class AddNoise(ReadsFiles):
     r"""Add a noise to each utterance, at a random signal-to-noise ratio.
 
     For each: a kind, a file of the kind, a place in the file and an SNR within the
@@ -66,7 +69,7 @@ class AddNoise(torch.nn.Module):
     -------
     >>> from hamsb.augment.corpora import prepare_audio_csv
     >>> root = getfixture("tmp_path")
-    >>> hum = np.sin(np.arange(8000) / 9)
+    >>> hum = torch.sin(torch.arange(8000) / 9)
     >>> soundfile.write(root / "hum.wav", hum, 16000)
     >>> csv_file = prepare_audio_csv(root, root / "noise.csv", key="data_folder_noise")
     >>> add_noise = AddNoise(csv_file, snr=[10, 10])
@@ -76,6 +79,8 @@ class AddNoise(torch.nn.Module):
     >>> [round(each, 3) for each in snr.tolist()]
     [10.0, 10.0, 10.0, 10.0]
     """
+
+    names = ("noise", "ratio")
 
     def __init__(
         self,
@@ -104,21 +109,27 @@ class AddNoise(torch.nn.Module):
         torch.Tensor
             [B, T]. Padding gets noise, too.
         """
-        if self.files is None:
-            self.files = self._read_files()
-        kinds = list(self.files)
-        noises, ratios = [], []
-        for draws in torch.rand(len(waveforms), 4, dtype=torch.float64).tolist():
-            kind = _pick(kinds, draws[0])
-            path = _pick(self.files[kind], draws[1])
-            low, high = self.ranges[kind]
-            noises.append(crop_at(path, waveforms.shape[1], draws[2]))
-            ratios.append(10 ** ((low + (high - low) * draws[3]) / 10))
-        noise = torch.stack(noises).to(waveforms)
-        ratio = torch.tensor(ratios).to(waveforms).unsqueeze(1)
+        noise, ratio = self.of_batch(waveforms).values()
+        noise = _as_long(noise, waveforms.shape[1])
         power = _power(waveforms) / lengths.unsqueeze(1)  # without the padding
         gain = (power / (ratio * _power(noise).clamp_min(_TINY))).sqrt()
         return waveforms + gain * noise
+
+    def read(self, length: int, random: torch.Generator | None = None) -> dict[str, Tensor]:
+        """A noise [length], and the ratio of the powers of speech and noise [1]."""
+        kinds = list(self.open())
+        draws = torch.rand(4, dtype=torch.float64, generator=random).tolist()
+        kind = _pick(kinds, draws[0])
+        path = _pick(self.open()[kind], draws[1])
+        low, high = self.ranges[kind]
+        ratio = 10 ** ((low + (high - low) * draws[3]) / 10)
+        return {"noise": crop_at(path, length, draws[2]), "ratio": torch.tensor([ratio])}
+
+    def open(self) -> dict[str, list[str]]:
+        """The files by kind, from the csv file."""
+        if self.files is None:
+            self.files = self._read_files()
+        return self.files
 
     def _read_files(self):
         """The csv file's paths by kind, the same kinds as those of the SNRs."""
@@ -134,7 +145,7 @@ class AddNoise(torch.nn.Module):
         return files
 
 
-class AddReverb(torch.nn.Module):
+class AddReverb(ReadsFiles):
     """Convolve each utterance with a random room impulse response.
 
     The response's loudest sample is the direct sound: it neither delays nor, since
@@ -150,14 +161,17 @@ class AddReverb(torch.nn.Module):
     -------
     >>> from hamsb.augment.corpora import prepare_audio_csv
     >>> root = getfixture("tmp_path")
-    >>> taps = np.eye(1, 801, 0) + 0.5 * np.eye(1, 801, 800)
-    >>> soundfile.write(root / "echo.wav", taps[0], 16000)
+    >>> taps = torch.zeros(801)
+    >>> taps[0], taps[800] = 1.0, 0.5
+    >>> soundfile.write(root / "echo.wav", taps, 16000)
     >>> csv_file = prepare_audio_csv(root, root / "rir.csv", key="data_folder_rir")
     >>> click = torch.eye(1, 16000)
     >>> echo = AddReverb(csv_file)(click)[0]
     >>> (echo > 0.01).nonzero().flatten()
     tensor([  0, 800])
     """
+
+    names = ("late", "early")
 
     def __init__(self, csv_file: str | os.PathLike):
         super().__init__()
@@ -177,30 +191,46 @@ class AddReverb(torch.nn.Module):
         torch.Tensor
             [B, T].
         """
-        if self.files is None:
-            self.files = sum(read_audio_csv(self.csv_file).values(), [])
-        draws = torch.rand(len(waveforms), dtype=torch.float64).tolist()
-        responses = [_read(_pick(self.files, draw)) for draw in draws]
+        late, early = self.of_batch(waveforms).values()
         length = waveforms.shape[1]
-        size = length + max(map(len, responses)) - 1  # no tail reaches the start
+        late, early = late[:, :length], early[:, :length]  # what else reaches no sample
+        # No tail reaches the start, and nothing from before the start the end.
+        size = length + max(late.shape[1] - 1, early.shape[1])
         size = 1 << (size - 1).bit_length()  # fast
-        kernels = torch.from_numpy(np.stack([_align(r, size) for r in responses]))
-        kernels = torch.fft.rfft(kernels.to(waveforms))
+        kernels = waveforms.new_zeros(len(waveforms), size)
+        kernels[:, : late.shape[1]] = late
+        kernels[:, size - early.shape[1] :] = early.flip(1)
+        kernels = torch.fft.rfft(kernels)
         output = torch.fft.irfft(torch.fft.rfft(waveforms, size) * kernels, size)
         output = output[:, :length]
         return output * (_power(waveforms) / _power(output).clamp_min(_TINY)).sqrt()
 
+    def read(self, length: int, random: torch.Generator | None = None) -> dict[str, Tensor]:
+        """A response from its loudest sample on, and what precedes that, backwards; of
+        each as much as reaches an utterance of that length."""
+        draw = torch.rand(1, dtype=torch.float64, generator=random).item()
+        response = _read(_pick(self.open(), draw))
+        direct = int(response.abs().argmax())
+        early = response[max(direct - length, 0) : direct].flip(0)
+        return {"late": response[direct : direct + length], "early": early}
+
+    def open(self) -> list[str]:
+        """The files, from the csv file."""
+        if self.files is None:
+            self.files = sum(read_audio_csv(self.csv_file).values(), [])
+        return self.files
+
 
 def _read(path):
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
-    return samples.mean(1)
+    return mono(samples)
 
 
-def _align(response, size):
-    """Pad a response to [size], its loudest sample first and what precedes it last."""
-    padded = np.zeros(size, dtype=np.float32)
-    padded[: len(response)] = response
-    return np.roll(padded, -np.abs(response).argmax())
+def _as_long(noise, length):
+    """Repeat or cut noises to [B, length], if another augmentation changed that."""
+    if noise.shape[1] < length:
+        noise = noise.repeat(1, -(-length // noise.shape[1]))
+    return noise[:, :length]
 
 
 def _pick(items, draw):
@@ -285,7 +315,13 @@ class SpeedPerturb(torch.nn.Module):
         """How many samples to read for ``length`` samples of any speed."""
         return -(-length * max(self.speeds) // 100)
 
-    def forward(self, waveforms: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, random: torch.Generator | None = None) -> int:
+        """The number of a speed, from 0, drawn from torch's generator or the one given."""
+        return int(torch.randint(len(self.speeds), (), generator=random))
+
+    def forward(
+        self, waveforms: Tensor, labels: Tensor, drawn: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Change speeds.
 
         Arguments
@@ -294,6 +330,8 @@ class SpeedPerturb(torch.nn.Module):
             [B, R], with R of `read_length` (T).
         labels : torch.Tensor
             [B, 1], int64, in [0, C).
+        drawn : sequence of int, optional
+            The numbers of their speeds, from `draw`, which is called where it is left out.
 
         Returns
         -------
@@ -305,7 +343,7 @@ class SpeedPerturb(torch.nn.Module):
         if len(self.speeds) == 1:
             return waveforms, labels
         length = waveforms.shape[1] * 100 // max(self.speeds)
-        chosen = torch.randint(len(self.speeds), (len(waveforms),))
+        chosen = torch.tensor([self.draw() for _ in waveforms] if drawn is None else drawn)
         perturbed = waveforms.new_empty(len(waveforms), length)
         for k, resample in enumerate(self.resamplers):
             rows = (chosen == k).nonzero().flatten().to(waveforms.device)

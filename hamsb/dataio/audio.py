@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio import audio_io
@@ -237,11 +238,15 @@ def crop_at(path: str | os.PathLike, length: int, position: float) -> torch.Tens
 
 
 def random_crop(
-    path: str | os.PathLike, start: int, stop: int, length: int
+    path: str | os.PathLike,
+    start: int,
+    stop: int,
+    length: int,
+    random: torch.Generator | None = None,
 ) -> torch.Tensor:
     """``length`` samples from a random place of a stretch; a short one is repeated.
 
-    The place is drawn from torch's generator. Errors as `read_crop`.
+    Errors as `read_crop`.
 
     Arguments
     ---------
@@ -251,6 +256,8 @@ def random_crop(
         The stretch, in samples.
     length : int
         Of the crop.
+    random : torch.Generator, optional
+        Draws the place; by default torch's own.
 
     Returns
     -------
@@ -258,7 +265,7 @@ def random_crop(
         [length], float32 on the CPU.
     """
     spare = max(stop - start - length, 0)
-    offset = start + int(torch.randint(spare + 1, ()))
+    offset = start + int(torch.randint(spare + 1, (), generator=random))
     return read_crop(path, offset, min(length, stop - start), length)
 
 
@@ -275,10 +282,18 @@ def _opened(path: str | os.PathLike, start: int = 0) -> Iterator[soundfile.Sound
 def _read(file: soundfile.SoundFile, start: int, frames: int, length: int) -> torch.Tensor:
     """``frames`` samples from ``start``, channels averaged, repeated to ``length``."""
     file.seek(start)
-    audio = torch.from_numpy(file.read(frames, dtype="float32", always_2d=True))
+    audio = mono(file.read(frames, dtype="float32", always_2d=True))
     if len(audio) < frames:
         raise ValueError(
             f"{file.name}: ends {frames - len(audio)} samples too early; it was longer "
             "when it was prepared. Restore or remove it, and start again."
         )
-    return audio.mean(-1).repeat(-(-length // frames))[:length]
+    if length > frames:
+        audio = audio.repeat(-(-length // frames))
+    return audio[:length]
+
+
+def mono(samples: np.ndarray) -> torch.Tensor:
+    """Samples of channels [T, C], averaged to [T]."""
+    audio = torch.from_numpy(samples)
+    return audio[:, 0] if audio.shape[1] == 1 else audio.mean(-1)

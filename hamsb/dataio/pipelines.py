@@ -3,7 +3,8 @@
 Each is a callable with ``takes`` and ``provides``, for SpeechBrain's
 ``add_dynamic_item``. Unlike a function that ``takes`` decorates inside of another one, it
 can be sent to another process: a data loader's ``multiprocessing_context`` may be
-``fork``, ``forkserver`` or ``spawn``.
+``fork``, ``forkserver`` or ``spawn``. What is random in it comes from the utterance's
+`Draw`, the item ``draw`` of a `RowDataset`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import Tensor
 
 from hamsb.dataio.audio import random_crop
+from hamsb.dataio.draws import Draw
 from hamsb.utils.checks import check_whole
 
 
@@ -32,18 +34,25 @@ class RandomCrop:
     ---------
     length : int
         Of the crop, in samples.
+    seed : int
+        Of the training, see `Draw`.
     """
 
-    takes = ("wav", "start", "stop")
+    columns = ("wav", "start", "stop")
+    takes = (*columns, "draw")
     provides = ("sig",)
 
-    def __init__(self, length: int):
+    def __init__(self, length: int, seed: int = 0):
         check_whole("length", length, 1)
         self.length = length
+        self.seed = seed
 
-    def __call__(self, wav: str, start: str, stop: str) -> Tensor:
-        """[length], float32."""
-        return random_crop(wav, int(start), int(stop), self.length)
+    def __call__(
+        self, wav: str, start: str, stop: str, draw: Draw | None, view: int = 0
+    ) -> Tensor:
+        """[length], float32. Without a draw, from torch's generator."""
+        random = None if draw is None else draw.generator(self.seed, view)
+        return random_crop(wav, int(start), int(stop), self.length, random)
 
 
 class TwoCrops:
@@ -52,15 +61,19 @@ class TwoCrops:
     Arguments are `RandomCrop`'s.
     """
 
+    columns = RandomCrop.columns
     takes = RandomCrop.takes
     provides = ("first", "second")
 
-    def __init__(self, length: int):
-        self.crop = RandomCrop(length)
+    def __init__(self, length: int, seed: int = 0):
+        self.crop = RandomCrop(length, seed)
 
-    def __call__(self, wav: str, start: str, stop: str) -> tuple[Tensor, Tensor]:
-        """[length] each, float32."""
-        return self.crop(wav, start, stop), self.crop(wav, start, stop)
+    def __call__(
+        self, wav: str, start: str, stop: str, draw: Draw | None
+    ) -> tuple[Tensor, Tensor]:
+        """[length] each, float32, of the views 0 and 1."""
+        first, second = (self.crop(wav, start, stop, draw, view) for view in (0, 1))
+        return first, second
 
 
 class SpeakerIndex:
@@ -120,7 +133,7 @@ def add_steps(dataset: DynamicItemDataset, *steps: Step) -> None:
     dataset : DynamicItemDataset
         Has the keys that they take.
     *steps : callable
-        With attributes ``takes`` and ``provides``.
+        With attributes ``takes`` and ``provides``; one that provides nothing is left out.
 
     Example
     -------
@@ -129,4 +142,5 @@ def add_steps(dataset: DynamicItemDataset, *steps: Step) -> None:
     >>> add_steps(dataset, RandomCrop(8000))
     """
     for step in steps:
-        dataset.add_dynamic_item(step, list(step.takes), list(step.provides))
+        if step.provides:
+            dataset.add_dynamic_item(step, list(step.takes), list(step.provides))

@@ -15,7 +15,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import context, reduction
-from typing import IO, Any, overload
+from typing import IO, Any, SupportsIndex, overload
 from zlib import crc32
 
 import numpy as np
@@ -23,6 +23,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import DataPipeline
 
 from hamsb.dataio.annotations import ADVICE, read_columns, read_rows
+from hamsb.dataio.draws import Draw
 
 _BLOCK = 2**22  # bytes of a file that are looked at together
 
@@ -44,7 +45,7 @@ class RowDataset(DynamicItemDataset):
     Raises
     ------
     ValueError
-        A column is called ``id``, which is what SpeechBrain calls the ID.
+        A column is called ``id``, which is what SpeechBrain calls the ID, or ``draw``.
 
     Example
     -------
@@ -65,7 +66,7 @@ class RowDataset(DynamicItemDataset):
     ):
         self.data = data
         self.data_ids = Ids(data)
-        self.pipeline = DataPipeline([*data.names, "id"], dynamic_items)
+        self.pipeline = DataPipeline([*data.names, "id", "draw"], dynamic_items)
         self.set_output_keys(output_keys)
 
     @classmethod
@@ -92,9 +93,12 @@ class RowDataset(DynamicItemDataset):
         """
         return cls(Rows(csv_path, needed), dynamic_items, output_keys)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The output keys of an utterance."""
-        return self.pipeline.compute_outputs(self.data.row(index))
+    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+        """The output keys of an utterance. Its steps may take ``draw``: the index, where
+        it is a `Draw`, or else None."""
+        row = self.data.row(index)
+        row["draw"] = index if isinstance(index, Draw) else None
+        return self.pipeline.compute_outputs(row)
 
 
 class Rows(Mapping[str, dict[str, Any]]):
@@ -117,8 +121,9 @@ class Rows(Mapping[str, dict[str, Any]]):
         No such file.
     ValueError
         Not a csv file in UTF-8; no rows; a column is missing, is there twice, or is
-        called ``id``; a row has more or fewer fields than the header; a needed field is
-        empty; a duration is no number; an ID is there twice. Names file and line.
+        called ``id`` or ``draw``; a row has more or fewer fields than the header; a needed
+        field is empty; a duration is no number; an ID is there twice. Names file and
+        line.
     """
 
     def __init__(self, path: str | os.PathLike, needed: Sequence[str] = ()):
@@ -181,7 +186,7 @@ class Rows(Mapping[str, dict[str, Any]]):
         del row["id"]
         return row
 
-    def row(self, index: int) -> dict[str, Any]:
+    def row(self, index: SupportsIndex) -> dict[str, Any]:
         """The fields of a row by its place, its ID first as ``id``; a place below 0
         counts from the end, and one beyond it is an IndexError."""
         fields = self._fields(index)
@@ -205,9 +210,9 @@ class Rows(Mapping[str, dict[str, Any]]):
                 row = memory[start:stop].rstrip(self._ending)
                 yield row.split(separator)[place].decode()
 
-    def _fields(self, index: int) -> list[str]:
-        index = range(self._count)[index]
-        start, stop = self._starts[index : index + 2]
+    def _fields(self, index: SupportsIndex) -> list[str]:
+        place = range(self._count)[index]
+        start, stop = self._starts[place : place + 2]
         row = self._shared.memory[start:stop].rstrip(self._ending)
         return row.decode().split(self._separator)
 
@@ -279,8 +284,12 @@ def _check_header(path: str, header: list[str], needed: Sequence[str]) -> None:
             f"{path}:1: no column {', '.join(missing)}, only "
             f"{', '.join(header) or 'an empty line'}; {ADVICE}."
         )
-    if "id" in header:
-        raise ValueError(f"{path}:1: a column id beside ID; give it another name.")
+    for name in ("id", "draw"):
+        if name in header:
+            raise ValueError(
+                f"{path}:1: a column {name}, which means something else in a dataset; give "
+                "it another name."
+            )
     twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
     if twice:
         raise ValueError(f"{path}:1: column {', '.join(twice)} is there twice; keep one.")

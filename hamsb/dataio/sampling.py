@@ -31,7 +31,7 @@ class SpeakerBatchSampler(Sampler):
     process. It is handed to a data loader as its ``batch_sampler``; under several
     processes Brain deals the whole batches out, so ``steps_per_epoch`` counts those of
     all processes and must be a multiple of their number. Call `set_epoch` before each
-    epoch: on one process Brain does not.
+    epoch: on one process SpeechBrain's Brain does not, that of hamsb does.
 
     Arguments
     ---------

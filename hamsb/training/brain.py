@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.nnet.schedulers import update_learning_rate
 from speechbrain.utils.checkpoints import (
     DEFAULT_LOAD_HOOKS,
@@ -24,6 +24,8 @@ from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from hamsb.dataio.draws import place
+from hamsb.dataio.packing import PackedBatch
 from hamsb.training.export import FEATURES
 from hamsb.training.kept import (
     check_kept,
@@ -33,7 +35,7 @@ from hamsb.training.kept import (
     running_statistics,
     unsaved,
 )
-from hamsb.training.position import Feed, Position
+from hamsb.training.position import Feed, Position, own_share
 from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
@@ -117,6 +119,7 @@ class EmbeddingBrain(sb.Brain):
         self.stopping = Stopping(self.device)
         self.position = Position()
         self.feed = Feed(())
+        self.loader: DataLoader | None = None  # of the training
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("position", self.position, optional_load=True)
         self.fresh: dict[str, str] = {}
@@ -165,11 +168,11 @@ class EmbeddingBrain(sb.Brain):
 
     # steps
 
-    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
+    def fit_batch(self, batch: PackedBatch) -> torch.Tensor:
         """As Brain's, or view by view."""
         return fit_by_view(self, batch) if self.by_view else super().fit_batch(batch)
 
-    def views(self, batch: PaddedBatch) -> list[tuple]:
+    def views(self, batch: PackedBatch) -> list[tuple]:
         """The views of a batch, each the arguments of ``forward_view``. A subclass has
         both where its steps are taken ``by_view``."""
         raise NotImplementedError
@@ -198,13 +201,13 @@ class EmbeddingBrain(sb.Brain):
                 f"after it. The batch: {', '.join(self.utterances)}"
             ) from error
 
-    def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
+    def on_fit_batch_start(self, batch: PackedBatch, should_step: bool) -> None:
         """The margin of this step."""
         if self.margin_schedule is not None:
             self.margin_schedule.apply(self.hparams.compute_cost)
 
     def on_fit_batch_end(
-        self, batch: PaddedBatch, outputs: Any, loss: torch.Tensor, should_step: bool
+        self, batch: PackedBatch, outputs: Any, loss: torch.Tensor, should_step: bool
     ) -> None:
         """The learning rate and the margin of the next step."""
         self.progress.step(self.avg_train_loss)
@@ -238,13 +241,22 @@ class EmbeddingBrain(sb.Brain):
     def make_dataloader(
         self, dataset: Any, stage: sb.Stage, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        """As Brain's, with batches in pinned memory on an accelerator; ValueError where
-        the schedules count other steps than the loader makes, or end after the training."""
+        """As Brain's, with batches in pinned memory on an accelerator, workers that stay
+        for the next epoch, and each utterance with its place in the training
+        (`hamsb.dataio.draws`); ValueError where the schedules count other steps than the
+        loader makes, or end after the training."""
         kwargs.setdefault("pin_memory", self.device_type not in ("cpu", "mps"))
         kwargs.setdefault("worker_init_fn", outlive_sigterm)
+        if stage == sb.Stage.TRAIN:
+            kwargs.setdefault("persistent_workers", kwargs.get("num_workers", 0) > 0)
+            # Workers are seeded from it: torch's own goes on alike with and without them.
+            kwargs.setdefault("generator", torch.Generator().manual_seed(self.hparams.seed))
+            if isinstance(dataset, DynamicItemDataset):
+                kwargs.setdefault("collate_fn", PackedBatch)
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage != sb.Stage.TRAIN:
             return loader
+        self.loader = loader
         self.batches = min(len(loader), self.debug_batches) if self.debug else len(loader)
         counted = getattr(self.hparams, "steps_per_epoch", None)
         steps = len(loader) // self.grad_accumulation_factor
@@ -263,6 +275,14 @@ class EmbeddingBrain(sb.Brain):
                 "warmup_steps, or train longer."
             )
         return loader
+
+    def _train_loader_specifics(self, dataset: Any, loader_kwargs: dict) -> dict:
+        """As Brain's, but what the loader asks the dataset for is `Draw`, in an order
+        that is a function of (seed, epoch) for any number of processes."""
+        self.train_sampler, options = place(
+            len(dataset), loader_kwargs, self.hparams.seed, *share()
+        )
+        return options
 
     def _wrap_distributed(self) -> None:
         """As Brain's, but buffers stay where they are, and the yaml's
@@ -309,6 +329,8 @@ class EmbeddingBrain(sb.Brain):
                 super().fit(*args, **{**kwargs, "progressbar": False})
         finally:
             self.progress.close()
+            if self.loader is not None:  # checkpoints keep it, and it its workers
+                self.loader._iterator = self.loader._speechbrain_iterator = None
 
     def _fit_train(self, train_set: Any, epoch: int, enable: bool) -> None:
         """As Brain's; the time in which it waits for batches is measured."""
@@ -322,7 +344,7 @@ class EmbeddingBrain(sb.Brain):
         next, and add to what was noted."""
         noted = self.position.take()
         if noted:
-            own = noted["processes"][share()[0]]
+            own = own_share(noted["processes"])
             for each, value in zip(running_statistics(self.modules), own["statistics"]):
                 each.copy_(value)
             self.avg_train_loss = own["loss"]
@@ -357,9 +379,10 @@ class EmbeddingBrain(sb.Brain):
             raise Terminated
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
-        """Every epoch draws from (seed, epoch), so that a run that was
-        interrupted draws what an uninterrupted one would have drawn; and each further
-        process from (seed, epoch, its number), so that no two draw the same."""
+        """What is drawn on the device, masks and what else SpeechBrain's augmenters
+        draw for a batch, is drawn from (seed, epoch), so that a run that was interrupted
+        draws what an uninterrupted one would have drawn; and in each further process
+        from (seed, epoch, its number), so that no two draw the same."""
         key = (epoch or 0,) if if_main_process() else (epoch or 0, share()[0])
         sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=key)
         seed_everything(int(sequence.generate_state(1)[0]), verbose=False)

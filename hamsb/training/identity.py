@@ -3,8 +3,8 @@
 A run's folder continues only where script, settings, run options, versions and data are
 those that its ``run.json`` notes. Weights trained with one margin would else be
 reported as trained with another. What may change is stated here, in `MAY_CHANGE` and
-`LOADER_MAY_CHANGE`; everything else is refused, with the key and both values, before
-anything is written.
+`LOADER_MAY_CHANGE`, and for the number of processes in `bound_to_processes`; everything
+else is refused, with the key and both values, before anything is written.
 """
 
 import io
@@ -51,6 +51,10 @@ RUN_OPTIONS = (
     "remove_vector_weight_decay",
     "debug",
 )
+#: Keys that follow from the number of processes where ``global_batch_size`` is given.
+SHARES = (("batch_size",), ("dataloader_options", "batch_size"))
+#: Augmentations that draw for each utterance, whatever else is in the batch.
+OWN_DRAWS = ("!new:hamsb.AddNoise", "!new:hamsb.AddReverb")
 #: Software whose version may change what is trained.
 SOFTWARE = ("hamsb", "speechbrain", "torch")
 
@@ -63,6 +67,7 @@ def identity(
     overrides: str,
     run_opts: RunOptions,
     processes: int,
+    together: bool,
 ) -> dict:
     """What a run is, but for its data.
 
@@ -75,6 +80,8 @@ def identity(
         As for `hamsb.utils.hparams.resolve`.
     run_opts : RunOptions
     processes : int
+    together : bool
+        Whether batch normalization takes the statistics of all processes' batches.
 
     Returns
     -------
@@ -87,7 +94,7 @@ def identity(
         "script": script,
         "settings": resolve(hparams_file, overrides),
         "options": {name: run_opts[name] for name in RUN_OPTIONS}
-        | {"processes": processes},
+        | {"processes": processes, "normalized_together": together},
         "versions": {name: software[name].partition("+")[0] for name in SOFTWARE},
     }
 
@@ -192,15 +199,62 @@ def _differences(
         yield _words("number_of_epochs", *epochs) + ", and it may only be raised"
     present = YAML().load(_settings(hparams_file, overrides, earlier))
     theirs, ours = dict(_flat(earlier)), dict(_flat(present))
+    bound = bound_to_processes(earlier, began["options"], now["options"])
     for path in dict.fromkeys([*theirs, *ours]):
         pair = theirs.get(path, _MISSING), ours.get(path, _MISSING)
-        if pair[0] != pair[1] and not _may_change(path):
+        allowed = _may_change(path) or (path in SHARES and bound is None)
+        if pair[0] != pair[1] and not allowed:
             yield _words(bracketed(path), *pair)
     for kind in ("options", "versions"):
         for name, value in now[kind].items():
-            other = began[kind].get(name)
-            if other != value and name not in theirs:
+            other = began[kind].get(name, _MISSING)
+            if other == value or name in theirs:
+                continue
+            if name != "processes":
                 yield _words(name, other, value)
+            elif bound is not None:
+                yield f"{_words(name, other, value)} ({bound})"
+
+
+def bound_to_processes(settings: Mapping, began: Mapping, now: Mapping) -> str | None:
+    """Why a run cannot go on with another number of processes; None where it can.
+
+    It can where that changes no batch of an optimizer step, nothing that is drawn, and
+    nothing that is computed but for rounding.
+
+    Arguments
+    ---------
+    settings : mapping
+        What the run began with, with the yaml's tags.
+    began, now : mapping
+        The ``options`` of `identity`.
+    """
+    loader = settings.get("dataloader_options") or {}
+    if began.get("processes") == now["processes"]:
+        return "it is the same"
+    if settings.get("global_batch_size") is None:
+        return "batch_size is that of each; with global_batch_size it may change"
+    if loader.get("batch_sampler") is not None or not loader.get("drop_last"):
+        return "it may change where the loader shuffles and drops the last batch"
+    if not (began.get("normalized_together") and now["normalized_together"]):
+        return "it may change where all batches are normalized together, sync_batch_norm"
+    if settings.get("fea_augment") is not None:
+        return "each process draws the masks of fea_augment by itself"
+    if not _draws_by_utterance(settings.get("wav_augment")):
+        return "each process draws for wav_augment by itself, but rooms and noises"
+    return None
+
+
+def _draws_by_utterance(augmenter: Any) -> bool:
+    """Whether all that a yaml's ``wav_augment`` draws is a room and a noise for each
+    utterance: it chooses none of its augmentations at random."""
+    if augmenter is None:
+        return True
+    chain = augmenter.get("augmentations") or []
+    tags = [getattr(getattr(each, "tag", None), "value", None) for each in chain]
+    counts = [augmenter.get(f"{which}_augmentations") for which in ("min", "max")]
+    chooses = augmenter.get("shuffle_augmentations") or augmenter.get("augment_prob", 1) < 1
+    return all(t in OWN_DRAWS for t in tags) and counts == [len(tags)] * 2 and not chooses
 
 
 def _epochs(now: Mapping) -> Any:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,13 @@ class Position:
         self.state = {"random": gathered(random_state), **values}
 
     def take(self) -> dict[str, Any]:
-        """Set the generators as they were, and return the other values, or {} where no
-        checkpoint within an epoch was loaded, or where that has been asked before."""
+        """Set the generators as they were, of as many processes, and return the other
+        values, or {} where no checkpoint within an epoch was loaded, or where that has
+        been asked before."""
         state, self.state = self.state, {}
         states = state.pop("random", [])
-        rank = share()[0]
-        if rank < len(states):
+        rank, processes = share()
+        if processes == len(states):  # others draw no masks, see `bound_to_processes`
             set_random_state(states[rank])
         return state
 
@@ -58,6 +59,35 @@ class Position:
     def _load(self, path, end_of_epoch):
         if not end_of_epoch:
             self.state = torch.load(path, map_location="cpu", weights_only=True)
+
+
+def own_share(noted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a process has of what all have noted: its own, or, where there are more or
+    fewer now, the mean of all.
+
+    Arguments
+    ---------
+    noted : sequence of mapping
+        Of each process then: numbers, tensors, and lists and mappings of them, alike.
+
+    Example
+    -------
+    >>> own_share([{"loss": 1.5}])
+    {'loss': 1.5}
+    """
+    rank, processes = share()
+    return dict(noted[rank]) if processes == len(noted) else _mean(noted)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {name: _mean([each[name] for each in values]) for name in first}
+    if isinstance(first, list):
+        return [_mean(each) for each in zip(*values)]
+    if isinstance(first, torch.Tensor) and not first.is_floating_point():
+        return first  # a count
+    return sum(values) / len(values)
 
 
 def random_state() -> dict[str, Any]:

@@ -114,9 +114,9 @@ def synchronizes(sync: bool | None, device_type: str) -> bool:
     return sync
 
 
-def check_normalization(settings: Mapping, run_opts: RunOptions) -> None:
-    """ValueError where batches cannot be normalized as the yaml's ``sync_batch_norm``
-    says.
+def normalized_together(settings: Mapping, run_opts: RunOptions) -> bool:
+    """Whether all batches of a step are normalized together: by all processes, or since
+    there is one. ValueError where it cannot be as the yaml's ``sync_batch_norm`` says.
 
     Arguments
     ---------
@@ -125,7 +125,8 @@ def check_normalization(settings: Mapping, run_opts: RunOptions) -> None:
     run_opts : RunOptions
     """
     device = run_opts.device or settings.get("device") or infer_device()
-    synchronizes(settings.get("sync_batch_norm"), device.partition(":")[0])
+    sync = synchronizes(settings.get("sync_batch_norm"), device.partition(":")[0])
+    return sync or share()[1] == 1
 
 
 def wrap(module: nn.Module, sync: bool, unused: bool = False) -> DistributedDataParallel:

@@ -38,7 +38,7 @@ from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import global_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
 from hamsb.training.outcome import Course, finish
-from hamsb.training.processes import check_normalization, leave_together, share_batch
+from hamsb.training.processes import leave_together, normalized_together, share_batch
 from hamsb.training.progress import quiet_imports, quiet_screen
 from hamsb.training.report import Preparation
 from hamsb.utils.checks import check_whole
@@ -170,12 +170,12 @@ def main(
     sb.utils.distributed.ddp_init_group(run_opts)
     overrides = share_batch(hparams_file, overrides)
     plain = plain_keys(resolve(hparams_file, overrides))
-    check_normalization(plain, run_opts)
+    together = normalized_together(plain, run_opts)
     output_folder = Path(str(plain["output_folder"]))
     processes = share()[1]
     script = brain_class.script
     with only_run(output_folder) if if_main_process() else nullcontext():
-        now = identity(script, hparams_file, overrides, run_opts, processes)
+        now = identity(script, hparams_file, overrides, run_opts, processes, together)
         began = begun(now, hparams_file, overrides, output_folder)
         if run_opts.log_config:
             sb.create_experiment_directory(output_folder, log_config=run_opts.log_config)

@@ -34,6 +34,7 @@ KEYS = [
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
+from hamsb.augment.reads import Reads, Speeds, augment
 from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps, number_speakers
 from hamsb.dataio.rows import RowDataset
 from hamsb.inference.folder import model_folder
@@ -51,22 +52,28 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 
 # ---------------------------------------------------------------------- the data
 
+AUGMENTED = 1  # the view, beside the clean one
+
 
 def dataio_prep(hparams):
-    """The training dataset (random crops and speaker indices) and its labels."""
-    crop = int(hparams["sentence_len"] * hparams["sample_rate"])
-    speed_perturb = hparams.get("speed_perturb")
+    """The training dataset and its labels: random crops and speaker indices, speeds, and
+    what the augmentations read."""
+    crop = length = int(hparams["sentence_len"] * hparams["sample_rate"])
+    seed, speed_perturb = hparams["seed"], hparams.get("speed_perturb")
     if speed_perturb is not None:
-        crop = speed_perturb.read_length(crop)
+        crop = speed_perturb.read_length(length)
 
-    needed = [*RandomCrop.takes, *SpeakerIndex.takes]
+    needed = [*RandomCrop.columns, *SpeakerIndex.takes]
     train = RowDataset.from_csv(hparams["train_annotation"], needed)
     labels = number_speakers(train.data.column("spk_id"))
-    add_steps(train, RandomCrop(crop), SpeakerIndex(labels))
+    steps = [RandomCrop(crop, seed), SpeakerIndex(labels)]
     if speed_perturb is not None:
         label_speeds(labels, speed_perturb)
+        steps.append(Speeds(speed_perturb.draw, seed))
+    steps.append(Reads(hparams.get("wav_augment"), length, seed, AUGMENTED))
     labels.expect_len(len(labels))
-    train.set_output_keys(["id", "sig", "spk_id_encoded"])
+    add_steps(train, *steps)
+    train.set_output_keys(["id", *(key for step in steps for key in step.provides)])
     return train, labels
 
 
@@ -190,10 +197,8 @@ class SpeakerBrain(EmbeddingBrain):
             self.cluster_refresh.remove_files()
 
     def on_stage_start(self, stage, epoch=None):
-        """The batch sampler draws for the epoch, from new clusters when they are due."""
+        """The batch sampler is given new clusters when they are due."""
         super().on_stage_start(stage, epoch)
-        if getattr(self.hparams, "batch_sampler", None) is not None:
-            self.hparams.batch_sampler.set_epoch(epoch)
         if self.cluster_refresh:
             progress = not self.noprogressbar
             self.cluster_refresh.before_epoch(
@@ -223,9 +228,11 @@ class SpeakerBrain(EmbeddingBrain):
         targets, _ = batch.spk_id_encoded
         self.utterances = batch.id
         if getattr(self.hparams, "speed_perturb", None) is not None:
-            wavs, targets = self.hparams.speed_perturb(wavs, targets)
+            drawn = getattr(batch, "speed", None)
+            wavs, targets = self.hparams.speed_perturb(wavs, targets, drawn)
         if getattr(self.hparams, "wav_augment", None) is not None:
-            wavs, lengths = self.hparams.wav_augment(wavs, lengths)
+            given = wavs, lengths, batch, AUGMENTED
+            wavs, lengths = augment(self.hparams.wav_augment, *given)
             targets = self.hparams.wav_augment.replicate_labels(targets)
         size = len(batch) if self.by_view else len(wavs)
         return [*zip(wavs.split(size), targets.split(size), lengths.split(size))]

@@ -31,6 +31,7 @@ KEYS = [
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
+from hamsb.augment.reads import Reads, augment
 from hamsb.dataio.pipelines import TwoCrops, add_steps
 from hamsb.dataio.rows import RowDataset
 from hamsb.nnet.contrastive import MoCo, diagnostics
@@ -46,11 +47,14 @@ import torch
 
 
 def dataio_prep(hparams):
-    """The training dataset: two random crops of each utterance, and no speaker."""
-    crop = int(hparams["sentence_len"] * hparams["sample_rate"])
-    train = RowDataset.from_csv(hparams["train_annotation"], needed=TwoCrops.takes)
-    add_steps(train, TwoCrops(crop))
-    train.set_output_keys(["id", "first", "second"])
+    """The training dataset: two random crops of each utterance, what the augmentations of
+    each read, and no speaker."""
+    crop, seed = int(hparams["sentence_len"] * hparams["sample_rate"]), hparams["seed"]
+    train = RowDataset.from_csv(hparams["train_annotation"], needed=TwoCrops.columns)
+    reads = [Reads(hparams.get("wav_augment"), crop, seed, view) for view in (0, 1)]
+    steps = [TwoCrops(crop, seed), *reads]
+    add_steps(train, *steps)
+    train.set_output_keys(["id", *(key for step in steps for key in step.provides)])
     return train
 
 
@@ -105,7 +109,7 @@ class ContrastiveBrain(EmbeddingBrain):
         """
         batch = batch.to(self.device, non_blocking=True)
         self.utterances = batch.id
-        views = [self.view(*batch.first), self.view(*batch.second)]
+        views = [self.view(batch, 0), self.view(batch, 1)]
         cost = self.hparams.compute_cost
         if not isinstance(cost, MoCo):
             return self.modules.embedding_model(torch.cat(views)).chunk(2)
@@ -114,10 +118,12 @@ class ContrastiveBrain(EmbeddingBrain):
         keys = self.modules.momentum_encoder(torch.cat(views[::-1][:queues]))
         return queries.chunk(queues), keys.chunk(queues)
 
-    def view(self, wavs, lengths):
-        """Crops [N, T] -> features [N, L, F], distorted by draws of their own."""
+    def view(self, batch, number):
+        """The features [N, L, F] of a view's crops, distorted by draws of their own."""
+        wavs, lengths = (batch.first, batch.second)[number]
         if getattr(self.hparams, "wav_augment", None) is not None:
-            wavs, lengths = self.hparams.wav_augment(wavs, lengths)
+            given = wavs, lengths, batch, number
+            wavs, lengths = augment(self.hparams.wav_augment, *given)
         features = self.modules.compute_features(wavs)
         features = self.modules.mean_var_norm(features, lengths)
         if getattr(self.hparams, "fea_augment", None) is not None:

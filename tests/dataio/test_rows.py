@@ -167,7 +167,7 @@ HEADER = ",".join(COLUMNS) + "\n"
             HEADER + "a,1,b,0,9,id1\n\nb,1,b,0,9,id1\na,1,b,0,9,id1\n",
             "train.csv:5: ID=a: is in line 2 too; give each row an ID of its own.",
         ),
-        (HEADER.replace("ID", "ID,id"), "csv:1: a column id beside ID; give it another"),
+        (HEADER.replace("ID", "ID,id"), "csv:1: a column id, which means something else"),
         (HEADER.replace("ID", "ID,wav"), "csv:1: column wav is there twice; keep one"),
         (HEADER + "a,1,\0,0,9,id1\n", "train.csv(:2)?: .*(null character|NUL)"),
         (HEADER + f"a,1,{'b' * 9999}\xff,0,9,id1\n", "train.csv: not a csv file in UTF-8"),

@@ -46,7 +46,7 @@ def begin(repository, tiny_options, tmp_path, monkeypatch):
 
 def test_the_run_goes_on_as_if_nothing_had_been(begin, tmp_path):
     """In the middle of an epoch of six batches; and at its last one, whose end is still
-    to come."""
+    to come. With a worker, as without."""
     screen, out = tmp_path / "screen", tmp_path / "cut"
 
     def end(*arguments, **changes):
@@ -55,7 +55,7 @@ def test_the_run_goes_on_as_if_nothing_had_been(begin, tmp_path):
 
     assert end("whole") == 0, screen.read_text()
     for signaled, step in ((10, 4), (2, 6)):
-        assert end("cut", [signaled]) == 143
+        assert end("cut", [signaled], num_workers=1) == 143
         assert screen.read_text().splitlines()[-1] == (
             "train.py: SIGTERM: a checkpoint is saved; the same command goes on from there."
         )
@@ -65,7 +65,7 @@ def test_the_run_goes_on_as_if_nothing_had_been(begin, tmp_path):
             if "step: 0\n" not in path.read_text()
         ]
         assert len(within) == 1 and f"step: {step}\n" in within[0]
-    assert end("cut") == 0, screen.read_text()
+    assert end("cut", num_workers=1) == 0, screen.read_text()
     assert same(weights(out), weights(tmp_path / "whole"))
     assert untimed(out / "epochs.json") == untimed(tmp_path / "whole" / "epochs.json")
     assert untimed(out / "train_log.txt") == untimed(tmp_path / "whole" / "train_log.txt")

@@ -151,7 +151,7 @@ def test_batches_are_pinned_on_an_accelerator(brain, monkeypatch):
         ("mps", {}, False),  # torch pins no memory there
         ("cuda", {"pin_memory": False}, False),
     ):
-        made = brain()
+        made = brain(seed=1)
         made.device_type = device
         with pytest.raises(Made):
             made.make_dataloader([1], Stage.TRAIN, **given)

@@ -3,6 +3,7 @@
 import pytest
 from speechbrain.utils.run_opts import RunOptions
 
+from cases import looped
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.utils.run_folder import read_run, write_run
 
@@ -33,11 +34,13 @@ def start(tmp_path):
     yaml.write_text(YAML)
 
     def start(
-        overrides="", script="train.py", processes=1, folder="run", versions=None, **options
-    ):
+        overrides="", script="train.py", processes=1, folder="run", versions=None,
+        together=True, **options,
+    ):  # fmt: skip
         folder = tmp_path / folder
         overrides = f"output_folder: {folder}\n{overrides}"
-        now = identity(script, yaml, overrides, RunOptions(**options), processes)
+        options = RunOptions(**options)
+        now = identity(script, yaml, overrides, options, processes, together)
         now["versions"] |= versions or {}
         began = begun(now, yaml, overrides, folder)
         write_run(folder, {**now, "prepared": {}, "data": {}})
@@ -104,11 +107,71 @@ def test_scripts_options_processes_and_versions(start):
         ({"grad_accumulation_factor": 2}, "grad_accumulation_factor=1, and now it is 2"),
         ({"max_grad_norm": 1.0}, "max_grad_norm=5.0, and now it is 1.0"),
         ({"debug": True}, "debug=False, and now it is True"),
-        ({"processes": 2}, "processes=1, and now it is 2"),
+        ({"processes": 2}, r"processes=1, and now it is 2 \(batch_size is that of each"),
+        ({"together": False}, "normalized_together=True, and now it is False"),
         ({"versions": {"torch": "2.10.0"}}, "torch=.*, and now it is 2.10.0"),
     ):
         with pytest.raises(ValueError, match=message):
             start(**change)
+
+
+SHARED = """
+global_batch_size: 8
+dataloader_options: {drop_last: True}
+wav_augment: !new:speechbrain.augment.augmenter.Augmenter
+    min_augmentations: 2
+    max_augmentations: 2
+    augmentations:
+        - !new:hamsb.AddReverb
+            csv_file: a
+        - !new:hamsb.AddNoise
+            csv_file: b
+"""
+
+
+def test_another_number_of_processes_may_share_a_global_batch(start):
+    """The key ``batch_size`` is that of each, as `share_batch` writes it."""
+    start(SHARED)
+    for _ in range(2):
+        assert start(SHARED + "batch_size: 4", processes=2) is not None
+        assert start(SHARED) is not None
+    for change, message in (
+        (("8", "4"), "global_batch_size=8, and now it is 4"),
+        (
+            ("global", "half: !ref <batch_size> // 2\nglobal"),
+            r"half=nothing, and now it is 2",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start(SHARED.replace(*change) + "batch_size: 4", processes=2)
+
+
+@looped(
+    case=[
+        (("global_batch_size: 8", ""), "with global_batch_size it may change"),
+        (("True", "False"), "drops the last batch"),
+        (("True", "True, batch_sampler: 1"), "drops the last batch"),
+        (("max_augmentations: 2", "max_augmentations: 3"), "but rooms and noises"),
+        (("min_augmentations: 2", "min_augmentations: 1"), "but rooms and noises"),
+        (("hamsb.AddReverb", "stand_ins.Echo"), "but rooms and noises"),
+        (("    max", "    augment_prob: 0.5\n    max"), "but rooms and noises"),
+        (("global", "fea_augment: {a: 1}\nglobal"), "draws the masks of fea_augment"),
+    ]
+)
+def test_where_the_number_of_processes_changes_what_is_trained(start, case):
+    change, message = case
+    text = SHARED.replace(*change)
+    assert text != SHARED
+    folder = str(abs(hash(case)))
+    start(text, folder=folder)
+    with pytest.raises(ValueError, match=rf"processes=1, and now it is 2 \(.*{message}"):
+        start(text + "batch_size: 4", processes=2, folder=folder)
+
+
+def test_batches_that_are_not_normalized_together_are_bound(start):
+    start(SHARED, processes=2, together=False)
+    with pytest.raises(ValueError, match=r"\(it may change where all batches are normal"):
+        start(SHARED)
 
 
 def test_a_trained_folder_without_its_note(start, tmp_path):

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from hamsb.training import position
 from hamsb.training.checkpoints import Checkpointer
-from hamsb.training.position import Feed, Position, random_state, set_random_state
+from hamsb.training.position import (
+    Feed,
+    Position,
+    own_share,
+    random_state,
+    set_random_state,
+)
 
 
 def draws():
@@ -47,6 +54,19 @@ def test_a_checkpoint_within_an_epoch_holds_it_and_one_at_the_end_does_not(tmp_p
     checkpointer = Checkpointer(tmp_path / "end", {"position": position})
     checkpointer.save_checkpoint(end_of_epoch=True)
     assert restored(tmp_path / "end").take() == {}
+
+
+def test_what_processes_noted_is_that_of_each_or_the_mean(monkeypatch):
+    noted = [
+        {"statistics": [torch.tensor([k]), torch.tensor(3)], "loss": k, "watched": {"a": k}}
+        for k in (1.0, 2.0)
+    ]
+    monkeypatch.setattr(position, "share", lambda: (1, 2))
+    assert own_share(noted) == noted[1]
+    monkeypatch.setattr(position, "share", lambda: (2, 3))
+    mean = own_share(noted)
+    assert mean["loss"] == 1.5 and mean["watched"] == {"a": 1.5}
+    assert mean["statistics"] == [torch.tensor([1.5]), torch.tensor(3)]
 
 
 def test_the_wait_for_batches_is_measured():

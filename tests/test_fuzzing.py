@@ -25,7 +25,7 @@ from hamsb.augment.corpora import prepare_audio_csv
 from hamsb.dataio.annotations import read_columns, read_speakers, read_utterances
 from hamsb.dataio.audio import crop_at, load_audio, random_crop, read_crop
 from hamsb.dataio.clusters import Clusters, read_clusters
-from hamsb.inference import SpeakerRecognition
+from hamsb.inference import SpeakerRecognition, Speakers
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.utils.command_line import parse_arguments
@@ -542,3 +542,25 @@ def test_epochs(put, data):
     answer(lambda: EmbeddingBrain.write_epoch(brain, {"epoch": 2, "loss": 0.125}), path)
     if path.read_bytes() != data:
         assert json.loads(path.read_text())[-1] == {"epoch": 2, "loss": 0.125}
+
+
+STORE = {
+    "kind": "speakers enrolled with hamsb",
+    "model": {"fingerprint": "0" * 64, "source": "m", "sample_rate": 8, "dimension": 2},
+    "speakers": {
+        "anna": [{"file": "a", "sha256": "1", "seconds": 1.5, "embedding": [0.5, -1.0]}],
+        "bob": [{"file": "b", "sha256": "2", "seconds": 2, "embedding": [1, 2]}],
+    },
+}
+
+
+@fuzzed(150, changes=CHANGES)
+def test_damaged_stores_of_speakers(changes, tmp_path):
+    path = tmp_path / "speakers.json"
+    path.write_bytes(changed(json.dumps(STORE, indent=1).encode(), changes))
+    found = answer(lambda: Speakers(path), path)
+    if found is not None and len(found):
+        names, means = found.means()
+        assert names == found.names and means.shape == (len(names), 2)
+        assert means.isfinite().all()
+        assert sum(u.seconds for name in names for u in found.utterances(name)) > -1e300

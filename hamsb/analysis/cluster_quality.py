@@ -362,12 +362,21 @@ def _as_array(x: ArrayLike) -> np.ndarray:
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
 
-def _checked(distances: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def checked_distances(distances: ArrayLike) -> np.ndarray:
+    """Distances [N, N] as an array, or a ValueError where they are none: of another
+    shape, negative, not finite, not symmetric, or not zero on the diagonal.
+
+    Example
+    -------
+    >>> checked_distances([[0.0, 2.0], [1.0, 0.0]])
+    Traceback (most recent call last):
+    ValueError: distances[0, 1] is 2, but the other way round 1; distance_matrix gives \
+a symmetric matrix.
+    """
     distances = _as_array(distances)
     n = len(distances)
     if distances.shape != (n, n) or not n:
         raise ValueError(f"distances must be [N, N], got shape {distances.shape}.")
-    labels = _checked_labels(labels, n)
     if np.diagonal(distances).any():
         point = int(np.flatnonzero(np.diagonal(distances))[0])
         raise ValueError(
@@ -386,7 +395,12 @@ def _checked(distances: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.nd
                 f"other way round {distances[column, start + row]:g}; distance_matrix "
                 "gives a symmetric matrix."
             )
-    return distances, labels
+    return distances
+
+
+def _checked(distances: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    distances = checked_distances(distances)
+    return distances, _checked_labels(labels, len(distances))
 
 
 def _checked_labels(labels: ArrayLike, n: int) -> np.ndarray:

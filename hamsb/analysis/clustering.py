@@ -198,6 +198,35 @@ class _Crops:
 # ------------------------------------------------------------------------- clusters
 
 
+def which_ball(ball: object, trained: Ball | None) -> Ball | None:
+    """The ball that a yaml's ``ball`` means, or None for cosine.
+
+    Arguments
+    ---------
+    ball : None, "model" or hamsb.nnet.balls.Ball
+    trained : hamsb.nnet.balls.Ball or None
+        The one that the model was trained with.
+
+    Raises
+    ------
+    ValueError
+        Neither of these; "model" where the model has none.
+    """
+    if ball != "model":
+        if ball is None or isinstance(ball, Ball):
+            return ball
+        raise ValueError(
+            f"ball={ball}: null for cosine, model for the ball that the model was "
+            "trained with, or one of hamsb's, '!new:hamsb.ClippedUnitBall [3.0]'."
+        )
+    if trained is None:
+        raise ValueError(
+            "ball=model: needs a model with a hyperbolic classifier, which this is not; "
+            "give null for cosine, or a ball."
+        )
+    return trained
+
+
 def speaker_distances(means: Tensor, ball: Ball | None = None) -> np.ndarray:
     """Distances among speakers, as `cluster_speakers` has them.
 

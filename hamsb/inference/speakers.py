@@ -17,6 +17,7 @@ from hamsb.utils.files import digest, fcntl, lock, read_json, replacing
 
 _KIND = "speakers enrolled with hamsb"
 FALSE_ALARMS = 0.1  # of strangers' recordings, at most, where nothing is asked for
+_LARGEST = 1e18  # whose square float32 holds
 _PATIENCE = 60.0  # seconds that another process may have the file
 
 
@@ -107,7 +108,7 @@ class Speakers:
         if self.path.exists():
             try:
                 self.model, self._speakers = _parse(read_json(self.path))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ValueError(
                     f"store={self.path}: no store of speakers, or damaged "
                     f"({type(error).__name__}: {error}); restore it, or give another path."
@@ -453,15 +454,30 @@ def _parse(found):
     if not isinstance(found, dict) or found.get("kind") != _KIND:
         raise ValueError("another kind of file")
     model, speakers = found["model"], {}
+    if not isinstance(model, dict) or not isinstance(found["speakers"], dict):
+        raise ValueError("no mapping")
+    if model or found["speakers"]:
+        for key in ("fingerprint", "source"):
+            if not isinstance(model[key], str):
+                raise ValueError(key)
     for name, utterances in found["speakers"].items():
+        _check_name(name)
+        if not isinstance(utterances, list) or not utterances:
+            raise ValueError(f"the utterances of {name}")
         speakers[name] = [
-            EnrolledUtterance(u["file"], u["sha256"], u["seconds"], tuple(u["embedding"]))
+            EnrolledUtterance(
+                u["file"],
+                u["sha256"],
+                float(u["seconds"]),
+                tuple(map(float, u["embedding"])),
+            )
             for u in utterances
         ]
-        for utterance in speakers[name]:
-            row = utterance.embedding
-            if len(row) != model["dimension"] or not all(map(math.isfinite, row)):
+        for each in speakers[name]:
+            if not isinstance(each.file, str) or not isinstance(each.sha256, str):
+                raise ValueError(f"a recording of {name}")
+            numbers = (each.seconds, *each.embedding)
+            whole = len(each.embedding) == model["dimension"]
+            if not whole or not all(abs(number) < _LARGEST for number in numbers):
                 raise ValueError(f"an embedding of {name}")
-    if speakers and not isinstance(model["fingerprint"], str):
-        raise ValueError("model")
     return model, speakers

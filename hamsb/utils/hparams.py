@@ -278,6 +278,8 @@ def _override(path: tuple, old: CommentedMap, new: Mapping, where: object) -> No
 def _merges(path: tuple, old: object, new: object, where: object) -> bool:
     """Whether a change is of an old value's keys; else it takes the value's place."""
     here = f"{bracketed(path)}, as {where} has it,"
+    if _tag(old) == "!PLACEHOLDER":
+        return False
     if not isinstance(new, Mapping):
         if isinstance(old, Mapping) and _tag(new) is None and new is not None:
             if not isinstance(new, list):

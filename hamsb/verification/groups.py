@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike
 from hamsb.dataio.annotations import read_rows
 from hamsb.verification.trials import Trials, speaker_of
 
-# Columns of a metadata file that name the speaker: ours, and those of VoxCeleb's files.
+# Columns of a metadata file that name the utterance: ours, and the synthetic corpus'; and
+# that name the speaker: ours, and those of VoxCeleb's files.
+_UTTERANCE_COLUMNS = ("utterance", "path")
 _SPEAKER_COLUMNS = ("speaker", "voxceleb1 id", "voxceleb2 id")
 _ADVICE = "give one with a header, a row for each speaker or utterance"
 
@@ -57,6 +59,11 @@ class Metadata:
         )
         return enrol, test
 
+    def of_utterances(self, column: str, utterances: Sequence[str]) -> list[str]:
+        """A column's value of each utterance, ``<speaker>/...``; "" where it has none."""
+        values = self.columns[column]
+        return [values.get(self._key(utterance), "") for utterance in utterances]
+
     def _key(self, utterance: str) -> str:
         return utterance if self.by == "utterance" else speaker_of(utterance)
 
@@ -68,7 +75,7 @@ def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
     ---------
     path : str or Path
         UTF-8, separated by commas or tabs, with a header. One column names what a row
-        is about: ``utterance`` (as the trial lists do) or else ``speaker`` (an
+        is about: ``utterance`` or ``path`` (as the trial lists do) or else ``speaker`` (an
         utterance's first folder; ``VoxCeleb1 ID`` and ``VoxCeleb2 ID`` too, so that
         VoxCeleb's own files can be given). Upper and lower case are the same.
     columns : sequence of str
@@ -98,7 +105,7 @@ def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
     rows = read_rows(path, "metadata file", _ADVICE)
     _, names = next(rows, (1, []))
     header = [name.strip().lower() for name in names]
-    keys = [name for name in ("utterance", *_SPEAKER_COLUMNS) if name in header]
+    keys = [name for name in (*_UTTERANCE_COLUMNS, *_SPEAKER_COLUMNS) if name in header]
     if not keys:
         raise ValueError(
             f"{path}:1: no column 'utterance' or 'speaker'; the columns are {header}"
@@ -119,7 +126,7 @@ def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
                 raise ValueError(
                     f"{where}: {key} has the {column} {value!r}, and {values[key]!r} above"
                 )
-    by = "utterance" if keys[0] == "utterance" else "speaker"
+    by = "utterance" if keys[0] in _UTTERANCE_COLUMNS else "speaker"
     return Metadata(Path(path), by, found)
 
 

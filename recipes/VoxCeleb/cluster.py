@@ -49,12 +49,12 @@ from hamsb.analysis.clustering import (
     embed_speakers,
     judge,
     speaker_distances,
+    which_ball,
 )
 from hamsb.analysis.plots import plot_cluster_quality
 from hamsb.dataio.annotations import read_utterances
 from hamsb.dataio.clusters import write_clusters
 from hamsb.inference.speaker import load_encoder, trained_ball
-from hamsb.nnet.balls import Ball
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run, replacing_files
@@ -81,24 +81,6 @@ def check_numbers(numbers, annotation):
             f"k={max(numbers)}: {annotation} has {speakers} speakers; give numbers below "
             "that, as --k='[2, 4]'."
         )
-
-
-def find_ball(ball, encoder):
-    """The ball that the yaml's ``ball`` means, or None for cosine."""
-    if ball != "model":
-        if ball is None or isinstance(ball, Ball):
-            return ball
-        raise ValueError(
-            f"ball={ball}: null for cosine, model for the ball that the model was "
-            "trained with, or one of hamsb's, '!new:hamsb.ClippedUnitBall [3.0]'."
-        )
-    found = trained_ball(encoder)
-    if found is None:
-        raise ValueError(
-            "ball=model: needs a model with a hyperbolic classifier, which this is not; "
-            "give null for cosine, or a ball."
-        )
-    return found
 
 
 # ---------------------------------------------------------------------- the results
@@ -169,7 +151,7 @@ def main(arguments):
     folder = Path(str(hparams["output_folder"]))
     check_script(folder, SCRIPT)
     encoder = load_encoder(Path(str(hparams["model"])), run_opts)
-    ball = find_ball(hparams["ball"], encoder)
+    ball = which_ball(hparams["ball"], trained_ball(encoder))
     with only_run(folder):
         cluster(arguments, hparams, encoder, ball, folder, not run_opts.noprogressbar)
 

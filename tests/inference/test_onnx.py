@@ -191,7 +191,10 @@ def test_the_example_refuses_what_the_model_would(models, example, monkeypatch, 
     write_wav(tmp_path / "short.wav", 100)
     write_wav(tmp_path / "slow.wav", 16000, rate=8000)
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
-    for name in ("short", "slow", "silent"):
+    for name, value in (("nan", np.nan), ("infinite", np.inf)):
+        broken = np.where(np.arange(16000) == 5, value, 0.1)
+        soundfile.write(tmp_path / f"{name}.wav", broken, 16000, subtype="FLOAT")
+    for name in ("short", "slow", "silent", "nan", "infinite"):
         with pytest.raises(ValueError, match=name):
             call(example, models / FILES[0], tmp_path / f"{name}.wav")
 

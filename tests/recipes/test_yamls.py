@@ -14,6 +14,7 @@ from speechbrain.utils.run_opts import RunOptions
 from test_upstream import TRAINING, VERIFICATION, train_hparams
 
 import cluster
+import hierarchy
 import train
 import train_ssl
 import verify
@@ -61,6 +62,7 @@ TRAINED = {
 ANALYSED = {
     "verify": (verify, {"cache_folder": "cache", "bootstrap_draws": 10}),
     "cluster": (cluster, {"annotation": "train.csv", "k": "[2]", "seconds": 0.5}),
+    "hierarchy": (hierarchy, {"bootstrap_draws": 10}),
     "studies/radii": (
         radii,
         {"crop_seconds": "[0.5]", "snrs": "[10]", "nearest": 1, "bootstrap_draws": 10},
@@ -153,7 +155,9 @@ READ = re.compile(
 
 
 @pytest.mark.parametrize(
-    "script", [train, train_ssl, verify, cluster, radii, compare], ids=lambda s: s.__name__
+    "script",
+    [train, train_ssl, verify, cluster, hierarchy, radii, compare],
+    ids=lambda s: s.__name__,
 )
 def test_what_a_script_reads_is_declared(script):
     training = REPOSITORY / "hamsb" / "training"
@@ -375,6 +379,8 @@ PROMISED = {
     "chns_hscl": ("Identity", "HSCL"), "chns_ham": (BALL, "HAMSoftmax"),
     "am_0.001": ("CosineClassifier", "AMSoftmax"),
     "aam_0.001_scale_15": ("CosineClassifier", "AAMSoftmax"),
+    "am_origin": ("CosineClassifier", "AMSoftmax"),
+    "aam_origin": ("CosineClassifier", "AAMSoftmax"),
 }  # fmt: skip
 LABELLED = {
     "compute_cost", "classifier", "euclidean_cost", "clusters", "hard_ratio",

@@ -120,6 +120,7 @@ def test_every_script_answers_without_torch(repository):
         "train_ssl.py": "contrastive/moco_am.yaml",
         "verify.py": "verify.yaml",
         "cluster.py": "cluster.yaml",
+        "hierarchy.py": "hierarchy.yaml",
         "studies/radii.py": "studies/radii.yaml",
         "studies/compare.py": "studies/compare_mini.yaml",
     }

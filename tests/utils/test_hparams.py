@@ -92,6 +92,13 @@ def test_a_tag_may_stand_where_no_mapping_was_and_go_where_one_was():
     assert load_hparams("x.yaml", "group: [1, 2]")["group"] == [1, 2]
 
 
+def test_a_placeholder_takes_anything(tmp_path):
+    path = tmp_path / "y.yaml"
+    path.write_text("model: !PLACEHOLDER\n")
+    for value in ("one", ["one", "two"], {"ham": ["one", "two"]}):
+        assert load_hparams(path, f"model: {value}")["model"] == value
+
+
 def test_what_does_not_fit_is_refused():
     for overrides, message in (
         ("cost: 0.3", '^cost, as x.yaml has it, is a group of keys, and 0.3 .* --cost="'),

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from hamsb.utils.packages import check_torch_pair
 
 if TYPE_CHECKING:
+    from hamsb.augment.telephone import Telephone
     from hamsb.augment.time_domain import AddNoise, AddReverb, SpeedPerturb
     from hamsb.dataio.sampling import SpeakerBatchSampler
     from hamsb.inference.extraction import EmbeddingExtractor
     from hamsb.inference.speaker import SpeakerRecognition
     from hamsb.inference.speakers import Speakers
+    from hamsb.integrations.huggingface import SSLFeatures
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
     from hamsb.training.checkpoints import Checkpointer
     from hamsb.training.schedules import CosineMargin, LinearMargin
+    from hamsb.training.tensorboard import TensorBoardLogger
 
 __version__ = "0.1.0"
 
@@ -59,11 +62,14 @@ _PLACES = {
     "PoincareBall": "nnet.balls",
     "RAMSoftmax": "nnet.losses",
     "Softmax": "nnet.losses",
+    "SSLFeatures": "integrations.huggingface",
     "SpeakerBatchSampler": "dataio.sampling",
     "SpeakerRecognition": "inference.speaker",
     "Speakers": "inference.speakers",
     "SpeedPerturb": "augment.time_domain",
     "SupCon": "nnet.contrastive",
+    "Telephone": "augment.telephone",
+    "TensorBoardLogger": "training.tensorboard",
 }
 
 # Where the flat modules of version 0.1 went, for yamls that still name them.
@@ -110,11 +116,14 @@ __all__ = [
     "PoincareBall",
     "RAMSoftmax",
     "Softmax",
+    "SSLFeatures",
     "SpeakerBatchSampler",
     "SpeakerRecognition",
     "Speakers",
     "SpeedPerturb",
     "SupCon",
+    "Telephone",
+    "TensorBoardLogger",
 ]
 
 

@@ -75,6 +75,28 @@ def tiny_distortions(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="session")
+def tiny_wavlm(tmp_path_factory):
+    """A folder with a WavLM of two layers of 16 values, its weights random."""
+    transformers = pytest.importorskip(
+        "transformers", reason="the extra [wavlm] is not installed"
+    )
+    folder = tmp_path_factory.mktemp("wavlm")
+    torch.manual_seed(0)
+    config = transformers.WavLMConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    transformers.WavLMModel(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def tiny_options(tiny_corpus, tmp_path, monkeypatch):
     """A function: command-line options that make any training yaml a matter of

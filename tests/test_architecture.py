@@ -10,7 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Imports go down this line only.
 ROOMS = [
-    "utils", "nnet", "dataio", "augment",
+    "utils", "nnet", "integrations", "dataio", "augment",
     "verification", "analysis", "inference", "training",
 ]  # fmt: skip
 

@@ -90,7 +90,7 @@ def third_parties(folder):
 def test_what_is_imported_is_installed(setup):
     core = required(setup)
     extras = {
-        "hamsb": ("plots", "clustering", "kaldi", "onnx"),
+        "hamsb": ("plots", "clustering", "kaldi", "onnx", "tensorboard", "wavlm"),
         "recipes": ("mini",),
         "tests": ("test",),
     }
@@ -167,11 +167,15 @@ def test_a_missing_extra_is_named():
 
 
 def test_the_library_imports_without_the_extras_and_without_posix():
-    """All but figures and clusters, which say what they need; Windows has no fcntl."""
+    """All but figures, clusters, TensorBoard and WavLM, which say what they need; Windows
+    has no fcntl."""
     extras = [name for _, names in packages._EXTRAS.values() for name in names.split()]
     out, errors = python(BLOCK.format(blocked=[*extras, "fcntl", "resource"]) + IMPORT_ALL)
     assert errors == ""
-    known = r"hamsb\.(verification\.plots|analysis\.\w+): [\w-]+ is not installed, run "
+    known = (
+        r"hamsb\.(verification\.plots|analysis\.\w+|training\.tensorboard|"
+        r"integrations\.\w+): [\w-]+ is not installed, run "
+    )
     for line in out.splitlines():
         assert re.match(known, line), line
     assert "plots" in out  # what is blocked is not found

@@ -266,7 +266,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         for row, wav in enumerate(batch):
             rate = self.audio_normalizer.sample_rate
             check_audio(wav[: samples[row]], names[row], rate)
-        return self.encoder(batch, names, samples, wav_lens=wav_lens, **options)
+        embeddings = self.encoder(batch, names, samples, wav_lens=wav_lens, **options)
+        return embeddings.reshape(rows, 1, -1)  # a ResNet's are [B, D]
 
     def verify_batch(
         self,

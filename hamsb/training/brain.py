@@ -491,10 +491,17 @@ class EmbeddingBrain(sb.Brain):
         return self.development
 
     def exported(self) -> list[str]:
-        """The modules of the exported model that hold something: those that are
-        averaged, and features and normalization if training has changed them."""
-        now = {name: fingerprint(unwrapped(self.modules[name])) for name in self.fresh}
-        return [*(name for name in now if now[name] != self.fresh[name]), *self.averaged]
+        """The modules of the exported model that hold something: those that are averaged,
+        and features and normalization if they have parameters or training has changed
+        them."""
+        modules = {name: unwrapped(self.modules[name]) for name in self.fresh}
+        holding = [
+            name
+            for name, module in modules.items()
+            if any(True for _ in module.parameters())
+            or fingerprint(module) != self.fresh[name]
+        ]
+        return [*holding, *self.averaged]
 
     def choose_and_average(self) -> list[int]:
         """Load the mean of the chosen checkpoints' weights; returns their epochs.

@@ -27,6 +27,7 @@ Of a model without a classifier both yamls are the encoder's, and classifier and
 label encoder are not there.
 """
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
   loadables:
 {loadables}
 """
+_OF_EXTRAS = {"hamsb.SSLFeatures": "hamsb[wavlm]"}
 _LABELS = "label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder\n"
 
 
@@ -101,6 +103,7 @@ def export_model(
         The folder.
     """
     folder = Path(folder)
+    hparams_yaml = _stand_alone(hparams_yaml, modules)
     with replacing_folder(folder) as partial, disk_errors(partial):
         for name, module in modules.items():
             _save(module, partial / f"{name}.ckpt")
@@ -191,6 +194,17 @@ def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> s
     )
 
 
+def _stand_alone(hparams_yaml: str, modules: Mapping[str, torch.nn.Module]) -> str:
+    """The yaml with other arguments for those modules whose own name what the export
+    does not hold: a module says them in ``exported_arguments``."""
+    root = yaml.compose(hparams_yaml)
+    for key, value in root.value if root else ():
+        given = getattr(modules.get(key.value), "exported_arguments", None)
+        if given is not None:
+            value.value = _Dumper(io.StringIO()).represent_data(given).value
+    return yaml.serialize(root, Dumper=_Dumper) if root else ""
+
+
 def _references(names: Sequence[str], indent: str) -> str:
     return "\n".join(f"{indent}{name}: !ref <{name}>" for name in names)
 
@@ -198,7 +212,10 @@ def _references(names: Sequence[str], indent: str) -> str:
 def _needs(text, encoder=None):
     """Which packages a yaml needs, as sentences; ``encoder`` is the yaml that may need
     fewer."""
-    named = {each.name: each.name.split(".")[0] for each in named_in_yaml(text)}
+    named = {
+        each.name: _OF_EXTRAS.get(each.name, each.name.split(".")[0])
+        for each in named_in_yaml(text)
+    }
     others = {
         name: package
         for name, package in named.items()

@@ -30,7 +30,7 @@ KEYS = [
     Key("compute_cost", "object", "the loss"),
     Key("modules", "mapping", "what is moved to the device and trained"),
     Key("epoch_counter", "object", "counts the epochs, to its limit"),
-    Key("train_logger", "object", "writes a line an epoch"),
+    Key("train_logger", "object", "a line an epoch; hamsb.TensorBoardLogger: curves too"),
     Key("checkpointer", "object", "saves and recovers what training changes"),
     Key("global_batch_size", "number", "of all processes; sets batch_size", optional=True),
     Key("sync_batch_norm", "boolean", "normalize over all processes", optional=True),

@@ -18,9 +18,11 @@ LOG_ONLY = (
     "speechbrain.utils.seed",
 )
 
-#: Warnings of what is as it should be: torchvision draws figures that no script here
-#: draws, and a loss that learns nothing has nothing to save.
+#: Warnings of what is as it should be: a front end is frozen that the yaml freezes,
+#: torchvision draws figures that no script here draws, and a loss that learns nothing has
+#: nothing to save.
 MEANINGLESS = {
+    "speechbrain.integrations.huggingface.huggingface": "is frozen",
     "speechbrain.utils.train_logger": "torchvision is not available",
     "speechbrain.utils.checkpoints": "Saving an empty state_dict",
 }

@@ -324,9 +324,26 @@ def _overridden(hparams_file: str | os.PathLike, overrides: str) -> _Text:
             f"{hparams_file} leaves {', '.join(bracketed(path) for path in left)} to "
             f"you (!PLACEHOLDER); add {options}"
         )
+    _unfold(document)
     stream = io.StringIO()
     YAML().dump(document, stream)
     return _Text(stream.getvalue(), str(hparams_file))
+
+
+def _unfold(node: object) -> bool:
+    """Write ``[!new:Thing {one: 1}]``, and what it stands in, over several lines; whether
+    there is any. In one line ruamel leaves out the braces, and the thing becomes a key."""
+    if isinstance(node, Mapping):
+        found = [_unfold(value) for value in node.values()]
+    elif isinstance(node, list):
+        found = [_unfold(each) for each in node]
+        single = (each for each in node if isinstance(each, Mapping) and len(each) == 1)
+        found += [_tag(each) is not None for each in single]
+    else:
+        return False
+    if any(found) and isinstance(node, (CommentedMap, CommentedSeq)):
+        node.fa.set_block_style()
+    return any(found)
 
 
 def resolve(hparams_file: str | os.PathLike, overrides: str = "") -> str:
@@ -462,7 +479,10 @@ def check_arguments(document: Mapping, hparams_file: str | os.PathLike) -> None:
     ValueError: x.yaml: loss[margn]: no argument of hamsb.HAMSoftmax; did you mean margin?
     """
     for path, node in objects(document):
-        known = known_arguments(node)
+        try:
+            known = known_arguments(node)
+        except ImportError as error:
+            raise ValueError(f"{hparams_file}: {bracketed(path)}: {error}") from error
         if isinstance(node, Mapping) and known is not None:
             check_names(f"{hparams_file}: {bracketed(path)}", node, known, _named_by(node))
 
@@ -493,11 +513,12 @@ def objects(document: object, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
 
 def known_arguments(node: object) -> Mapping[str, inspect.Parameter] | None:
     """The arguments that a node's object takes by name; None where it takes any, or
-    cannot be looked up, which is told when it is built."""
+    cannot be looked up, which is told when it is built. ImportError where it is one of
+    hamsb's that needs an extra, or that has moved."""
     try:
         target: Callable = pydoc.locate(_named_by(node))  # type: ignore[assignment]
         parameters = inspect.signature(target).parameters
-    except (ImportError, TypeError, ValueError, pydoc.ErrorDuringImport):
+    except (TypeError, ValueError, pydoc.ErrorDuringImport):
         return None
     kinds = {parameter.kind for parameter in parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
@@ -641,10 +662,13 @@ def option_text(value: object) -> str:
     -------
     >>> option_text({"margin": 0.2, "channels": [8, None]})
     '{margin: 0.2, channels: [8, null]}'
+    >>> option_text(YAML().load("[!new:hamsb.Softmax {scale: 15.0}]"))
+    '[!new:hamsb.Softmax {scale: 15.0}]'
     """
     if isinstance(value, str):
         return value
     writer, stream = YAML(), io.StringIO()
     writer.Representer, writer.width = _Representer, sys.maxsize
+    writer.brace_single_entry_mapping_in_flow_sequence = True
     writer.dump(_tree(value), stream)
     return stream.getvalue().removesuffix("...\n").strip()

@@ -15,6 +15,8 @@ _EXTRAS = {
     "mini": ("espeakng-loader", "espeakng_loader"),
     "kaldi": ("kaldiio", "kaldiio"),
     "onnx": ("onnx onnxscript onnxruntime", "onnx onnxscript onnxruntime"),
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "wavlm": ("transformers", "transformers"),
 }
 
 
@@ -24,7 +26,8 @@ def missing(extra: str) -> str:
     Arguments
     ---------
     extra : str
-        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``kaldi`` or ``onnx``.
+        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``kaldi``, ``onnx``,
+        ``tensorboard`` or ``wavlm``.
 
     Example
     -------

@@ -67,6 +67,22 @@ def load(folder, cls=SpeakerRecognition, **options):
     return cls.from_hparams(source=str(folder), run_opts={"device": "cpu"}, **options)
 
 
+def test_shapes_are_those_of_the_documents_also_where_a_network_has_others(
+    folder, files, monkeypatch
+):
+    """SpeechBrain's ResNet embeds as [B, D]."""
+    ours, stock_encode = load(folder), EncoderClassifier.encode_batch
+    expected = ours.verify_files(*files[:2])
+    monkeypatch.setattr(
+        EncoderClassifier, "encode_batch", lambda *a, **k: stock_encode(*a, **k).squeeze(1)
+    )
+    flat, wavs = load(folder), torch.randn(3, 9000, generator=torch.Generator())
+    assert flat.encode_batch(wavs).shape == (3, 1, 16)
+    assert [each.shape for each in flat.verify_batch(wavs, wavs)] == [(3, 1), (3, 1)]
+    found = flat.verify_files(*files[:2])
+    assert all(torch.equal(*pair) for pair in zip(found, expected))
+
+
 def test_scores_are_speechbrains_and_decisions_are_the_models(folder, files, tmp_path):
     copy = tmp_path / "model"
     copy.mkdir()

@@ -97,7 +97,7 @@ def load(path, how=load_hyperpyyaml, **changes):
 def train_hparams(path, tmp_path, **changes):
     small = {"embedding_model": SMALL, "lin_neurons": 16, "out_n_neurons": 3}
     (tmp_path / "save").mkdir(parents=True)
-    return load(path, output_folder=tmp_path, **small, **changes)
+    return load(path, output_folder=tmp_path, **small | changes)
 
 
 def check(hparams, table):

@@ -9,7 +9,7 @@ import pytest
 import radii
 import soundfile
 import yaml
-from speechbrain.nnet.schedulers import StepScheduler
+from speechbrain.nnet.schedulers import LinearScheduler, StepScheduler
 from speechbrain.utils.run_opts import RunOptions
 from test_upstream import TRAINING, VERIFICATION, train_hparams
 
@@ -30,6 +30,7 @@ STUDIES = sorted(HPARAMS.glob("studies/compare_*.yaml"))
 SMALL = "{channels: [8, 8, 8, 8, 24], attention_channels: 8}"
 REFRESH = "{every: 1, k: 2, utterances: 2, seconds: 0.5}"
 PRETRAINED = "a run of train_ecapa_ham.yaml"
+WAVLM = "a WavLM in a folder"
 CORPUS = {
     "mini_corpus": "{folder: mini, train_speakers: 8, test_speakers: 4, sessions: 2, "
     "utterances: 2, duration: 1.2, trials: 40, workers: 1}",
@@ -45,6 +46,15 @@ TRAINED = {
     "train_ecapa_ham_lmft": (train, {"pretrained_model": PRETRAINED}),
     "mini_ham": (train, CORPUS),
     "small_ham": (train, {}),
+    "backbones/resnet_ham": (
+        train,
+        {"embedding_model": "{channels: [4, 4, 4, 4], block_sizes: [1, 1, 1, 1]}"},
+    ),
+    "backbones/xvector_ham": (
+        train,
+        {"embedding_model": "{tdnn_channels: [8, 8, 8, 8, 24]}"},
+    ),
+    "backbones/wavlm_ham": (train, {"wavlm": WAVLM, "feature_size": 16}),
     "small/blend": (train, {}),
     "small/supcon": (
         train,
@@ -106,7 +116,7 @@ def of_recipes(tmp_path_factory, tiny_corpus):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_yaml_runs(
-    name, tiny_options, tiny_distortions, of_recipes, tmp_path, capsys, monkeypatch
+    name, tiny_options, tiny_distortions, of_recipes, tmp_path, capsys, monkeypatch, request
 ):
     script, changes = TRAINED[name]
     path = HPARAMS / f"{name}.yaml"
@@ -114,6 +124,8 @@ def test_training_yaml_runs(
     changes = {"baselines": False, **changes}
     if "data_folder_noise" in keys(path):
         changes |= tiny_distortions
+    if changes.get("wavlm") == WAVLM:
+        changes["wavlm"] = request.getfixturevalue("tiny_wavlm")
     if changes.get("pretrained_model") == PRETRAINED:
         changes["pretrained_model"] = tmp_path / "first" / "export"
         first = {**tiny_distortions, "output_folder": tmp_path / "first"}
@@ -215,16 +227,19 @@ def counted(folder):
     return {"train_annotation": annotation, "batches_per_epoch": 2, "steps_per_epoch": 2}
 
 
-def test_whatever_training_changes_is_checkpointed(tmp_path):
-    for name in TRAINED:
+def test_whatever_training_changes_is_checkpointed(tmp_path, tiny_wavlm):
+    for name, (_, options) in TRAINED.items():
         changes = {"clusters": None, "hard_ratio": 0.0} if name.endswith("chns") else {}
+        if "embedding_model" in options:
+            changes["embedding_model"] = yaml.safe_load(options["embedding_model"])
+        if "wavlm" in options:
+            changes |= {"wavlm": tiny_wavlm, "feature_size": 16}
         hparams = built(name, tmp_path / name.replace("/", "_"), **changes)
         kept = list(hparams["checkpointer"].recoverables.values())
         changing = [m for m in hparams["modules"].values() if list(m.parameters())]
         changing += [hparams["epoch_counter"], hparams.get("margin_schedule", kept[0])]
-        if not isinstance(
-            hparams["lr_annealing"], StepScheduler
-        ):  # a function of the epoch
+        of_epoch = StepScheduler, LinearScheduler
+        if not isinstance(hparams["lr_annealing"], of_epoch):
             changing.append(hparams["lr_annealing"])
         assert all(any(thing is other for other in kept) for thing in changing)
         if "classifier" in hparams:  # another one may be an option
@@ -280,6 +295,19 @@ UPSTREAMS = {
     "speeds", "speed_perturb", "valid_annotation", "split_ratio", "skip_prep",
     "random_chunk", "error_stats",
 }  # fmt: skip
+BACKBONE = {
+    "output_folder", "number_of_epochs", "batch_size", "sentence_len", "embedding_model",
+    "lin_neurons", "opt_class",
+}  # fmt: skip
+PARALLEL = {
+    "separate_views", "add_noise", "drop_freq", "drop_chunk", "wav_augment", "n_mels",
+    "lr", "lr_annealing",
+} | UPSTREAMS  # fmt: skip
+CYCLE = {"base_lr", "max_lr", "lr_decay", "steps_per_epoch", "checkpointer"}
+LAYERS = {
+    "wavlm", "feature_size", "freeze_wavlm", "compute_features", "mean_var_norm",
+    "n_mels", "lr_decay", "checkpointer",
+}  # fmt: skip
 OF_MOCO = {
     "output_folder", "momentum_encoder", "symmetric", "queue_size", "compute_cost",
     "modules", "checkpointer",
@@ -294,6 +322,9 @@ def test_yamls_differ_only_in_what_they_are_about():
         ),
         ("train_ecapa_ham", "train_ecapa_blend", HEAD_AND_LOSS | BLEND),
         ("train_ecapa_ham", "train_ecapa_ham_lmft", HEAD_AND_LOSS | LMFT),
+        ("train_ecapa_ham", "backbones/resnet_ham", BACKBONE | PARALLEL | CYCLE),
+        ("train_ecapa_ham", "backbones/xvector_ham", BACKBONE | PARALLEL | {"lr_final"}),
+        ("train_ecapa_ham", "backbones/wavlm_ham", BACKBONE | LAYERS | UPSTREAMS),
         ("small_ham", "small/blend", {"output_folder"} | BLEND),
         ("small_ham", "small/supcon", HEAD_AND_LOSS | PAIRS),
         ("small_ham", "mini_ham", SCALE - {"lr_annealing"} | DATA | {"sentence_len"}),

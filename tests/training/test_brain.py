@@ -15,6 +15,7 @@ from speechbrain import Stage
 from hamsb import LinearMargin
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.checkpoints import Checkpointer
+from hamsb.training.kept import fingerprint
 from stand_ins import Embedding
 
 
@@ -46,6 +47,20 @@ def test_the_module_inside_torch_compile_is_found():
     module = torch.nn.Linear(2, 2)
     assert unwrapped(torch.compile(module)) is module
     assert unwrapped(module) is module
+
+
+def test_features_with_parameters_are_exported_whether_or_not_they_changed(brain):
+    """They may come from elsewhere, as a pretrained front end does."""
+    made = brain()
+    made.modules["compute_features"] = torch.nn.Linear(2, 2).requires_grad_(False)
+    made.modules["mean_var_norm"] = torch.nn.BatchNorm1d(2, affine=False)
+    made.fresh = {
+        name: fingerprint(made.modules[name])
+        for name in ("compute_features", "mean_var_norm")
+    }
+    assert made.exported() == ["compute_features", "embedding_model"]
+    made.modules["mean_var_norm"](torch.randn(3, 2))
+    assert made.exported() == ["compute_features", "mean_var_norm", "embedding_model"]
 
 
 def test_modules_may_be_spared_weight_decay(brain):

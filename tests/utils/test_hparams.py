@@ -99,6 +99,17 @@ def test_a_placeholder_takes_anything(tmp_path):
         assert load_hparams(path, f"model: {value}")["model"] == value
 
 
+def test_an_object_with_one_argument_may_stand_in_a_list(file):
+    change = "[!new:hamsb.Softmax {scale: 3.0}, {b: 1}]"
+    with open(file, "a") as more:
+        more.write(f"written: {change}\nnested: {{a: {{b: [[{change}]]}}}}\n")
+    _, _, overrides = parse_arguments([str(file), f"--channels={change}"])
+    for name in ("channels", "written"):
+        found = load_hparams("x.yaml", overrides)[name]
+        assert repr(found) == "[Softmax(scale=3), {'b': 1}]"
+    assert repr(load_hparams("x.yaml")["nested"]["a"]["b"][0][0]) == repr(found)
+
+
 def test_what_does_not_fit_is_refused():
     for overrides, message in (
         ("cost: 0.3", '^cost, as x.yaml has it, is a group of keys, and 0.3 .* --cost="'),

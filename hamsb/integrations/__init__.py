@@ -1,0 +1,1 @@
+"""What other libraries bring, behind extras: `hamsb.integrations.huggingface`."""

@@ -82,6 +82,11 @@ def weights(folder):
     return torch.load(folder / "export" / "embedding_model.ckpt")
 
 
+def code_blocks(text, language):
+    """The blocks of code in a markdown text."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
 def same(ours, theirs):
     """Whether two dicts hold equal tensors under the same names."""
     return ours.keys() == theirs.keys() and all(

@@ -89,19 +89,23 @@ def third_parties(folder):
 
 def test_what_is_imported_is_installed(setup):
     core = required(setup)
-    optional = {"huggingface-hub", "huggingface_hub"}  # comes with transformers
-    for extra in ("plots", "clustering", "kaldi", "tensorboard", "wavlm"):
-        optional |= required(setup, extra)
-    for folder, more in [("hamsb", "plots"), ("recipes", "mini"), ("tests", "test")]:
-        assert third_parties(folder) <= core | optional | required(setup, more), folder
+    extras = {
+        "hamsb": ("plots", "clustering", "kaldi", "onnx", "tensorboard", "wavlm"),
+        "recipes": ("mini",),
+        "tests": ("test",),
+    }
+    for folder, names in extras.items():
+        allowed = core.union(*(required(setup, name) for name in names))
+        assert third_parties(folder) <= allowed, folder
     # And nothing that no file asks for, but what SpeechBrain imports.
     assert core - third_parties("hamsb") - third_parties("recipes") <= {"torchaudio"}
 
 
 def test_extras_are_those_that_messages_name(setup):
-    for extra, (package, module) in packages._EXTRAS.items():
-        assert package in required(setup, extra), extra
-        assert DISTRIBUTIONS.get(module, module) == package
+    for extra, names in packages._EXTRAS.items():
+        distributions, modules = (each.split() for each in names)
+        assert set(distributions) <= required(setup, extra), extra
+        assert [DISTRIBUTIONS.get(name, name) for name in modules] == distributions
     assert required(setup, "mini") >= required(setup, "plots") | required(
         setup, "clustering"
     )
@@ -165,7 +169,7 @@ def test_a_missing_extra_is_named():
 def test_the_library_imports_without_the_extras_and_without_posix():
     """All but figures, clusters, TensorBoard and WavLM, which say what they need; Windows
     has no fcntl."""
-    extras = [module for _, module in packages._EXTRAS.values()]
+    extras = [name for _, names in packages._EXTRAS.values() for name in names.split()]
     out, errors = python(BLOCK.format(blocked=[*extras, "fcntl", "resource"]) + IMPORT_ALL)
     assert errors == ""
     known = (

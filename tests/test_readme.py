@@ -6,6 +6,7 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 import hamsb
+from runs import code_blocks
 
 
 @pytest.fixture(scope="module")
@@ -13,14 +14,10 @@ def readme(repository):
     return (repository / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(text, language):
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
 def test_exactly_two_set_up_commands(readme):
     commands = [
         line
-        for block in blocks(readme, "bash")
+        for block in code_blocks(readme, "bash")
         for line in block.splitlines()
         if "pip install" in line
     ]
@@ -42,7 +39,7 @@ def test_every_file_that_is_named_exists(repository):
 
 
 def test_yaml_diff_builds_the_head_and_loss_it_promises(readme):
-    (diff,) = blocks(readme, "diff")
+    (diff,) = code_blocks(readme, "diff")
     new = "\n".join(line[1:] for line in diff.splitlines() if line[:1] in "+ ")
     hparams = load_hyperpyyaml(f"out_n_neurons: 7\n{new}")
     assert isinstance(hparams["classifier"], hamsb.HyperbolicClassifier)
@@ -51,7 +48,9 @@ def test_yaml_diff_builds_the_head_and_loss_it_promises(readme):
 
 
 def test_plain_pytorch_runs_and_learns(readme):
-    (code,) = (block for block in blocks(readme, "python") if "optimizer.step()" in block)
+    (code,) = (
+        block for block in code_blocks(readme, "python") if "optimizer.step()" in block
+    )
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
     names = {}
     exec(code, names)

@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         _declare_identify,
         _declare_track,
         _declare_threshold,
+        _declare_export,
     ):
         declare(commands)
     return parser
@@ -612,3 +613,35 @@ def _without_threshold(model: str) -> None:
 
 def _note(text: str) -> None:
     print(f"hamsb: {text}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------- export
+def _declare_export(commands):
+    parser = _command(
+        commands,
+        "export",
+        _export,
+        "a model as one ONNX file, for programs without torch\n\n"
+        "Waveform in, embedding out, of any length, features and normalization included.\n"
+        "The file is written only where onnxruntime gives from it what torch gives. Needs\n"
+        "hamsb's extra [onnx]; using the file needs onnxruntime alone.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
+    parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument("--savedir", help="where files of a hub are kept")
+
+
+def _export(options):
+    from hamsb.inference.onnx import OPSET, export_onnx
+    from hamsb.utils.tables import markdown_table
+
+    found = export_onnx(options.model, options.onnx, savedir=options.savedir)
+    header = ["seconds", "rows", "largest difference, relative", "least cosine"]
+    rows = [
+        [f"{x.seconds:.2f}", x.rows, f"{x.difference:.1e}", f"{x.cosine:.8f}"]
+        for x in found
+    ]
+    print("onnxruntime beside torch, on noise:\n")
+    print(markdown_table(header, rows, left=0))
+    size = os.path.getsize(options.onnx) / 1e6
+    print(f"{options.onnx}: {size:.1f} MB, opset {OPSET}; wav [B, T] -> embedding [B, D]")

@@ -9,8 +9,10 @@ from typing import Any
 
 import speechbrain.inference.speaker
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
+from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.audio import check_audio, load_audio
 from hamsb.inference.folder import (
@@ -32,7 +34,10 @@ from hamsb.verification.decision import (
 from hamsb.verification.encoding import Encoder
 from hamsb.verification.training_data import TRAINING
 
+logger = get_logger(__name__)
+
 _SOURCE = "source.txt"  # in a savedir: whose files it holds
+_FETCHING = ("local_strategy", "fetch_config")  # how SpeechBrain fetches files
 
 
 class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
@@ -56,7 +61,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         As for SpeechBrain's. ``from_hparams`` gives them.
     decision : dict, optional
         As `hamsb.verification.decision.read_decision` returns it. ``from_hparams`` reads
-        it from a local folder.
+        it beside the model, from a folder, a hub or the web.
 
     References
     ----------
@@ -92,7 +97,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         ---------
         source : str or Path
             A folder, a name on Hugging Face's hub, ``owner/name``, or a web address. The
-            decision of a folder is read too.
+            decision that lies there is read too.
         hparams_file : str
             The yaml in it.
         savedir : str or Path, optional
@@ -115,7 +120,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             source = os.fspath(source)
         kind, place = guess_source(source)
         on_hub = kind == FetchFrom.HUGGING_FACE and is_hub_name(place)
-        if not (on_hub or kind == FetchFrom.URI):
+        elsewhere = on_hub or kind == FetchFrom.URI
+        if not elsewhere:
             model_folder(place, "source", hparams_file)
             if decision is None:
                 decision = read_decision(place)
@@ -139,6 +145,14 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             if not on_hub:
                 raise
             raise _not_on_hub(place, error) from error
+        if elsewhere:
+            options = {key: kwargs[key] for key in _FETCHING if key in kwargs}
+            paths = [  # with all that a fingerprint is of, whatever was asked for before
+                _fetch_beside(str(source), name, savedir=savedir, **options)
+                for name in (DECISION, TRAINING, "embedding.yaml")
+            ]
+            if model is not None and "decision" not in kwargs and paths[0] is not None:
+                model.decision = read_decision(paths[0].parent)
         if savedir is not None:
             with replacing(Path(savedir, _SOURCE)) as partial:
                 partial.write_text(f"{place}\n", encoding="utf-8")
@@ -407,6 +421,22 @@ def _not_on_hub(source, error):
         f"source={source}: no such folder, and as the name of a model on Hugging "
         f"Face's hub it failed: {' '.join(str(error).split())}{near}"
     )
+
+
+def _fetch_beside(source: str, name: str, **options: Any) -> Path | None:
+    """A file that lies beside a model on a hub or the web, as SpeechBrain fetches it; None
+    where it is not there, or where that cannot be known without the hub."""
+    try:
+        return Path(fetch(name, source, **options))
+    except LocalEntryNotFoundError:
+        if name == DECISION:
+            logger.warning(
+                f"{DECISION} of {source} is not in the cache, and the hub was not reached: "
+                "the model is used without a threshold."
+            )
+    except (EntryNotFoundError, ValueError):  # a ValueError from another web address
+        pass
+    return None
 
 
 def _check_savedir(savedir: str | os.PathLike, source: str) -> None:

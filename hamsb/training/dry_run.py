@@ -18,6 +18,7 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from torch.utils.data import DataLoader, TensorDataset
 
+from hamsb.training.card import check_card
 from hamsb.utils.hparams import (
     bracketed,
     build,
@@ -52,6 +53,7 @@ def check_objects(hparams_file: str | os.PathLike, overrides: str = "") -> None:
         document = read_resolved(hparams_file, "\n".join(filter(None, lines)))
     check_arguments(document, hparams_file)
     check_sample_rates(document, hparams_file)
+    check_card(build(_part(document, "card"), hparams_file).get("card"), hparams_file)
     with same_random_state():
         check_dataloader_options(document, hparams_file)
         check_optimizer(document, hparams_file)

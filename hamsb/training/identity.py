@@ -30,6 +30,7 @@ MAY_CHANGE = {
     "precision": "",
     "eval_precision": "",
     "ckpt_interval_minutes": "",
+    "card": "",
     "train_logger": "",
 }
 #: Of the data loader, what changes no batch.
@@ -294,7 +295,7 @@ def _flat(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
 def _may_change(path: tuple) -> bool:
     if path[0] == "dataloader_options" and path[-1] in LOADER_MAY_CHANGE:
         return True
-    return len(path) == 1 and path[0] in MAY_CHANGE
+    return path[0] in MAY_CHANGE
 
 
 def _words(name: str, began: object, now: object) -> str:

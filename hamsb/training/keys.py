@@ -49,6 +49,7 @@ KEYS = [
     Key("speeds", "list of percent", "of speed_perturb, more speakers", optional=True),
     Key("margin_schedule", "object", "sets the loss's margin", optional=True),
     Key("no_weight_decay", "list", "modules whose parameters have none", optional=True),
+    Key("card", "mapping", "of the model card: language, license, ...", optional=True),
 ]
 
 #: Those that a preparation is called with.

@@ -12,17 +12,18 @@ from speechbrain.utils.distributed import if_main_process
 from hamsb.dataio.annotations import read_columns
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.card import model_card
 from hamsb.training.export import export_model, write_card
 from hamsb.training.report import (
     REPORT,
     Preparation,
-    model_card,
     one_line,
     run_conditions,
     run_table,
     training_facts,
 )
 from hamsb.utils.conditions import versions
+from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.results import System, write_verification
@@ -111,13 +112,14 @@ def finish(
         decision = make_decision(course.development[0], held_out)
     training = training_facts(brain, course.preparation)
     table = run_table(brain.facts(dict(vars(brain.hparams))), training, epochs)
-    conditions = run_conditions(brain, course.arguments, training, decision)
 
-    def report(results: str) -> str:
+    def report(results: str, arguments: Sequence[str] | None) -> str:
+        conditions = run_conditions(brain, arguments, training, decision)
         return f"{table}\n{results}\n{conditions}\n"
 
-    def card(results: str) -> str:
-        return model_card(brain, course.experiment, report(results))
+    def card(results: str, numbers: Sequence[Mapping] = ()) -> str:
+        text = report(results, None)
+        return model_card(brain, course.experiment, text, decision, numbers)
 
     export = export_model(
         output_folder / "export",
@@ -139,7 +141,9 @@ def finish(
         course.lists,
         systems,
         lambda results, _, plots: REPORT.format(
-            experiment=course.experiment, report=report(results), plots=plots
+            experiment=course.experiment,
+            report=report(results, course.arguments),
+            plots=plots,
         ),
         about={
             "experiment": course.experiment,
@@ -152,7 +156,8 @@ def finish(
         progress=not brain.noprogressbar,
         decision=decision,
     )
-    write_card(export, card(results))
+    numbers = read_json(output_folder / "metrics.json")["results"]
+    write_card(export, card(results, numbers))
     scored = [(each, course.files, scores[each.name]) for each in course.lists]
     if course.development is not None and held_out is not None:
         scored.append((*course.development, held_out))

@@ -1,4 +1,4 @@
-"""What a training run says of itself: its table, its report, the model card."""
+"""What a training run says of itself: its table, its report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-import hamsb
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.tables import markdown_table
 
@@ -40,34 +39,6 @@ REPORT = """# {experiment}
 
 {report}
 {plots}"""
-
-
-CARD = """# Speaker embeddings trained with {loss}
-
-Made by [hamsb](https://arxiv.org/abs/2601.19709 "H- and HAM-Softmax") {version}, experiment `{experiment}`.
-
-{report}
-## How to use it
-
-The folder may be moved; nothing is downloaded. Audio: {sample_rate} Hz, mono.
-
-```python
-from speechbrain.inference.speaker import EncoderClassifier
-
-from hamsb.inference import SpeakerRecognition
-
-encoder = EncoderClassifier.from_hparams(source="path/to/this/folder")
-embedding = encoder.encode_batch(encoder.load_audio("speech.wav").unsqueeze(0))  # [1, 1, D]
-{classify}
-verification = SpeakerRecognition.from_hparams(source="path/to/this/folder")
-score, same = verification.verify_files("one.wav", "other.wav")  # cosine, decision
-```
-
-`decision.json`, where there were development speakers, holds the thresholds that
-`SpeakerRecognition` decides with. SpeechBrain's own class of that name loads the folder
-too, but accepts above a cosine of 0.25. Give it no `savedir`, or one for each model: in
-one for two models it finds the first one's files, and loads these for the second as well.
-"""  # noqa: E501
 
 
 def one_line(thing: object) -> str:
@@ -120,11 +91,12 @@ def run_table(facts: Mapping[str, str], training: Mapping, epochs: Sequence[int]
 
 def run_conditions(
     brain: "EmbeddingBrain",
-    arguments: Sequence[str],
+    arguments: Sequence[str] | None,
     training: Mapping,
     decision: Mapping | None,
 ) -> str:
-    """What the numbers were measured under, lines of markdown."""
+    """What the numbers were measured under, lines of markdown; without the command line,
+    which has paths of this machine, where ``arguments`` is None."""
     facts = [
         f"Training: {training['speakers']} speakers, {training['utterances']} "
         f"utterances, {training['hours']:.2f} hours, seed {brain.hparams.seed}",
@@ -138,15 +110,3 @@ def run_conditions(
             f"of the cosine is {decision['thresholds']['eer']:.3f}",
         )
     return conditions(brain.script, arguments, facts, versions(brain.device))
-
-
-def model_card(brain: "EmbeddingBrain", experiment: str, report: str) -> str:
-    """The README.md of an exported model, markdown."""
-    return CARD.format(
-        loss=one_line(brain.hparams.compute_cost),
-        version=hamsb.__version__,
-        experiment=experiment,
-        report=report,
-        sample_rate=brain.hparams.sample_rate,
-        **brain.card,
-    )

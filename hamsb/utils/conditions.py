@@ -31,7 +31,7 @@ def versions(device: object) -> dict:
 
 
 def conditions(
-    script: str, arguments: Sequence[str], facts: Iterable[str], software: dict
+    script: str, arguments: Sequence[str] | None, facts: Iterable[str], software: dict
 ) -> str:
     """The conditions of a report, lines of markdown.
 
@@ -39,8 +39,8 @@ def conditions(
     ---------
     script : str
         The script's name, as ``verify.py``.
-    arguments : sequence of str
-        Those that followed it.
+    arguments : sequence of str or None
+        Those that followed it. None leaves the command out.
     facts : iterable of str
         What else decides the numbers, a line each.
     software : dict
@@ -55,5 +55,7 @@ def conditions(
     - Software: torch 2.11
     """
     named = ", ".join(f"{name} {version}" for name, version in software.items())
-    lines = [f"Command: `{script} {shlex.join(arguments)}`", *facts, f"Software: {named}"]
+    lines = [*facts, f"Software: {named}"]
+    if arguments is not None:
+        lines.insert(0, f"Command: `{script} {shlex.join(arguments)}`")
     return "\n".join(f"- {line}" for line in lines)

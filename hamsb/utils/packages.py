@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-# Extra of setup.cfg: the package that pip installs for it, the module to import.
+# Extra of setup.cfg: the packages that pip installs for it, the modules to import.
 _EXTRAS = {
     "plots": ("matplotlib", "matplotlib"),
     "clustering": ("scikit-learn", "sklearn"),
     "mini": ("espeakng-loader", "espeakng_loader"),
     "kaldi": ("kaldiio", "kaldiio"),
+    "onnx": ("onnx onnxscript onnxruntime", "onnx onnxscript onnxruntime"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "wavlm": ("transformers", "transformers"),
 }
@@ -25,21 +26,26 @@ def missing(extra: str) -> str:
     Arguments
     ---------
     extra : str
-        An extra of hamsb: ``plots``, ``clustering``, ``mini`` or ``kaldi``.
-        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``tensorboard`` or
-        ``wavlm``.
+        An extra of hamsb: ``plots``, ``clustering``, ``mini``, ``kaldi``, ``onnx``,
+        ``tensorboard`` or ``wavlm``.
 
     Example
     -------
     >>> if why := missing("plots"):
     ...     print(f"det.png is not drawn: {why}")
     """
-    package, module = _EXTRAS[extra]
-    if find_spec(module) is not None:
+    packages, modules = (names.split() for names in _EXTRAS[extra])
+    absent = [
+        package
+        for package, module in zip(packages, modules, strict=True)
+        if find_spec(module) is None
+    ]
+    if not absent:
         return ""
+    are = "is" if len(absent) == 1 else "are"
     return (
-        f"{package} is not installed, run `python -m pip install {package}` "
-        f"(hamsb's extra [{extra}])."
+        f"{', '.join(absent)} {are} not installed, run `python -m pip install "
+        f"{' '.join(absent)}` (hamsb's extra [{extra}])."
     )
 
 

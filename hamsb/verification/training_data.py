@@ -22,7 +22,7 @@ def write_training(folder: str | os.PathLike, training: Mapping) -> None:
         Ready for JSON. ``speakers``: the names of those that trained the model;
         ``development_speakers``: of those that chose its weights and its threshold;
         ``data``: name of a csv file -> its SHA-256, 64 hexadecimal digits. Other keys
-        are stored too.
+        are stored too, as ``loss``: what it was trained with.
 
     Raises
     ------

@@ -141,8 +141,8 @@ class SpeakerBrain(EmbeddingBrain):
         if "classifier" not in self.averaged:
             return super().card
         return {
-            "classify": 'scores, best, index, name = encoder.classify_file("speech.wav")'
-            "  # training speakers\n"
+            "classify": "# One of the training speakers:\n"
+            'scores, best, index, name = verification.classify_file("speech.wav")\n'
         }
 
     @property

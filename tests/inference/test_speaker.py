@@ -3,15 +3,19 @@
 import shutil
 import subprocess
 import sys
+import urllib
 
+import huggingface_hub
 import pytest
 import soundfile
 import speechbrain.inference.speaker as stock
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.utils.fetching import FetchConfig
 
 from hamsb.inference import SpeakerRecognition
 from hamsb.inference.speaker import load_encoder, trained_ball
@@ -197,19 +201,68 @@ def test_it_classifies_and_loads_the_embedding_yaml_as_the_stock_class(folder, f
     assert torch.equal(score, ours.verify_files(*files[:2])[0])
 
 
-def test_a_source_that_is_no_local_folder_has_no_decision(monkeypatch, tmp_path):
-    """A name on a hub is left to SpeechBrain."""
-    seen = {}
-    monkeypatch.setattr(
-        stock.SpeakerRecognition,
-        "from_hparams",
-        classmethod(lambda cls, source, **k: seen.update(k, source=source)),
+@pytest.fixture
+def hub(folder, tmp_path):
+    """A function: Hugging Face's cache with the exported model as ``owner/name``, without
+    some of its files, and no network. Returns what from_hparams takes."""
+
+    def hub(without=()):
+        place = tmp_path / "cache" / "models--owner--name"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0123abc")
+        ignored = shutil.ignore_patterns(*without)
+        shutil.copytree(folder, place / "snapshots" / "0123abc", ignore=ignored)
+        config = FetchConfig(allow_network=False, huggingface_cache_dir=place.parent)
+        return {"source": "owner/name", "fetch_config": config}
+
+    return hub
+
+
+def test_a_model_of_a_hub_has_its_decision(hub, folder, files, tmp_path):
+    ours = load(folder).verify_files(*files[:2])
+    asked = hub()
+    for options in (asked, {**asked, "savedir": tmp_path / "savedir"}):
+        model = SpeakerRecognition.from_hparams(**options)
+        assert model.decision == read_decision(folder)
+        assert model.verify_files(*files[:2]) == ours
+    assert {path.name for path in (tmp_path / "savedir").iterdir()} >= {"decision.json"}
+    other = {"thresholds": {"eer": 2.0}}
+    assert SpeakerRecognition.from_hparams(**asked, decision=other).decision == other
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_model_of_a_hub_without_a_decision(
+    hub, folder, files, caplog, monkeypatch, reached
+):
+    def download(filename, **_):
+        if filename in ("decision.json", "training.json"):
+            raise EntryNotFoundError("404: no such file")
+        return folder / filename
+
+    if reached:
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    model = SpeakerRecognition.from_hparams(**hub(["decision.json"]))
+    assert model.decision is None
+    with pytest.raises(ValueError, match="no decision.json beside the model"):
+        model.verify_files(*files[:2])
+    said = "decision.json of owner/name is not in the cache, and the hub was not reached"
+    assert (said in caplog.text) is not reached
+
+
+def test_a_model_of_the_web_has_its_decision(folder, files, tmp_path, monkeypatch):
+    def urlretrieve(address, path):
+        file = folder / address.removeprefix("https://example.org/model/")
+        if not file.is_file():
+            raise urllib.error.URLError("404")
+        shutil.copy(file, path)
+
+    monkeypatch.setattr(urllib.request, "urlretrieve", urlretrieve)
+    web = {"source": "https://example.org/model", "savedir": tmp_path / "savedir"}
+    model = SpeakerRecognition.from_hparams(**web)
+    assert model.decision == read_decision(folder)
+    assert torch.equal(
+        model.verify_files(*files[:2])[0], load(folder).verify_files(*files[:2])[0]
     )
-    SpeakerRecognition.from_hparams("someone/some-model", savedir=tmp_path)
-    file = "hyperparams.yaml"
-    assert seen == {"source": "someone/some-model", "savedir": tmp_path} | {
-        "hparams_file": file
-    }
 
 
 def test_the_ball_that_a_model_was_trained_with(folder, tmp_path):

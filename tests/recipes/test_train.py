@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import ModelCard
 from speechbrain import Stage
 from speechbrain.augment.augmenter import Augmenter
 from speechbrain.dataio.batch import PaddedBatch
@@ -26,7 +27,7 @@ import train_ssl
 import verify
 from hamsb.augment.time_domain import SpeedPerturb
 from hamsb.training import outcome
-from runs import contents, fork, quick, status_of, untimed  # noqa: F401
+from runs import code_blocks, contents, fork, quick, status_of, untimed  # noqa: F401
 from stand_ins import Embedding, Framed
 
 HAM = "hparams/small_ham.yaml"
@@ -45,7 +46,8 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
 
 
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
-    out = run(number_of_epochs=3, avg_checkpoints=2, baselines=True)
+    card = "{language: en, license: apache-2.0}"
+    out = run(number_of_epochs=3, avg_checkpoints=2, baselines=True, card=card)
 
     labels = [int(line[0]) for line in (tiny_corpus / "veri_test.txt").open()]
     counts = f"| {sum(labels)} | {len(labels) - sum(labels)} |"
@@ -113,8 +115,27 @@ def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
     assert again.read_bytes() == (out / "scores_veri_test.txt").read_bytes()
     assert f"| veri_test {counts}" in (tmp_path / "verified" / "report.md").read_text()
 
-    # It classifies by speaker name.
+    # Its card is read by the hub, has no path of this machine, and its code runs.
+    card = (moved / "README.md").read_text()
+    data = ModelCard(card).data
+    assert (data.language, data.license) == ("en", "apache-2.0")
+    (trained,) = (r for r in metrics["results"] if r["system"] == "trained")
+    assert [each.metric_value for each in data.eval_results] == [
+        round(100 * trained["eer"], 2),
+        *(round(trained[f"min_dcf_{p}"], 3) for p in (0.01, 0.05)),
+    ]
+    assert str(tmp_path) not in card and str(tiny_corpus) not in card
     files = sorted((tiny_corpus / "train" / "wav").rglob("*.*"))
+    for path, name in zip(files, ("speech.wav", "one.wav", "other.wav")):
+        shutil.copy(path, moved / name)
+    with monkeypatch.context() as patch:
+        patch.chdir(moved)
+        names = {}
+        for block in code_blocks(card, "python"):
+            exec(block, names)
+    assert names["embedding"].shape == (1, 1, 16) and names["same"].dtype == torch.bool
+
+    # It classifies by speaker name.
     encoder = EncoderClassifier.from_hparams(source="model", run_opts={"device": "cpu"})
     scores, best, index, names = encoder.classify_file(str(files[0]))
     assert scores.shape == (1, 6) and names == encoder.hparams.label_encoder.decode_torch(

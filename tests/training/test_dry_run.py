@@ -31,6 +31,8 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
             "dataloader_options: prefetch_factor",
         ),
         ("small_ham", "dataloader_options: null", "dataloader_options=None: a group"),
+        ("small_ham", "card: en", "card=en: a group of keys of the model card's front"),
+        ("small_ham", "card: {language: [en, 2]}", r"card\[language\]=\['en', 2\]: must"),
         ("small_ham", "opt_class: {weight_decai: 1}", "mean weight_decay"),
         ("small_ham", "opt_class: {weight_decay: -1}", "opt_class: Invalid weight_decay"),
         ("small_ham", "opt_class: !name:torch.optim.Adm {lr: 1}", NOT_THERE),

@@ -87,6 +87,8 @@ def test_what_may_change(start, tmp_path):
         "num_workers: 3",
         "dataloader_options: {pin_memory: True, num_workers: 0}",
         "cost: {margin: 0.20, scale: 30}",
+        "card: {language: en, tags: [a]}",
+        "card: {language: de}",
         "number_of_epochs: 6",  # and with it the schedule's steps
         "number_of_epochs: 6",
     ):

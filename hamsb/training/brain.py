@@ -4,7 +4,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from hamsb.dataio.draws import place
 from hamsb.dataio.packing import PackedBatch
-from hamsb.training.export import FEATURES
+from hamsb.training.export import ENCODER, FEATURES
 from hamsb.training.kept import (
     check_kept,
     check_unchanged,
@@ -39,7 +39,12 @@ from hamsb.training.position import Feed, Position, own_share
 from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
-from hamsb.training.step import fit_by_view, fused_on_cuda, optimizers_step
+from hamsb.training.step import (
+    fit_by_view,
+    fused_on_cuda,
+    optimizers_step,
+    split_groups,
+)
 from hamsb.training.stopping import Stopping, outlive_sigterm
 from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import read_json, replacing
@@ -50,6 +55,7 @@ from hamsb.verification.scoring import score_trials
 from hamsb.verification.trials import Trials
 
 EPOCHS = "epochs.json"
+HEAD_ALONE = "head_alone"  # in a checkpoint's meta: the encoder did not learn
 
 
 class EmbeddingBrain(sb.Brain):
@@ -125,6 +131,8 @@ class EmbeddingBrain(sb.Brain):
         self.fresh: dict[str, str] = {}
         self.unsaved: dict[str, torch.nn.Module] = {}
         self.unsaved_before: dict[str, str] = {}
+        self.begun_from: dict | None = None  # of fine-tuning: what run.json says of it
+        self.head_alone = False  # is this an epoch in which the head alone learns?
 
     def also_save(self, name: str, value: Any) -> None:
         """Add an object to the checkpoints, unless the yaml has done so."""
@@ -227,14 +235,26 @@ class EmbeddingBrain(sb.Brain):
 
     def init_optimizers(self) -> None:
         """As Brain's, but the parameters of the modules that the yaml names in
-        ``no_weight_decay`` have none, and Adam is fused on CUDA."""
-        names = getattr(self.hparams, "no_weight_decay", None) or []
-        free = {id(p) for name in names for p in self.modules[name].parameters()}
+        ``no_weight_decay`` have none, the encoder's rate is the schedule's times
+        ``encoder_lr_factor``, and Adam is fused on CUDA."""
+
+        def parameters_of(names: Iterable[str]) -> set[int]:
+            return {id(p) for name in names for p in self.modules[name].parameters()}
+
+        free = parameters_of(getattr(self.hparams, "no_weight_decay", None) or [])
+        factor = getattr(self.hparams, "encoder_lr_factor", None)
         given: Callable = self.opt_class
         make = fused_on_cuda(given, self.device_type)
-        self.opt_class = make
-        if free:
-            self.opt_class = lambda parameters: make(decay_groups(parameters, free))
+
+        def grouped(parameters: Iterable) -> torch.optim.Optimizer:
+            if free:
+                parameters = split_groups(parameters, free, weight_decay=0.0)
+            if factor not in (None, 1):
+                encoder = parameters_of(ENCODER)
+                parameters = split_groups(parameters, encoder, lr_factor=factor)
+            return make(parameters)
+
+        self.opt_class = grouped
         super().init_optimizers()
         self.opt_class = given
 
@@ -334,10 +354,23 @@ class EmbeddingBrain(sb.Brain):
 
     def _fit_train(self, train_set: Any, epoch: int, enable: bool) -> None:
         """As Brain's; the time in which it waits for batches is measured."""
-        self.feed = Feed(train_set, self.go_on_within_epoch)
+        self.feed = Feed(train_set, self.begin_batches)
         super()._fit_train(self.feed, epoch, enable)
         if self.stopping.agreed():
             raise Terminated
+
+    def begin_batches(self) -> None:
+        """After Brain has set all modules to training mode: what comes before the head is
+        frozen while the head learns alone; then go on within the epoch."""
+        if self.head_alone:
+            for name in ENCODER:
+                self.modules[name].eval()
+        self.go_on_within_epoch()
+
+    def encoding(self) -> AbstractContextManager:
+        """A block in which what comes before the head is computed: without gradients
+        while the head learns alone."""
+        return torch.no_grad() if self.head_alone else nullcontext()
 
     def go_on_within_epoch(self) -> None:
         """Where a checkpoint within the epoch was loaded: draw what would have been drawn
@@ -387,6 +420,8 @@ class EmbeddingBrain(sb.Brain):
         sequence = np.random.SeedSequence(self.hparams.seed, spawn_key=key)
         seed_everything(int(sequence.generate_state(1)[0]), verbose=False)
         self.watched.clear()
+        head_epochs = getattr(self.hparams, "head_epochs", None) or 0
+        self.head_alone = 0 < (epoch or 0) <= head_epochs
         self.progress.start_epoch(epoch or 0)
         self.started = time.time()
 
@@ -423,6 +458,8 @@ class EmbeddingBrain(sb.Brain):
             update_learning_rate(self.optimizer, rate)
         if if_main_process():  # before the checkpoint: an epoch repeated is replaced
             self.write_epoch({"epoch": epoch, **train_stats, **meta, **fed})
+        if self.head_alone:  # nothing to choose: the encoder is the one that was taken
+            meta = {"epoch": epoch, HEAD_ALONE: True}
         self.seconds += time.time() - self.started
         # Brain saves its step and running loss, and clears them only later.
         self.step, self.avg_train_loss = 0, 0.0
@@ -507,14 +544,19 @@ class EmbeddingBrain(sb.Brain):
         """Load the mean of the chosen checkpoints' weights; returns their epochs.
 
         ``average_by`` "last" takes the last ``avg_checkpoints`` epochs, "best"
-        those with the lowest development EER. Statistics that have a way of their own
+        those with the lowest development EER; none is of an epoch in which the head
+        learned alone. Statistics that have a way of their own
         to be saved, as a global normalization's, are those of the last of these epochs.
         """
         chosen = self.checkpointer.find_checkpoints(
             min_key={"last": None, "best": "EER"}[self.hparams.average_by],
-            ckpt_predicate=is_of_whole_epoch,
+            ckpt_predicate=is_of_encoder,
             max_num_checkpoints=self.hparams.avg_checkpoints,
         )
+        if not chosen:  # --debug may end before the encoder's first epoch
+            chosen = self.checkpointer.find_checkpoints(
+                ckpt_predicate=is_of_whole_epoch, max_num_checkpoints=1
+            )
         if not chosen:
             raise FileNotFoundError(
                 f"{self.checkpointer.checkpoints_dir}: no checkpoint; train first."
@@ -549,24 +591,14 @@ def read_epochs(path: Path) -> list[dict]:
     return entries
 
 
-def decay_groups(parameters: Iterable, free: set[int]) -> list[dict]:
-    """An optimizer's groups: those with its weight decay, and those, by id, without.
-
-    Of groups, as ``remove_vector_weight_decay`` makes them, each is split.
-    """
-    given = list(parameters)
-    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    return [
-        {**group, "params": [p for p in group["params"] if (id(p) in free) == is_free]}
-        | ({"weight_decay": 0.0} if is_free else {})
-        for group in groups
-        for is_free in (False, True)
-    ]
-
-
 def is_of_whole_epoch(checkpoint: Checkpoint) -> bool:
     """Not one that ``ckpt_interval_minutes`` saved in the middle of an epoch."""
     return "epoch" in checkpoint.meta
+
+
+def is_of_encoder(checkpoint: Checkpoint) -> bool:
+    """Whether one is of a whole epoch in which the encoder learned, too."""
+    return is_of_whole_epoch(checkpoint) and HEAD_ALONE not in checkpoint.meta
 
 
 def unwrapped(module: torch.nn.Module) -> torch.nn.Module:

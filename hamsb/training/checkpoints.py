@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 from uuid import uuid4
 
 import yaml
@@ -39,12 +40,13 @@ class Checkpointer(checkpoints.Checkpointer):
     """Stands in for ``speechbrain.utils.checkpoints.Checkpointer``.
 
     Arguments, methods and folders are SpeechBrain's, and each reads the other's
-    checkpoints. Four things differ. A save or a deletion that fails or is
+    checkpoints. Five things differ. A save or a deletion that fails or is
     killed leaves nothing that passes for a checkpoint, and the earlier ones as
     they were. ``meta`` that could not be read back is a ValueError at once, not
     at the next start. A checkpoint that lacks a recoverable is a ValueError that
     names it, before anything is loaded. ``importance_keys`` is never changed,
     neither the caller's list nor the default (SpeechBrain appends to both).
+    Where there is no checkpoint yet, ``pretrained_model`` gives the first weights.
 
     Arguments
     ---------
@@ -56,6 +58,10 @@ class Checkpointer(checkpoints.Checkpointer):
         How to load and save some of them.
     allow_partial_load : bool
         Whether a checkpoint may lack some of the recoverables.
+    pretrained_model : str or Path, optional
+        A finished model, as for `hamsb.training.finetuning.read_pretrained`, whose
+        weights the recoverable ``embedding_model`` has before the first checkpoint: for
+        SpeechBrain's own scripts, which know no fine-tuning.
 
     Example
     -------
@@ -68,6 +74,36 @@ class Checkpointer(checkpoints.Checkpointer):
     ...     [checkpoint.meta["epoch"] for checkpoint in checkpointer.find_checkpoints()]
     [2]
     """
+
+    def __init__(
+        self,
+        checkpoints_dir: str | os.PathLike,
+        recoverables: Mapping | None = None,
+        custom_load_hooks: Mapping | None = None,
+        custom_save_hooks: Mapping | None = None,
+        allow_partial_load: bool = False,
+        pretrained_model: str | os.PathLike | None = None,
+    ):
+        super().__init__(
+            checkpoints_dir,
+            recoverables,
+            custom_load_hooks,
+            custom_save_hooks,
+            allow_partial_load,
+        )
+        self.pretrained_model = pretrained_model
+
+    def recover_if_possible(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
+        """As SpeechBrain's; where it finds no checkpoint, weights of a finished model are
+        loaded, if one was given. Returns the checkpoint, or None."""
+        found = super().recover_if_possible(*args, **kwargs)
+        if found is None and self.pretrained_model is not None:
+            from hamsb.training.finetuning import load_encoder_weights
+
+            load_encoder_weights(
+                self.pretrained_model, self.recoverables["embedding_model"]
+            )
+        return found
 
     def save_checkpoint(
         self,

@@ -22,7 +22,7 @@ from hamsb.verification.metrics import eer, min_dcf
 
 OF_A_RUN = ("seed", "output_folder")  # not among the options, but those of the search
 OF_AN_EXPERIMENT = {
-    "hparams", "script", "folder", "seeds", "options", "baseline", "search",
+    "hparams", "script", "folder", "seeds", "options", "baseline", "search", "after",
 }  # fmt: skip
 DRAWS = 1000  # of the bootstrap
 RATES = {"EER %": ".2f", "minDCF(p=0.01)": ".3f", "minDCF(p=0.05)": ".3f"}
@@ -82,10 +82,40 @@ class Comparison:
                 raise ValueError(
                     f"{where}: baseline={baseline}: one of the other experiments."
                 )
+            after = experiment.get("after", [])
+            if not isinstance(after, list) or not set(after) <= {*self.experiments}:
+                raise ValueError(f"{where}: after={after}: a list of other experiments.")
             parts = [experiment.get("options", {}), *experiment.get("search", [])]
             for key in OF_A_RUN:
                 if any(key in part for part in (self.options, *parts)):
                     raise ValueError(f"{where}: {key} is no option; every run has its own.")
+        if left := {*self.experiments} - set(sum(self.waves(), [])):
+            raise ValueError(
+                f"{hparams_file}: experiments: {', '.join(sorted(left))} wait for one "
+                "another; see their after."
+            )
+
+    def waves(self) -> list[list[str]]:
+        """The experiments in the order of training: a wave of those that wait for nothing,
+        then one of those that are ``after`` experiments of it, and so on."""
+        waves: list[list[str]] = []
+        left = list(self.experiments)
+        while left:
+            wave = [name for name in left if not {*self.after(name)} & {*left}]
+            if not wave:
+                break
+            waves.append(wave)
+            left = [name for name in left if name not in wave]
+        return waves
+
+    def after(self, name: str) -> list[str]:
+        """The experiments whose finished models an experiment needs."""
+        return self.experiments[name].get("after", [])
+
+    def is_finished(self, name: str) -> bool:
+        """Whether the runs of all of an experiment's seeds are."""
+        runs = self.finals(name)
+        return bool(runs) and all(run.finished for run in runs)
 
     def check_runs(self) -> None:
         """ValueError or FileNotFoundError for options that train.py would refuse, and
@@ -324,13 +354,22 @@ def search_table(comparison: Comparison) -> list[dict]:
 def train_comparison(
     comparison: Comparison, processes: int, keep_checkpoints: bool
 ) -> list[Run]:
-    """The searches, then the seeds, all experiments with one seed before the next;
-    returns the runs that failed. An experiment whose search failed waits."""
-    names, how = comparison.experiments, (processes, keep_checkpoints)
-    failed = train_all(sum(map(comparison.search, names), []), *how)
-    finals = list(map(comparison.finals, names))
-    for name, runs in zip(names, finals):
-        for run in runs if comparison.search(name) else []:
-            refuse_changed(run)
-    by_seed = [run for runs in zip_longest(*finals) for run in runs if run]
-    return failed + train_all(by_seed, *how)
+    """Wave by wave the searches, then the seeds, all experiments with one seed before the
+    next; returns the runs that failed. An experiment waits whose search failed, or an
+    experiment that it is after."""
+    failed: list[Run] = []
+    for wave in comparison.waves():
+        names = [
+            name
+            for name in wave
+            if all(map(comparison.is_finished, comparison.after(name)))
+        ]
+        how = processes, keep_checkpoints
+        failed += train_all(sum(map(comparison.search, names), []), *how)
+        finals = list(map(comparison.finals, names))
+        for name, runs in zip(names, finals):
+            for run in runs if comparison.search(name) else []:
+                refuse_changed(run)
+        by_seed = [run for runs in zip_longest(*finals) for run in runs if run]
+        failed += train_all(by_seed, *how)
+    return failed

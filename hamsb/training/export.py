@@ -43,6 +43,8 @@ from hamsb.verification.decision import write_decision
 from hamsb.verification.training_data import write_training
 
 FEATURES = ("compute_features", "mean_var_norm")
+#: What makes the embeddings, in this order.
+ENCODER = (*FEATURES, "embedding_model")
 
 _COMMON = """
 audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer

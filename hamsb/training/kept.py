@@ -81,6 +81,11 @@ def global_statistics(module: nn.Module) -> list[nn.Module]:
     return [p for p in module.modules() if getattr(p, "norm_type", None) == "global"]
 
 
+def lacks_statistics(module: nn.Module) -> bool:
+    """Whether a part of a module that normalizes with such statistics has none yet."""
+    return any(getattr(part, "count", 0) == 0 for part in global_statistics(module))
+
+
 def running_statistics(module: nn.Module) -> Iterator[torch.Tensor]:
     """The running statistics of a module's batch normalizations, and their counts."""
     for part in module.modules():

@@ -28,7 +28,6 @@ from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.results import System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
-from hamsb.verification.training_data import read_training
 from hamsb.verification.trials import Trials
 
 NOT_SCORED = "The trials were not scored yet.\n"
@@ -173,9 +172,8 @@ def _training_data(
     speakers, development = _folders(brain.hparams.train_annotation), set()
     if course.preparation.dev_csv is not None:
         development = _folders(course.preparation.dev_csv)
-    first = getattr(brain.hparams, "pretrained_model", None)
-    if first is not None:
-        speakers |= set((read_training(first) or {"speakers": []})["speakers"])
+    if brain.begun_from is not None:
+        speakers |= set(brain.begun_from["speakers"] or ())
     return {
         "speakers": sorted(speakers),
         "development_speakers": sorted(development),

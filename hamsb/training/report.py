@@ -103,6 +103,8 @@ def run_conditions(
         "Scoring: cosine, one embedding an utterance, no padding, no normalization; "
         "95 % intervals by bootstrap over speakers",
     ]
+    if brain.begun_from is not None:
+        facts[1:1] = [about.rstrip(".") for about in brain.begun_from["about"]]
     if decision is not None:
         facts.insert(
             1,

@@ -34,8 +34,9 @@ from hamsb.dataio.annotations import utterance_files
 from hamsb.dataio.audio import check_files
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.dry_run import check_objects
+from hamsb.training.finetuning import OPTION, Beginning, begin, check_finetuning
 from hamsb.training.identity import begun, check_data, identity
-from hamsb.training.kept import global_statistics
+from hamsb.training.kept import lacks_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
 from hamsb.training.outcome import Course, finish
 from hamsb.training.processes import leave_together, normalized_together, share_batch
@@ -171,12 +172,16 @@ def main(
     overrides = share_batch(hparams_file, overrides)
     plain = plain_keys(resolve(hparams_file, overrides))
     together = normalized_together(plain, run_opts)
+    check_finetuning(plain)
     output_folder = Path(str(plain["output_folder"]))
     processes = share()[1]
     script = brain_class.script
     with only_run(output_folder) if if_main_process() else nullcontext():
         now = identity(script, hparams_file, overrides, run_opts, processes, together)
         began = begun(now, hparams_file, overrides, output_folder)
+        beginning = begin(plain, began)
+        if beginning is not None:
+            beginning.check(hparams_file, overrides)
         if run_opts.log_config:
             sb.create_experiment_directory(output_folder, log_config=run_opts.log_config)
         else:
@@ -214,6 +219,7 @@ def main(
             run_opts,
             now,
             began,
+            beginning,
         )
     leave_together()
 
@@ -234,6 +240,7 @@ def train(
     run_opts: RunOptions,
     now: Mapping,
     began: Mapping | None,
+    beginning: Beginning | None,
 ) -> None:
     """Train on prepared data, and bring out the model.
 
@@ -246,9 +253,13 @@ def train(
     run_opts : RunOptions
     now, began : mapping
         What the run is, and what it began as, None for a new one.
+    beginning : Beginning, optional
+        What fine-tuning begins with.
     """
     output_folder = Path(hparams["output_folder"])
     other = _other_data(hparams)
+    if beginning is not None:
+        other[OPTION] = beginning.digest
     check_data(began, other, output_folder)
     train_data, labels = brain_class.training_data(hparams)
     brain = brain_class(
@@ -260,14 +271,19 @@ def train(
         development=course.development,
     )
     brain.check_kept(hparams)
+    scored = hparams["baselines"] and course.lists
+    if beginning is not None:
+        new = hparams["checkpointer"].find_checkpoint() is None
+        beginning.start(brain, labels, course.lists, take=new or bool(scored))
     untrained = {}
-    if hparams["baselines"] and course.lists:
-        if global_statistics(brain.modules["mean_var_norm"]):
+    if scored:
+        if lacks_statistics(brain.modules["mean_var_norm"]):
             raise ValueError(
                 "baselines=True: before training mean_var_norm, of norm_type global, has "
                 "no statistics for the untrained network. Add --baselines=False."
             )
-        untrained["untrained network"] = course.score(brain, brain.encode)
+        first = "untrained network" if beginning is None else "before fine-tuning"
+        untrained[first] = course.score(brain, brain.encode)
         untrained["mean log-mel vector"] = course.score(brain, brain.mean_features)
 
     made = [Path(hparams["train_annotation"])]
@@ -277,7 +293,8 @@ def train(
     if if_main_process():
         with replacing(output_folder / "hyperparams.yaml") as partial:
             partial.write_text(course.settings, encoding="utf-8")
-        write_run(output_folder, {**now, "prepared": prepared, "data": other})
+        about = {} if brain.begun_from is None else {OPTION: brain.begun_from}
+        write_run(output_folder, {**now, "prepared": prepared, "data": other, **about})
     brain.fit(
         brain.hparams.epoch_counter,
         train_data,
@@ -293,8 +310,4 @@ def _other_data(hparams: Mapping) -> dict[str, str]:
         if list_files is not None:
             path = run_on_main(list_files)
             found[path.name] = digest(path)
-    if hparams.get("pretrained_model") is not None:
-        weights = Path(hparams["pretrained_model"], "embedding_model.ckpt")
-        if weights.is_file():  # else the script tells
-            found["pretrained_model"] = digest(weights)
     return found

@@ -1,8 +1,9 @@
-"""A training step: the backward pass after each view, one norm for all gradients, and an
-optimizer that a GPU runs as one kernel."""
+"""A training step: the backward pass after each view, one norm for all gradients, rates of
+their own for some parameters, and an optimizer that a GPU runs as one kernel."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +89,58 @@ def fused_on_cuda(make: Callable[..., Optimizer], device_type: str) -> Callable:
     return functools.partial(make, fused=True)
 
 
+def split_groups(parameters: Iterable, chosen: set[int], **options: Any) -> list[dict]:
+    """An optimizer's groups: parameters with its options, and the chosen with others.
+
+    Arguments
+    ---------
+    parameters : iterable
+        Of parameters; or of groups, as ``remove_vector_weight_decay`` makes them, of
+        which each is split.
+    chosen : set of int
+        The ids of some parameters.
+    **options
+        Theirs, as ``weight_decay=0.0``.
+    """
+    given = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    return [
+        {**group, "params": [p for p in group["params"] if (id(p) in chosen) == is_chosen]}
+        | (options if is_chosen else {})
+        for group in groups
+        for is_chosen in (False, True)
+    ]
+
+
+@contextmanager
+def own_rates(optimizer: Optimizer) -> Iterator[None]:
+    """A block in which a group that has an ``lr_factor`` has that part of its rate.
+
+    Outside it all groups have the rate of the schedule, which reads that of the first and
+    sets that of all; so a factor goes with every schedule.
+
+    Example
+    -------
+    >>> one, other = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    >>> groups = [{"params": [one], "lr_factor": 0.5}, {"params": [other]}]
+    >>> optimizer = torch.optim.SGD(groups, lr=0.2)
+    >>> with own_rates(optimizer):
+    ...     [group["lr"] for group in optimizer.param_groups]
+    [0.1, 0.2]
+    >>> [group["lr"] for group in optimizer.param_groups]
+    [0.2, 0.2]
+    """
+    groups = [group for group in optimizer.param_groups if "lr_factor" in group]
+    rates = [group["lr"] for group in groups]
+    for group, rate in zip(groups, rates):
+        group["lr"] = rate * group["lr_factor"]
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates):
+            group["lr"] = rate
+
+
 def clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
     """Shorten an optimizer's gradient, as one vector over all of its groups.
 
@@ -108,7 +161,8 @@ def optimizers_step(brain: "EmbeddingBrain", optimizers: Iterable[Optimizer]) ->
     if brain.skip_nonfinite_grads and not brain.scaler.is_enabled():
         brain.check_gradients()
     for optimizer in optimizers:
-        brain.scaler.step(optimizer)
+        with own_rates(optimizer):
+            brain.scaler.step(optimizer)
     brain.scaler.update()
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)

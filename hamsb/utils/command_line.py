@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
-from ruamel.yaml import YAML, ScalarNode
+from ruamel.yaml import YAML, ScalarNode, SequenceNode
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
@@ -254,13 +254,24 @@ def _run_options(parser, options, hparams_file, given):
     for name, values in chosen.items():
         if name not in flags:
             single = options[name].nargs is None
-            arguments += [f"--{name}={values[0]}"] if single else [f"--{name}", *values]
+            arguments += (
+                [f"--{name}={values[0]}"] if single else [f"--{name}", *_items(values)]
+            )
     try:
         parsed = vars(parser.parse_args(arguments))
     except ArgumentError as error:
         name = str(error.argument_name).lstrip("-")
         raise ValueError(f"{name}={' '.join(given[name])}: {error.message}.") from None
     return RunOptions(**{**parsed, **flags, "overridden_args": set(chosen)})
+
+
+def _items(values):
+    """The values of an option that takes several: given as such, or as one yaml list."""
+    if len(values) == 1 and values[0].startswith("["):
+        node, _ = _compose_value(f"values: {values[0]}")
+        if isinstance(node, SequenceNode):
+            return [str(item.value) for item in node.value]
+    return values
 
 
 def _override(name, value):
@@ -375,7 +386,7 @@ def _check_values(run_opts, resolved):
             "auto_mix_prec=True, bfloat16_mix_prec=True: mean fp16 and bf16. Give "
             "--precision alone."
         )
-    if chosen("compile"):
+    if chosen("compile") and "modules" in resolved:  # a study's runs ask for themselves
         _check_modules("compile_module_keys", chosen("compile_module_keys"), resolved)
     if get_local_rank() is None:
         for name in ("distributed_backend", "find_unused_parameters"):
@@ -392,7 +403,7 @@ def _check_values(run_opts, resolved):
 
 def _check_modules(option, names, resolved):
     """ValueError where an option names a module that the yaml lacks."""
-    modules = resolved.get("modules", {})
+    modules = resolved["modules"]
     for name in names or []:
         if name not in modules:
             raise ValueError(

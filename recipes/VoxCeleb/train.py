@@ -28,7 +28,10 @@ KEYS = [
     Key("separate_views", "boolean", "clean and augmented batch in turn", optional=True),
     Key("batch_sampler", "object", "makes the batches, anew each epoch", optional=True),
     Key("cluster_refresh", "mapping", "new clusters for the batch sampler", optional=True),
-    Key("pretrained_model", "folder", "an export with the same speakers", optional=True),
+    Key(
+        "head_epochs", "number", "train the head alone, of pretrained_model", optional=True
+    ),
+    Key("encoder_lr_factor", "number", "of the rate, for the encoder", optional=True),
 ]
 
 if __name__ == "__main__":
@@ -37,7 +40,6 @@ if __name__ == "__main__":
 from hamsb.augment.reads import Reads, Speeds, augment
 from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps, number_speakers
 from hamsb.dataio.rows import RowDataset
-from hamsb.inference.folder import model_folder
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.branches import check_branches
@@ -46,9 +48,6 @@ from hamsb.training.report import describe, millions
 from hamsb.utils.command_line import main_or_exit
 from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
-
-import torch
-from speechbrain.dataio.encoder import CategoricalEncoder
 
 # ---------------------------------------------------------------------- the data
 
@@ -87,37 +86,22 @@ def label_speeds(labels, speed_perturb):
             labels.enforce_label(name, index + k * speed_perturb.speakers)
 
 
-def load_pretrained(folder, hparams, labels):
-    """Start from the weights of a finished model with the same speakers.
-
-    Arguments
-    ---------
-    folder : str
-        Its export folder.
-    """
-    folder = model_folder(folder, "pretrained_model")
-    if not (folder / "label_encoder.ckpt").is_file():
-        raise FileNotFoundError(
-            f"pretrained_model={folder}: no speakers here (no label_encoder.ckpt); give a "
-            "model that was trained with speaker labels."
-        )
-    theirs = CategoricalEncoder()
-    theirs.load(folder / "label_encoder.ckpt")
-    if theirs.lab2ind != labels.lab2ind:
-        raise ValueError(
-            f"pretrained_model={folder}: was trained with {len(theirs)} speakers that "
-            f"are not the {len(labels)} of this training; give the same data."
-        )
-    for name in learned(hparams):
-        weights = torch.load(folder / f"{name}.ckpt", map_location="cpu", weights_only=True)
-        hparams[name].load_state_dict(weights)
-
-
 def learned(modules):
     """The names, among modules, of the embedding model and of the classifier if it has
     parameters: one that hands on the embeddings has none, and no classes."""
     names = "embedding_model", "classifier"
     return [name for name in names if any(True for _ in modules[name].parameters())]
+
+
+def check_head(hparams):
+    """Whether the model has a head; ValueError where ``head_epochs`` would train none."""
+    has_head = "classifier" in learned(hparams)
+    if hparams.get("head_epochs") and not has_head:
+        raise ValueError(
+            f"head_epochs={hparams['head_epochs']}: trains the head alone, and the "
+            "classifier has nothing to learn; leave head_epochs out."
+        )
+    return has_head
 
 
 # ------------------------------------------------------------------ the training
@@ -163,9 +147,7 @@ class SpeakerBrain(EmbeddingBrain):
             hparams["modules"],
             len(labels),
         )
-        if hparams.get("pretrained_model") is not None:
-            load_pretrained(hparams["pretrained_model"], hparams, labels)
-        return data, labels if "classifier" in learned(hparams) else None
+        return data, labels if check_head(hparams) else None
 
     @staticmethod
     def facts(hparams):
@@ -238,12 +220,13 @@ class SpeakerBrain(EmbeddingBrain):
         return [*zip(wavs.split(size), targets.split(size), lengths.split(size))]
 
     def forward_view(self, wavs, targets, lengths):
-        features = self.modules.compute_features(wavs)
-        features = self.modules.mean_var_norm(features, lengths)
-        if getattr(self.hparams, "fea_augment", None) is not None:
-            features, lengths = self.hparams.fea_augment(features, lengths)
-            targets = self.hparams.fea_augment.replicate_labels(targets)
-        embeddings = self.modules.embedding_model(features)
+        with self.encoding():
+            features = self.modules.compute_features(wavs)
+            features = self.modules.mean_var_norm(features, lengths)
+            if getattr(self.hparams, "fea_augment", None) is not None:
+                features, lengths = self.hparams.fea_augment(features, lengths)
+                targets = self.hparams.fea_augment.replicate_labels(targets)
+            embeddings = self.modules.embedding_model(features)
         self.count_clipped(embeddings)
         outputs = {name: self.modules[name](embeddings) for name in self.branches}
         return outputs, targets, lengths

@@ -172,6 +172,29 @@ def test_seeds_options_threads_and_order(comparison, stand_in):
     assert all(call["debug"] == "true" and call["threads"] == cores for call in calls)
 
 
+def test_an_experiment_waits_for_the_models_that_it_needs(comparison, stand_in, capsys):
+    path = "!ref <output_folder>/../../am/<seed>/export"
+    own = {"hparams": HAM, "after": ["am"], "options": {"train_log": path}}
+    file = comparison(seeds=[1, 2], experiments={"own": own, **EXPERIMENTS})
+    stand_in.tell({"am/2": {"status": 3}})
+    with pytest.raises(ValueError, match="1 runs failed: am, seed 2"):
+        compare.main([file])
+    assert stand_in.names() == ["am/1", "ham/1", "am/2", "ham/2"]
+    assert "Missing: own, seed 1; own, seed 2; am, seed 2." in capsys.readouterr().out
+    stand_in.tell({})
+    compare.main([file])
+    assert stand_in.names()[4:] == ["am/2", "own/1", "own/2"]
+    assert stand_in.calls()[-1]["train_log"] == path
+
+
+def test_modules_to_compile_are_those_of_the_runs(comparison, stand_in):
+    """Which the study's yaml lacks."""
+    compare.main([comparison(), "--compile", "--compile_module_keys", "classifier"])
+    assert stand_in.calls()[0]["compile_module_keys"] == "[classifier]"
+    with pytest.raises(ValueError, match="=head: no such module; the yaml's modules are"):
+        compare.main([comparison(seeds=[2]), "--compile", "--compile_module_keys=head"])
+
+
 def test_processes_share_the_cores_and_run_side_by_side(comparison, stand_in, capsys):
     stand_in.tell({"am/1": {"after": "ham/1"}})
     compare.main([comparison(processes=2)])
@@ -454,6 +477,18 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
         (
             {"experiments": {"am": {"hparams": HAM, "base": "h"}}},
             "am. has hparams, base; it",
+        ),
+        ({"experiments": {"am": {"hparams": HAM, "after": ["h"]}}}, r"after=\['h'\]: a"),
+        ({"experiments": {"am": {"hparams": HAM, "after": ["am"]}}}, "am wait for one"),
+        (
+            {
+                "experiments": {
+                    "h": {"hparams": HAM},
+                    "am": {"hparams": HAM, "after": ["h", "ham"]},
+                    "ham": {"hparams": HAM, "after": ["am"]},
+                }
+            },
+            "am, ham wait for one another; see their after",
         ),
         ({"experiments": {"am": {"options": {}}}}, "am. has options; it needs hparams"),
         ({"experiments": {"a/m": {"hparams": HAM}}}, "the name is a folder's"),

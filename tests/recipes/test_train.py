@@ -27,7 +27,18 @@ import train_ssl
 import verify
 from hamsb.augment.time_domain import SpeedPerturb
 from hamsb.training import outcome
-from runs import code_blocks, contents, fork, quick, status_of, untimed  # noqa: F401
+from runs import (  # noqa: F401
+    EXPERIMENT,
+    code_blocks,
+    contents,
+    export_untrained,
+    fork,
+    quick,
+    same,
+    status_of,
+    untimed,
+    weights,
+)
 from stand_ins import Embedding, Framed
 
 HAM = "hparams/small_ham.yaml"
@@ -302,21 +313,82 @@ def test_labels_are_those_of_the_data_whatever_was_left_of_others(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"label_encoder.txt", "train.csv"}
 
 
-def test_fine_tuning_starts_from_the_finished_model(run, tiny_distortions, tmp_path):
-    lmft = "hparams/train_ecapa_ham_lmft.yaml"
+def test_fine_tuning(run, tmp_path, monkeypatch, capsys):
+    """The new head alone, then both; and again, interrupted, and without the model."""
     finished = run(output_folder=tmp_path / "finished") / "export"
-    options = {"pretrained_model": finished, **tiny_distortions}
-    out = run(lmft, lr=1e-12, **options)
-    for name in ("embedding_model", "classifier"):
-        before, after = (torch.load(f / f"{name}.ckpt") for f in (finished, out / "export"))
-        for key in before:
-            if "running" not in key and "num_batches" not in key:
-                torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="6 speakers that are not the 5"):
-        run(lmft, dev_speakers=3, output_folder=tmp_path / "other", **options)
-    options["pretrained_model"] = tmp_path / "nowhere"
-    with pytest.raises(FileNotFoundError, match="nowhere: no exported model"):
-        run(lmft, output_folder=tmp_path / "none", **options)
+    options = {
+        "pretrained_model": finished,
+        "number_of_epochs": 3,
+        "head_epochs": 1,
+        "encoder_lr_factor": 0.1,
+        "no_weight_decay": "[classifier]",
+        "avg_checkpoints": 3,
+        "dev_speakers": 3,
+    }
+    whole = run(output_folder=tmp_path / "whole", **{**options, "baselines": True})
+    said = "the head is new, since its 6 speakers are not the 5 of this training"
+    report = (whole / "report.md").read_text()
+    assert said in capsys.readouterr().out and said in report
+    assert "veri_test: before fine-tuning" in report and "untrained" not in report
+
+    # The first epoch leaves the encoder as it was, statistics included; no average has it.
+    by_epoch = {c.meta["epoch"]: c for c in Checkpointer(whole / "save").list_checkpoints()}
+    encoders = [
+        torch.load(by_epoch[epoch].paramfiles["embedding_model"]) for epoch in (1, 2, 3)
+    ]
+    assert same(encoders[0], weights(finished.parent))
+    assert not same(encoders[1], encoders[0])
+    assert "| 3 | 2, 3 |" in report
+    heads = [torch.load(by_epoch[epoch].paramfiles["classifier"]) for epoch in (1, 2)]
+    assert not same(*heads)
+    groups = torch.load(by_epoch[3].paramfiles["optimizer"])["param_groups"]
+    found = {(g.get("lr_factor"), g["weight_decay"] > 0): len(g["params"]) for g in groups}
+    assert found == {(0.1, True): len(list_parameters(encoders[0])), (None, True): 0} | {
+        (None, False): 1, (0.1, False): 0
+    }  # fmt: skip
+    assert len({group["lr"] for group in groups}) == 1
+
+    # What it began with is noted, and whose speech.
+    noted = json.loads((whole / "run.json").read_text())
+    assert len(noted["data"]["pretrained_model"]) == 64
+    assert said in noted["pretrained_model"]["about"][0]
+    trained = json.loads((whole / "export" / "training.json").read_text())
+    assert len(trained["speakers"]) == 6 and len(trained["development_speakers"]) == 3
+
+    start = train.SpeakerBrain.on_stage_start
+
+    def interrupted(self, stage, epoch=None):
+        start(self, stage, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    again = {**options, "output_folder": tmp_path / "again"}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train.SpeakerBrain, "on_stage_start", interrupted)
+        run(**again)
+    with pytest.raises(ValueError, match=r"began with head_epochs=1, and now it is 2"):
+        run(**{**again, "head_epochs": 2})
+    finished.rename(tmp_path / "gone")
+    assert same(weights(run(**again)), weights(whole))
+    assert said in (tmp_path / "again" / "report.md").read_text()
+    with pytest.raises(FileNotFoundError, match="pretrained_model=.*: no exported model"):
+        run(**{**again, "output_folder": tmp_path / "new"})
+
+
+def list_parameters(state):
+    return [key for key in state if "running_" not in key and "num_batches" not in key]
+
+
+def test_a_model_of_another_size_is_refused_before_data_are_read(run, tmp_path):
+    text = EXPERIMENT.replace("n_mels: 20", "n_mels: 80").replace(" 16\n", " 24\n")
+    text = text.replace("input_size: 20", "input_size: 80").replace("[8,", "[12,")
+    export_untrained(tmp_path / "model", text)
+    with pytest.raises(
+        ValueError,
+        match=r"conv.weight is of shape \[8, 80, 5\] here and .*"
+        r"Give --embedding_model='{channels: .*, lin_neurons: 24}'\.$",
+    ):
+        run(pretrained_model=tmp_path / "model", data_folder=tmp_path / "nowhere")
 
 
 def test_the_margin_grows_and_goes_on_after_an_interruption(

@@ -76,7 +76,7 @@ VERIFICATION = {
 }
 
 HPARAMS = REPOSITORY / "hparams"
-EXPERIMENTS = sorted(HPARAMS.glob("train_ecapa_*.yaml"))
+EXPERIMENTS = sorted(HPARAMS.glob("train_ecapa_*.yaml")) + [HPARAMS / "finetune_ham.yaml"]
 SMALL = {"channels": [8, 8, 8, 8, 24], "attention_channels": 8, "lin_neurons": 16}
 
 
@@ -181,10 +181,11 @@ def test_missing_augmentation_folder_names_its_key(kind, tmp_path):
 # ------------------------------------------------------------------ verification
 
 
-def export(folder, seed):
+def export(folder, seed, lin_neurons=16):
     """A small untrained model, as train.py exports it."""
-    path, small = HPARAMS / "train_ecapa_ham.yaml", {"embedding_model": SMALL}
-    small |= {"seed": seed, "lin_neurons": 16, "out_n_neurons": 3}
+    path = HPARAMS / "train_ecapa_ham.yaml"
+    small = {"seed": seed, "lin_neurons": lin_neurons, "out_n_neurons": 3}
+    small["embedding_model"] = {**SMALL, "lin_neurons": lin_neurons}
     resolved = load(path, resolve_references, **small).getvalue()
     whole = load_hyperpyyaml(resolved)
     modules = {name: whole[name] for name in ("embedding_model", "classifier")}
@@ -339,9 +340,15 @@ def check_trained(folder):
 def test_their_script_trains_with_our_yaml(path, speechbrains, tiny, tmp_path):
     small = yaml.safe_dump({**SMALL, "lin_neurons": 192}, default_flow_style=True).strip()
     if "\npretrained_model:" in path.read_text():
-        tiny["pretrained_model"] = tmp_path  # which that script does not read
+        tiny["pretrained_model"] = export(tmp_path / "export", 1, lin_neurons=192)
+        began = tmp_path / "export" / "embedding_model.ckpt"
+        tiny["lr"] = 1e-9  # the encoder stays what it began as
     speechbrains("train_speaker_embeddings.py", path, embedding_model=small, **tiny)
     check_trained(tmp_path / "run")
+    if "pretrained_model" in tiny:
+        (file,) = (tmp_path / "run").glob("save/CKPT*/embedding_model.ckpt")
+        ours, theirs = (torch.load(f)["fc.conv.weight"] for f in (file, began))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("stock", ENCODERS)

@@ -170,6 +170,8 @@ def test_run_options():
     assert found.noprogressbar is True and found.compile is True
     assert found.skip_nonfinite_grads is False and found.ckpt_interval_steps == -1
     assert found.compile_module_keys == ["head", "cost"]
+    listed = options("--compile", "--compile_module_keys=[head, cost]")
+    assert listed.compile_module_keys == ["head", "cost"]
     assert found.debug is False and found.param_file == "x.yaml"
     assert found.overridden_args == {
         "noprogressbar",

@@ -10,7 +10,8 @@ experiment each is measured against), the options that all of them get, and the
 seeds. Every run is one ``train.py``, or the ``script`` beside it that the experiment
 names (``train_ssl.py``), in ``output_folder/<experiment>/<seed>``, or in
 ``folder/<seed>`` where it names another study's folder of runs, which then serve
-both; an experiment may have ``seeds`` of its own. ``processes`` runs go side by side and
+both; an experiment may have ``seeds`` of its own. One that needs the models of others
+names these in ``after``, and waits for them. ``processes`` runs go side by side and
 share the cores. A run option on the command line (``--device=cuda:0``) goes to every run.
 
 An experiment's yaml is looked for beside the study's and in ``hparams/``. Options are

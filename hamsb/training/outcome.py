@@ -23,11 +23,11 @@ from hamsb.training.report import (
 )
 from hamsb.utils.conditions import versions
 from hamsb.verification.decision import make_decision
-from hamsb.verification.embeddings import embed_utterances
+from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.results import System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.training_data import read_training
-from hamsb.verification.trials import Trials
+from hamsb.verification.trials import Enrolment, Trials
 
 NOT_SCORED = "The trials were not scored yet.\n"
 
@@ -47,9 +47,9 @@ class Course:
     preparation : Preparation
     lists : sequence of Trials
         To be scored; may be empty.
-    files : mapping of str to Path
-        Of every utterance of the lists.
-    development : tuple of (Trials, mapping of str to Path), optional
+    files : mapping of str to Path, Utterance or tuple of these
+        Of every utterance and model of the lists.
+    development : tuple of (Trials, mapping of str to Path or Utterance), optional
         The development trials and their files.
     """
 
@@ -58,8 +58,8 @@ class Course:
     settings: str
     preparation: Preparation
     lists: Sequence[Trials]
-    files: Mapping[str, Path]
-    development: tuple[Trials, Mapping[str, Path]] | None
+    files: Mapping[str, Enrolment]
+    development: tuple[Trials, Mapping[str, Enrolment]] | None
 
     def score(
         self, brain: EmbeddingBrain, encode: Callable[[torch.Tensor], torch.Tensor]
@@ -191,7 +191,7 @@ def _folders(annotation: str | Path) -> set[str]:
 def check_export(
     export: Path,
     brain: EmbeddingBrain,
-    scored: Iterable[tuple[Trials, Mapping[str, Path], np.ndarray]],
+    scored: Iterable[tuple[Trials, Mapping[str, Enrolment], np.ndarray]],
 ) -> None:
     """Load an exported model as its user will; ValueError where it does not give the
     scores of the trained one.
@@ -211,9 +211,10 @@ def check_export(
     for trials, files, scores in scored:
         few = [int(np.argmax(trials.labels == label)) for label in (0, 1)]
         names = {name for i in few for name in (trials.enrol[i], trials.test[i])}
-        embeddings = embed_utterances(
-            {name: files[name] for name in names},
+        (embeddings,) = embed_sets(
             encoder.encode_batch,
+            [{name: files[name] for name in names}],
+            [],
             brain.hparams.sample_rate,
             progress=False,
         )
@@ -226,7 +227,8 @@ def check_export(
         for i, theirs, ours in zip(few, score_trials(embeddings, chosen), scores[few]):
             if not abs(theirs - ours) <= close:
                 raise ValueError(
-                    f"{export}: gives {theirs:.4f} for line {i + 1} of {trials.path}, "
+                    f"{export}: gives {theirs:.4f} for line {trials.header + i + 1} of "
+                    f"{trials.path}, "
                     f"and the trained model {ours:.4f}. The exported model is not what "
                     "report.md is about; do not use it, and report this as a fault."
                 )

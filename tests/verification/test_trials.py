@@ -72,10 +72,9 @@ def test_read_trials_names_file_and_line(tmp_path):
             ),
             (
                 "2 id1/a.wav id1/b.wav",
-                "label must be 0 or 1, not '2', found '2 id1/a.wav id1/b.wav'",
+                "label must be 0 or 1, .* not '2', found '2 id1/a.wav id1/b.wav'",
             ),
-            ("1.0 id1/a.wav id1/b.wav", "label must be 0 or 1, not '1.0'"),
-            ("id1/a.wav id1/b.wav 1", "label must be 0 or 1, not 'id1/a.wav'"),
+            ("1.0 id1/a.wav id1/b.wav", "label must be 0 or 1, .* not '1.0'"),
             ("", "empty line"),
             ("  \t", "empty line"),
             ("1 id1/a.wav id1/a.wav", "compared with itself"),
@@ -136,11 +135,13 @@ def test_missing_utterances(four_trials, corpus, tmp_path):
         corpus / "id1_x_1.wav"
     )  # beside wav is not below it
     with pytest.raises(FileNotFoundError) as error:
-        find_utterances(four_trials, [corpus, tmp_path / "nowhere"])
+        find_utterances(four_trials, [corpus, tmp_path])
     assert f"{four_trials.path}:1: no file for id1/x/1.wav; 3 of 4 utterances" in str(
         error.value
     )
-    assert f"{corpus}/wav, {tmp_path}/nowhere/wav (no such folder)" in str(error.value)
+    assert f"searched {corpus}/wav, {tmp_path}" in str(error.value)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder; data"):
+        find_utterances(four_trials, [corpus, tmp_path / "nowhere"])
 
 
 def test_missing_utterance_names_its_first_line(four_trials, corpus):

@@ -48,7 +48,13 @@ from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
 from hamsb.utils.sharing import share
 from hamsb.verification.embeddings import recordings
-from hamsb.verification.trials import Enrolment, Trials, read_lists
+from hamsb.verification.trials import (
+    Enrolment,
+    Trials,
+    find_recordings,
+    read_lists,
+    read_trials,
+)
 
 
 def _batches(plain: Mapping) -> tuple[int, bool]:
@@ -224,7 +230,8 @@ def _development(
     """The development trials and their files."""
     if preparation.dev_trials is None or preparation.dev_csv is None:
         return None
-    (trials,), files = read_lists(preparation.dev_trials, preparation.dev_csv)
+    trials = read_trials(preparation.dev_trials)
+    (trials,), files = find_recordings([trials], preparation.dev_csv)
     return trials, files
 
 

@@ -17,7 +17,7 @@ extension of an audio file. Where a file ``enroll.map`` lies beside the list, wi
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -155,6 +155,8 @@ def read_lists(
 ) -> tuple[list[Trials], dict[str, Enrolment]]:
     """Read the trial lists and find their audio, before anything takes long.
 
+    What the data are is logged, a line each.
+
     Arguments
     ---------
     files : str or list of str
@@ -211,7 +213,7 @@ def read_lists(
             )
     if not lists:
         return [], {}
-    return _find(lists, roots, key)
+    return find_recordings(lists, roots, key, logger.info)
 
 
 def read_trials(path: str | os.PathLike) -> Trials:
@@ -364,7 +366,7 @@ def find_utterances(
     ...     sorted(find_utterances(trials, [root]))
     ['id1/a.wav', 'id1/b.wav']
     """
-    return _find([trials], roots, "roots")[1]
+    return find_recordings([trials], roots, "roots")[1]
 
 
 def listed_speakers(
@@ -431,12 +433,36 @@ def _models(trials: Trials) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _find(
+def find_recordings(
     lists: Sequence[Trials],
     roots: str | os.PathLike | Iterable[str | os.PathLike],
-    key: str,
+    key: str = "data_folder",
+    say: Callable[[str], None] | None = None,
 ) -> tuple[list[Trials], dict[str, Enrolment]]:
-    """The lists, with what the data tell of their utterances, and the recordings."""
+    """The lists with what the data tell of their utterances, and the recordings.
+
+    Arguments
+    ---------
+    lists : sequence of Trials
+        At least one, as they were read.
+    roots : str, Path or list of them
+        The data, as `hamsb.dataio.sources.open_source` takes them.
+    key : str
+        What errors call the data.
+    say : callable, optional
+        Is told in a line what each of the data is.
+
+    Returns
+    -------
+    list of Trials
+    dict of str to Path, Utterance or tuple of these
+        As `read_lists`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `find_utterances`; a model that means different utterances in two lists.
+    """
     sources = _open(roots, key)
     if not sources:
         raise ValueError(f"{lists[0].path}: no roots to search; give the trials' data")
@@ -451,6 +477,10 @@ def _find(
     named = {name for trials in lists for name in trials.utterances}
     wanted = (named - models.keys()).union(*models.values())
     everywhere = [(source, source.find(wanted)) for source in sources]
+    if say is not None:
+        for source, here in everywhere:
+            number = f"{len(here):,} utterances of the trial lists"
+            say(f"{source.path}: {source.layout}: {number}")
     found: dict[str, tuple[Source, Found]] = {}
     files: dict[str, Enrolment] = {}
     given: list[Trials] = []
@@ -467,14 +497,6 @@ def _find(
         told = _told(parts, models, found)
         given.append(dataclasses.replace(trials, told=told))
         _check_trials(given[-1], files, sources)
-    for source, here in everywhere:
-        if here:
-            logger.info(
-                "%s: %s: %s utterances of the trial lists",
-                source.path,
-                source.layout,
-                f"{len(here):,}",
-            )
     return given, files
 
 

@@ -70,6 +70,7 @@ from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.batches import check_numbers
 from hamsb.verification.data import VerificationData
+from hamsb.verification.embeddings import recordings
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
 from hamsb.verification.trials import read_lists, speaker_of
 
@@ -198,6 +199,20 @@ def write_radii(folder, text, numbers, measured, ball, centers):
         (made / "report.md").write_text(text, encoding="utf-8")
 
 
+def by_speaker(lists, files):
+    """The recordings, models left out, by names whose first folder is the speaker."""
+    named = {}
+    for trials in lists:
+        for name in trials.utterances:
+            if name in trials.told:
+                named[name] = f"{trials.speaker_of(name)}/{name}"
+    return {
+        named.get(name, name): file
+        for name, file in files.items()
+        if [file] == recordings({name: file})
+    }
+
+
 # --------------------------------------------------------------------------- main
 
 
@@ -227,7 +242,7 @@ def relate(arguments, hparams, encoder, folder, progress):
         _ = trials.speakers  # every path begins with one
     known = model_speakers(hparams["model"])
     overlaps = find_overlaps(VerificationData(lists, files), known)
-    files = choose(files, hparams["utterances"], hparams["seed"])
+    files = choose(by_speaker(lists, files), hparams["utterances"], hparams["seed"])
     measured = embed_conditions(
         encoder.encode_batch,
         ball,

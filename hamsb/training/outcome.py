@@ -164,9 +164,10 @@ def _training_data(
 ) -> dict[str, object]:
     """What `hamsb.verification.training_data.write_training` stores: of speakers the
     names that trial lists call them by, those of a model that it started from too."""
-    speakers, development = _folders(brain.hparams.train_annotation), set()
+    prefixes = course.preparation.prefixes
+    speakers, development = _own_names(brain.hparams.train_annotation, prefixes), set()
     if course.preparation.dev_csv is not None:
-        development = _folders(course.preparation.dev_csv)
+        development = _own_names(course.preparation.dev_csv, prefixes)
     first = getattr(brain.hparams, "pretrained_model", None)
     if first is not None:
         speakers |= set((read_training(first) or {"speakers": []})["speakers"])
@@ -177,14 +178,17 @@ def _training_data(
     }
 
 
-def _folders(annotation: str | Path) -> set[str]:
-    """The speakers of a csv file, without the prefixes that tell data folders apart."""
+def _own_names(annotation: str | Path, prefixes: Sequence[str]) -> set[str]:
+    """The speakers of a csv file, without the prefixes that tell data sources apart."""
     found: dict[str, str] = {}
     for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
         if speaker not in found:  # all files of one lie in folders of one name
             parents = [parent.name for parent in Path(wav).parents if parent.name]
             bare = [name for name in parents if speaker.endswith(f"-{name}")]
-            found[speaker] = bare[0] if bare and speaker not in parents else speaker
+            if not bare and speaker not in parents:  # a table's
+                begins = [prefix for prefix in prefixes if speaker.startswith(prefix)]
+                bare = [speaker.removeprefix(max(begins, key=len, default=""))]
+            found[speaker] = bare[0] if speaker not in parents else speaker
     return set(found.values())
 
 

@@ -145,6 +145,8 @@ class Preparation:
         Number of files left out or treated, by reason (see `REASONS`).
     reused : bool
         True if an earlier preparation was found good and no file was opened.
+    prefixes : list of str
+        What speakers' names begin with, of ``prefix_speakers``.
     """
 
     train_csv: Path
@@ -155,6 +157,7 @@ class Preparation:
     hours: float
     counts: dict
     reused: bool
+    prefixes: list
 
 
 class _Utterance(NamedTuple):
@@ -338,6 +341,7 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
         "utterances": len(training),
         "hours": sum(u.frames for u in training) / rate / 3600,
         "counts": counts,
+        "prefixes": sorted({row.source.prefix for row in found} - {""}),
     }
     _write(save_folder, rows, made_from, numbers, expected)
     prepared = _preparation(save_folder, numbers, bool(held_out), False)

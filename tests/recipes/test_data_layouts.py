@@ -8,6 +8,7 @@ import torch
 
 from hamsb.dataio.pipelines import RandomCrop
 from hamsb.dataio.rows import RowDataset
+from hamsb.training.outcome import _own_names
 from hamsb.verification.scoring import score_lists
 from hamsb.verification.trials import read_lists
 from runs import FbankMean, write_layouts, write_list, write_speakers
@@ -118,3 +119,40 @@ def test_crops_stay_within_their_stretch(layouts, tmp_path):
             torch.manual_seed(seed)
             assert torch.equal(mine, crop(file["wav"], file["start"], file["stop"]))
     assert max(starts) >= 16000
+
+
+def test_the_evaluation_of_cn_celeb_does_not_train(layouts, tmp_path):
+    root, _ = layouts["tree"]
+    for number in range(4):
+        for k, genre in enumerate(("singing", "live")):
+            file = tmp_path / "data" / f"id{number}" / f"{genre}-01-00{k}.wav"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.symlink_to(root / "wav" / f"id0{number}" / "x" / f"0000{k}.wav")
+    file = tmp_path / "eval" / "test" / "id3-drama-01-001.wav"
+    file.parent.mkdir(parents=True)
+    file.symlink_to(root / "wav" / "id03" / "y" / "00000.wav")
+    lists = tmp_path / "eval" / "lists"
+    lists.mkdir()
+    (lists / "enroll.map").write_text("id3-enroll id3/singing-01-000.wav\n")
+    (lists / "trials.lst").write_text("id3-enroll test/id3-drama-01-001.flac 1\n")
+    options = {"dev_speakers": 0, "verification_file": lists / "trials.lst"}
+    prepared = prepare(tmp_path, tmp_path / "save", **options)
+    found = read_rows(prepared.train_csv)
+    assert {row["spk_id"] for row in found} == {"id0", "id1", "id2"}
+    assert found[0]["ID"] == "id0/live-01-001"
+
+
+def test_namesakes_of_two_tables(layouts, tmp_path):
+    """Refused, told apart, or merged, as those of two folders."""
+    kaldi, table = (layouts[name][0] for name in ("kaldi", "list.csv"))
+    with pytest.raises(ValueError, match="8 speakers occur both .* 32 utterances have one"):
+        prepare([kaldi, table], tmp_path / "save")
+    with pytest.raises(ValueError, match="two files have the ID 'id00-x-00000'"):
+        prepare([kaldi, table], tmp_path / "save", merge_speakers=True)
+    options = {"dev_speakers": 4, "prefix_speakers": True}
+    prepared = prepare([kaldi, table], tmp_path / "save", **options)
+    assert prepared.prefixes == ["kaldi-", "list.csv-"] and prepared.utterances == 48
+    lists, files = read_lists(prepared.dev_trials, prepared.dev_csv)
+    assert set(lists[0].speakers) == {row["spk_id"] for row in read_rows(prepared.dev_csv)}
+    names = _own_names(prepared.train_csv, prepared.prefixes)
+    assert names <= {f"id0{number}" for number in range(8)}

@@ -165,15 +165,22 @@ def with_cohort(data, hparams, folder, sample_rate):
     if data.calibration is not None:
         folders.append(hparams["calibration_data_folder"])
     names = ("merge_speakers", "prefix_speakers")
-    prepared = prepare_voxceleb(
-        hparams["cohort"],
-        folder / "cohort",
-        [trials.path for trials in data.all_lists],
-        dev_speakers=0,
-        sample_rate=sample_rate,
-        test_data_folder=sum(([f] if isinstance(f, str) else list(f) for f in folders), []),
-        **{name: hparams[name] for name in names if name in hparams},
-    )
+    try:
+        prepared = prepare_voxceleb(
+            hparams["cohort"],
+            folder / "cohort",
+            [trials.path for trials in data.all_lists],
+            dev_speakers=0,
+            sample_rate=sample_rate,
+            test_data_folder=[
+                path
+                for each in folders
+                for path in ([each] if isinstance(each, str) else each)
+            ],
+            **{name: hparams[name] for name in names if name in hparams},
+        )
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"cohort: {error}") from error
     cohort = find_cohort(prepared.train_csv, data.all_lists, hparams["cohort_per_speaker"])
     data = replace(data, cohort_files=cohort)
     means = hparams["cohort_speaker_means"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hamsb.dataio.annotations import Recording
+from hamsb.dataio.annotations import Recording, Utterance
 from hamsb.dataio.audio import check_files
 from hamsb.verification.embeddings import Embeddings, embed_sets, recordings
 from hamsb.verification.encoding import Encoder
@@ -136,3 +136,40 @@ class VerificationData:
         return EmbeddedData(
             *embed_sets(encode, sets, self.all_lists, sample_rate, **options)
         )
+
+
+def by_speaker(
+    lists: Sequence[Trials], files: Mapping[str, Enrolment]
+) -> dict[str, Recording]:
+    """The recordings of some lists by names whose first folder is the speaker.
+
+    Arguments
+    ---------
+    lists : sequence of Trials
+    files : dict of str to Path, Utterance or tuple of these
+        As `hamsb.verification.trials.read_lists` finds them; models are left out.
+
+    Returns
+    -------
+    dict of str to Path or Utterance
+        By the lists' names, in front of which the speaker stands where the data told it.
+
+    Example
+    -------
+    >>> from pathlib import Path
+    >>> told = {"u1": ("id1", "")}
+    >>> trials = Trials(np.array([1]), ("u1",), ("id1/b",), Path("O.txt"), told)
+    >>> [*by_speaker([trials], {"u1": Path("a.wav"), "id1/b": Path("b.wav")})]
+    ['id1/u1', 'id1/b']
+    """
+    named = {
+        name: f"{trials.speaker_of(name)}/{name}"
+        for trials in lists
+        for name in trials.utterances
+        if name in trials.told
+    }
+    return {
+        named.get(name, name): file
+        for name, file in files.items()
+        if not isinstance(file, tuple) or isinstance(file, Utterance)
+    }

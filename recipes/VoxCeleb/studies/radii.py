@@ -69,8 +69,7 @@ from hamsb.utils.files import only_run, replacing_files
 from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.batches import check_numbers
-from hamsb.verification.data import VerificationData
-from hamsb.verification.embeddings import recordings
+from hamsb.verification.data import VerificationData, by_speaker
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
 from hamsb.verification.trials import read_lists, speaker_of
 
@@ -197,20 +196,6 @@ def write_radii(folder, text, numbers, measured, ball, centers):
             (folder / "disk.png").unlink(missing_ok=True)  # of another model
         (made / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (made / "report.md").write_text(text, encoding="utf-8")
-
-
-def by_speaker(lists, files):
-    """The recordings, models left out, by names whose first folder is the speaker."""
-    named = {}
-    for trials in lists:
-        for name in trials.utterances:
-            if name in trials.told:
-                named[name] = f"{trials.speaker_of(name)}/{name}"
-    return {
-        named.get(name, name): file
-        for name, file in files.items()
-        if [file] == recordings({name: file})
-    }
 
 
 # --------------------------------------------------------------------------- main

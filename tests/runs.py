@@ -1,5 +1,7 @@
 """What the tests of whole runs share: fewer seconds a run, processes, contents."""
 
+import csv
+import json
 import os
 import pickle
 import re
@@ -246,6 +248,64 @@ def write_list(root, path, speakers, seed=0):
                 stranger = random.choice([s for s in speakers if s != name])
                 lines.append(f"0 {one} {random.choice(files[stranger])}")
     path.write_text("\n".join(lines) + "\n")
+
+
+def write_layouts(root, folder):
+    """A tree ``wav/<speaker>/<session>/<utterance>.wav`` in the other layouts: links or
+    lists of the same files, and the speakers' recordings cut out of long ones.
+
+    Returns a dict: layout -> data source, and how it names ``id1/s/a.wav``.
+    """
+    folder = Path(folder)
+    files = sorted((root / "wav").rglob("*.wav"))
+    rows = []
+    for file in files:
+        speaker, session, name = file.relative_to(root / "wav").parts
+        rows.append((f"{speaker}-{session}-{file.stem}", file, speaker, session))
+        link = folder / "flat" / speaker / f"{session}-{name}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    (folder / "bare").symlink_to(root / "wav")
+    with open(folder / "list.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["ID", "wav", "spk_id", "session"])
+        for name, file, speaker, session in rows:
+            writer.writerow([name, os.path.relpath(file, folder), speaker, session])
+    keys = ("ID", "wav", "spk_id", "session")
+    lines = (json.dumps(dict(zip(keys, map(str, row)))) + "\n" for row in rows)
+    (folder / "list.jsonl").write_text("".join(lines))
+    for kind in ("kaldi", "segments"):
+        (folder / kind).mkdir()
+        (folder / kind / "utt2spk").write_text("".join(f"{r[0]} {r[2]}\n" for r in rows))
+    scp = "".join(f"{name} {file}\n" for name, file, *_ in rows)
+    (folder / "kaldi" / "wav.scp").write_text(scp)
+    segments = {}
+    for name, file, speaker, session in rows:
+        segments.setdefault(f"{speaker}-{session}", []).append((name, file))
+    scp, cuts = [], []
+    for recording, own in segments.items():
+        audio = [soundfile.read(file, dtype="int16")[0] for _, file in own]
+        ends = np.cumsum([len(each) for each in audio]) / 16000
+        for (name, _), start, stop in zip(own, [0, *ends], ends):
+            cuts.append(f"{name} {recording} {start:.7f} {stop:.7f}\n")
+        soundfile.write(
+            folder / "segments" / f"{recording}.flac", np.concatenate(audio), 16000
+        )
+        scp.append(f"{recording} {recording}.flac\n")
+    (folder / "segments" / "wav.scp").write_text("".join(scp))
+    (folder / "segments" / "segments").write_text("".join(cuts))
+
+    def dashed(name):
+        return name.replace("/", "-").removesuffix(".wav")
+
+    def flat(name):
+        return name.replace("/", "-").replace("-", "/", 1)
+
+    named = dict.fromkeys(("list.csv", "list.jsonl", "kaldi", "segments"), dashed)
+    named |= {"bare": str, "flat": flat}
+    return {name: (folder / name, how) for name, how in named.items()} | {
+        "tree": (root, str)
+    }
 
 
 class FbankMean:

@@ -25,6 +25,7 @@ from hamsb.augment.corpora import prepare_audio_csv
 from hamsb.dataio.annotations import read_columns, read_speakers, read_utterances
 from hamsb.dataio.audio import crop_at, load_audio, random_crop, read_crop
 from hamsb.dataio.clusters import Clusters, read_clusters
+from hamsb.dataio.inspection import look
 from hamsb.inference import SpeakerRecognition, Speakers
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.identity import begun, check_data, identity
@@ -415,7 +416,7 @@ def test_audio_files(put, data):
     path = put(data, "a.wav")
     options = {"sample_rate": 16000, "min_duration": 0.01}
     with in_time():
-        reason, detail, frames = voxceleb_prepare._look((str(path), len(data)), **options)
+        reason, detail, frames = look((str(path), len(data), 0, 0), **options)
     assert reason in ("", *voxceleb_prepare.REASONS) and isinstance(detail, str)
     wav = answer(lambda: load_audio(path, AudioNormalizer(16000)), path)
     assert wav is None or (wav.ndim == 1 and len(wav))

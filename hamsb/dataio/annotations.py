@@ -1,6 +1,11 @@
-"""The csv files that describe utterances and speakers: one reader for all of them."""
+"""The text files that describe utterances and speakers: one reader for each kind.
+
+csv files, JSON lines of the same keys, and the files of a Kaldi directory. What a whole
+data source is, `hamsb.dataio.sources` tells.
+"""
 
 import csv
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,7 +16,7 @@ ADVICE = "give the csv file of the training data, a run's save/train.csv"
 
 
 class Utterance(NamedTuple):
-    """A stretch of an audio file, in samples."""
+    """A stretch of an audio file, in samples of that file."""
 
     wav: str
     start: int
@@ -21,6 +26,13 @@ class Utterance(NamedTuple):
     def frames(self) -> int:
         """Its length in samples."""
         return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.wav} from sample {self.start} to {self.stop}"
+
+
+#: What is embedded at once: a whole file, or a stretch of one.
+Recording = Path | Utterance
 
 
 def read_rows(
@@ -82,7 +94,10 @@ def read_rows(
 
 
 def read_columns(
-    path: str | os.PathLike, columns: Sequence[str], advice: str = ADVICE
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    advice: str = ADVICE,
+    optional: Sequence[str] = (),
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     r"""Some columns of a csv file with a header, row by row.
 
@@ -95,13 +110,16 @@ def read_columns(
         Their names in the header.
     advice : str
         What an error about the file tells the user to do.
+    optional : sequence of str
+        Further columns, which need not be there.
 
     Yields
     ------
     int
         The row's line in the file.
     tuple of str
-        The columns' fields, "" where the row is too short.
+        The fields of all columns named, "" where the row is too short, or where there is
+        no such column.
 
     Raises
     ------
@@ -127,15 +145,152 @@ def read_columns(
             f"{path}:1: no column {', '.join(missing)}, only "
             f"{', '.join(header) or 'an empty line'}; {advice}."
         )
-    places = [header.index(name) for name in columns]
+    named = (*columns, *optional)
+    places = [header.index(name) if name in header else len(header) for name in named]
     empty = True
     for line, row in rows:
         if row:
             empty = False
-            row += [""] * (len(header) - len(row))
-            yield line, tuple(row[place] for place in places)
+            row += [""] * (len(header) + 1 - len(row))
+            row[len(header)] = ""  # beyond the columns
+            yield line, tuple([row[place] for place in places])
     if empty:
         raise ValueError(f"{path}: no rows; {advice}.")
+
+
+def read_fields(
+    path: str | os.PathLike,
+    needed: Sequence[str],
+    optional: Sequence[str] = (),
+    advice: str = ADVICE,
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    r"""Some fields of each row of a csv file, or of a list of JSON lines.
+
+    Arguments
+    ---------
+    path : str or Path
+        A csv file, as `read_columns` takes it; or, where it begins with ``{``, a file of
+        lines that are a JSON object each.
+    needed, optional : sequence of str
+        Columns of the csv file, or keys of the objects.
+    advice : str
+        What an error about the file tells the user to do.
+
+    Yields
+    ------
+    int, tuple of str
+        As `read_columns`; numbers as they would stand in a csv file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_columns`, for a list of JSON lines too.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "train.jsonl")
+    ...     _ = path.write_text('{"wav": "a.wav", "spk_id": "id1", "stop": 16000}\n')
+    ...     list(read_fields(path, ["spk_id"], ["start", "stop"]))
+    [(1, ('id1', '', '16000'))]
+    """
+    if not begins_with_json(path):
+        yield from read_columns(path, needed, advice, optional)
+        return
+    empty = True
+    for line, text in read_lines(path, advice):
+        if not text:
+            continue
+        empty = False
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path}:{line}: not a JSON object on a line of its own ({error}); "
+                f"{advice}."
+            ) from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{line}: not a JSON object; {advice}.")
+        missing = [name for name in needed if name not in row]
+        if missing:
+            raise ValueError(
+                f"{path}:{line}: no key {', '.join(missing)}, only "
+                f"{', '.join(row) or 'an empty object'}; {advice}."
+            )
+        fields = (row.get(name) for name in (*needed, *optional))
+        yield line, tuple(["" if field is None else str(field) for field in fields])
+    if empty:
+        raise ValueError(f"{path}: no rows; {advice}.")
+
+
+def begins_with_json(path: str | os.PathLike) -> bool:
+    """Whether a file's first character that is no space is a ``{``; False for none."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def read_lines(path: str | os.PathLike, advice: str = ADVICE) -> Iterator[tuple[int, str]]:
+    """The number and text of each line, without the space around it.
+
+    FileNotFoundError where there is no such file, ValueError where it is not in UTF-8.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; {advice}.")
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, start=1):
+                yield number, line.strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not a text file in UTF-8 ({error}); {advice}."
+        ) from error
+
+
+def read_keyed(
+    path: str | os.PathLike, advice: str = ADVICE
+) -> Iterator[tuple[int, str, str]]:
+    r"""The lines of a Kaldi file: a key, and what belongs to it.
+
+    Arguments
+    ---------
+    path : str or Path
+        Text in UTF-8; empty lines do not count.
+    advice : str
+        What an error about the file tells the user to do.
+
+    Yields
+    ------
+    int, str, str
+        The line's number, its first word, and the rest.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_lines`; a line of one word (with its number); no lines.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "wav.scp")
+    ...     _ = path.write_text("id1-a  /my data/a.wav\n")
+    ...     list(read_keyed(path))
+    [(1, 'id1-a', '/my data/a.wav')]
+    """
+    empty = True
+    for number, line in read_lines(path, advice):
+        if not line:
+            continue
+        empty = False
+        key, *rest = line.split(maxsplit=1)
+        if not rest:
+            raise ValueError(f"{path}:{number}: nothing behind {key!r}; {advice}.")
+        yield number, key, rest[0]
+    if empty:
+        raise ValueError(f"{path}: no lines; {advice}.")
 
 
 def is_whole(text: str) -> bool:
@@ -211,37 +366,3 @@ def read_utterances(annotation: str | os.PathLike) -> dict[str, list[Utterance]]
             )
         found[speaker].append(Utterance(wav, int(start), int(stop)))
     return dict(sorted(found.items()))
-
-
-def utterance_files(annotation: str | os.PathLike) -> dict[str, Path]:
-    r"""The file of each utterance as the trials of a preparation name it.
-
-    Arguments
-    ---------
-    annotation : str or Path
-        A preparation's csv file, as dev.csv: with the columns ``ID``, an utterance
-        without its extension, and ``wav``.
-
-    Returns
-    -------
-    dict of str to Path
-        In the order of the file.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `read_columns`.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "dev.csv")
-    ...     _ = path.write_text("ID,wav\ncalls-id1/s/a,/data/calls/wav/id1/s/a.flac\n")
-    ...     list(utterance_files(path))
-    ['calls-id1/s/a.flac']
-    """
-    return {
-        name + os.path.splitext(wav)[1]: Path(wav)
-        for _, (name, wav) in read_columns(annotation, ("ID", "wav"))
-    }

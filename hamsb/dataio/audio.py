@@ -12,16 +12,21 @@ import torch
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.preprocess import AudioNormalizer
 
+from hamsb.dataio.annotations import Recording, Utterance
+
 SILENCE = 1e-4  # of full scale, -80 dBFS: no sample is above
 
 
-def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Tensor:
+def load_audio(
+    path: str | os.PathLike | Utterance, normalizer: AudioNormalizer
+) -> torch.Tensor:
     """The samples of a file, mono and at the normalizer's rate, read by its own path.
 
     Arguments
     ---------
-    path : str or Path
-        Audio file. It is opened where it is; nothing is linked, copied or fetched.
+    path : str, Path or Utterance
+        Audio file, or a stretch of one, of which alone is read. It is opened where it is;
+        nothing is linked, copied or fetched.
     normalizer : speechbrain.dataio.preprocess.AudioNormalizer
         Holds the rate and averages the channels.
 
@@ -35,7 +40,8 @@ def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Te
     FileNotFoundError
         No such file.
     ValueError
-        It cannot be read as audio, or `check_audio` refuses its samples.
+        It cannot be read as audio, it ends before the stretch does, or `check_audio`
+        refuses its samples.
 
     Example
     -------
@@ -45,16 +51,23 @@ def load_audio(path: str | os.PathLike, normalizer: AudioNormalizer) -> torch.Te
     ...     load_audio(f"{folder}/a.wav", AudioNormalizer(16000)).shape
     torch.Size([800])
     """
-    if not Path(path).is_file():
+    file, start, frames = str(path), 0, -1
+    if isinstance(path, Utterance):
+        file, start, frames = path.wav, path.start, path.frames
+    if not Path(file).is_file():
         raise FileNotFoundError(f"{path}: no such audio file")
     try:
-        audio, rate = audio_io.load(str(path), channels_first=False)
+        audio, rate = audio_io.load(
+            file, channels_first=False, frame_offset=start, num_frames=frames
+        )
     except RuntimeError as error:
         raise ValueError(
             f"{path}: cannot be read as audio; fetch or convert it again ({error})"
         ) from error
     if len(audio) == 0:
         raise ValueError(f"{path}: no samples; fetch or convert it again")
+    if len(audio) < frames:
+        raise ValueError(f"{path}: the file ends {frames - len(audio)} samples before it.")
     wav = normalizer(audio, rate)
     try:
         check_audio(wav, path, normalizer.sample_rate)
@@ -196,7 +209,7 @@ speech.
 
 
 def check_files(
-    files: Iterable[str | os.PathLike], sample_rate: int, least_samples: int = 1
+    files: Iterable[str | Recording], sample_rate: int, least_samples: int = 1
 ) -> None:
     """Look at the headers of files that are to be embedded later, some 0.2 ms each.
 
@@ -204,8 +217,8 @@ def check_files(
 
     Arguments
     ---------
-    files : iterable of str or Path
-        Audio files; each is looked at once.
+    files : iterable of str, Path or Utterance
+        Audio files, or stretches of them; each is looked at once.
     sample_rate : int
         Of the model, in Hz.
     least_samples : int
@@ -217,8 +230,10 @@ def check_files(
         Some cannot be embedded: missing, unreadable, empty or too short. The message
         has their number, and three of them with the reason.
     """
-    distinct = dict.fromkeys(map(str, files))
-    found = {path: _fault(path, sample_rate, least_samples) for path in distinct}
+    distinct = {str(file): file for file in files}
+    found = {
+        name: _fault(file, sample_rate, least_samples) for name, file in distinct.items()
+    }
     faults = [f"{path}: {fault}" for path, fault in found.items() if fault]
     if faults:
         rest = len(faults) - 3
@@ -229,8 +244,9 @@ def check_files(
         )
 
 
-def _fault(path, sample_rate, least_samples):
+def _fault(file, sample_rate, least_samples):
     """Why a file cannot be embedded, as far as its header tells; "" where it can."""
+    path = file.wav if isinstance(file, Utterance) else str(file)
     try:
         header = soundfile.info(path)
     except (RuntimeError, OSError) as error:
@@ -239,9 +255,15 @@ def _fault(path, sample_rate, least_samples):
         return f"cannot be read as audio ({error})"
     if header.frames == 0:
         return "no samples"
-    if header.frames * sample_rate < least_samples * header.samplerate:
+    frames = header.frames
+    if isinstance(file, Utterance):
+        frames = file.frames
+        if file.stop > header.frames:
+            return f"the file ends {file.stop - header.frames} samples before it"
+    if frames * sample_rate < least_samples * header.samplerate:
         least = f"{least_samples / sample_rate:.4f} s"
-        return f"lasts {header.duration:.4f} s, and the model needs at least {least}"
+        seconds = frames / header.samplerate
+        return f"lasts {seconds:.4f} s, and the model needs at least {least}"
     return ""
 
 

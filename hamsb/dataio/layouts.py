@@ -1,5 +1,5 @@
 """How folders of audio files are laid out, and what may be meant where they are laid
-out otherwise than ``wav/<speaker>/<session>/<utterance>``."""
+out otherwise than ``<speaker>/<session>/<utterance>`` or ``<speaker>/<utterance>``."""
 
 import os
 import re
@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-_LAYOUT = "wav/<speaker>/<session>/<utterance>"
+TREE = "<speaker>/<session>/<utterance>"
+FLAT = "<speaker>/<utterance>"
 _PART = re.compile(
     "(trn|train|training|dev|devel|development|val|valid|validation|tst|test|testing"
     "|eval|evaluation)([-_](clean|other)([-_]?[0-9]+)?)?",
@@ -34,8 +35,8 @@ def explain_layout(root: str | os.PathLike, extensions: Collection[str]) -> str:
     Arguments
     ---------
     root : str or Path
-        A folder in which no audio file is at ``wav/<speaker>/<session>/<utterance>``,
-        or whose speakers are parts of a corpus by name.
+        A folder in which few or no audio files are where they are looked for, or whose
+        speakers are parts of a corpus by name.
     extensions : collection of str
         Of audio files, in lower case with the dot.
 
@@ -47,11 +48,11 @@ def explain_layout(root: str | os.PathLike, extensions: Collection[str]) -> str:
     Example
     -------
     >>> root = getfixture("tmp_path")
-    >>> for speaker in "abc":
-    ...     (root / "wav" / speaker).mkdir(parents=True)
-    ...     (root / "wav" / speaker / "1.wav").touch()
+    >>> for name in "abc":
+    ...     (root / f"{name}.wav").touch()
     >>> explain_layout(root, [".wav"]).partition(",")[0]
-    '3 of 3 audio files are not at wav/<speaker>/<session>/<utterance>'
+    '3 of 3 audio files are at neither <speaker>/<session>/<utterance> nor \
+<speaker>/<utterance>'
     """
     files: list[tuple[str, ...]] = []
     others: Counter[str] = Counter()
@@ -64,15 +65,21 @@ def explain_layout(root: str | os.PathLike, extensions: Collection[str]) -> str:
             others[extension or "no extension"] += 1
     if not files:
         found = ", ".join(f"{count} {name}" for name, count in others.most_common(3))
-        return f"no audio file at {_LAYOUT}" + f"; it holds files of {found}" * bool(found)
+        return f"no audio file at {TREE} or {FLAT}" + f"; it holds files of {found}" * bool(
+            found
+        )
     files.sort()
-    wrong = [parts for parts in files if len(parts) != 4 or parts[0] != "wav"]
-    wrong = wrong or files
+    wrong = [parts for parts in files if not _is_placed(parts)] or files
     first = "" if left[0] else "the first "
     return (
-        f"{len(wrong):,} of {first}{len(files):,} audio files are not at {_LAYOUT}, for "
-        f"example {'/'.join(wrong[0])}: {_meaning(Path(root), wrong)}"
+        f"{len(wrong):,} of {first}{len(files):,} audio files are at neither {TREE} nor "
+        f"{FLAT}, for example {'/'.join(wrong[0])}: {_meaning(Path(root), wrong)}"
     )
+
+
+def _is_placed(parts: tuple[str, ...]) -> bool:
+    inside = parts[1:] if parts[0] == "wav" else parts
+    return len(inside) in (2, 3) and not names_part(inside[0])
 
 
 def _files(folder: str, above: tuple[str, ...], left: list[int]) -> Iterator[tuple]:
@@ -95,44 +102,31 @@ def _files(folder: str, above: tuple[str, ...], left: list[int]) -> Iterator[tup
 
 def _meaning(root: Path, files: Sequence[tuple[str, ...]]) -> str:
     """What the layout of some files may mean, and what to do."""
-    in_wav = sorted({parts[:-4] for parts in files if parts[-4:-3] == ("wav",)} - {()})
+    in_wav = sorted(
+        {
+            parts[:above]
+            for parts in files
+            for above in (len(parts) - 4, len(parts) - 3)
+            if above > 0 and parts[above] == "wav"
+        }
+    )
     if in_wav and len(in_wav) <= 4:
         return f"did you mean data_folder={_listed(root, in_wav)}?"
-    for parts in files:
-        if parts[-4:-3] and parts[-4] != "wav" and parts[-4].lower() == "wav":
-            return f"the folder must be called wav, not {parts[-4]}"
     inside = [parts[1:] if parts[0] == "wav" else parts for parts in files]
     ((depth, _),) = Counter(len(parts) - 1 for parts in inside).most_common(1)
     usual = [parts for parts in inside if len(parts) == depth + 1]
     example = usual[0]
-    stem = os.path.splitext(example[-1])[0]
     if depth == 0:
-        return (
-            "give each speaker a folder, and each recording one in that "
-            f"(wav/SPEAKER/{stem}/{example[-1]})"
-        )
+        return f"give each speaker a folder (SPEAKER/{example[-1]})"
+    part = f"{example[0]} is the name of a part of a corpus, not of a speaker; "
     if depth == 1:
-        return (
-            "they are at wav/<speaker>/<utterance>, without sessions; give each speaker "
-            "folders of recordings, and one to each file where nothing else is known "
-            f"(wav/{example[0]}/{stem}/{example[-1]})"
-        )
-    if all(names_part(parts[-3]) for parts in usual):
-        return (
-            f"{example[-3]} is the name of a part of a corpus, not of a speaker; move the "
-            "speakers up into wav/, and give each of them folders of recordings "
-            f"(wav/{example[-2]}/{stem}/{example[-1]})"
-        )
+        return f"{part}give each speaker a folder in it"
     place = ("wav",) if files[0][0] == "wav" else ()
-    bases = sorted({(*place, *parts[:-3]) for parts in usual})
-    if len(bases) == 1 or all(names_part(base[-1]) for base in bases if base):
-        folders = _listed(root, bases)
-        first = root.joinpath(*bases[0])
-        return (
-            f"did you mean {folders}, where <speaker>/<session>/<utterance> are? A data "
-            f"folder holds them in wav/: mkdir NEW && ln -s {first} NEW/wav, and give "
-            "data_folder=NEW" + ", and so on" * (len(bases) > 1)
-        )
+    speakers = -3 if depth > 2 else -2
+    bases = sorted({(*place, *parts[:speakers]) for parts in usual})
+    if len(bases) == 1 or all(names_part(base[-1]) for base in bases):
+        meant = f"did you mean data_folder={_listed(root, bases)}?"
+        return part + meant if depth == 2 else meant
     return "there are folders between; move the files up"
 
 

@@ -49,10 +49,9 @@ from hamsb.training.stopping import Stopping, outlive_sigterm
 from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import read_json, replacing
 from hamsb.utils.sharing import gathered, share
-from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.metrics import eer
-from hamsb.verification.scoring import score_trials
-from hamsb.verification.trials import Trials
+from hamsb.verification.scoring import score_lists
+from hamsb.verification.trials import Enrolment, Trials
 
 EPOCHS = "epochs.json"
 HEAD_ALONE = "head_alone"  # in a checkpoint's meta: the encoder did not learn
@@ -74,7 +73,7 @@ class EmbeddingBrain(sb.Brain):
 
     Arguments
     ---------
-    development : tuple of (Trials, dict of str to Path), optional
+    development : tuple of (Trials, dict of str to Path or Utterance), optional
         The development trials and their files.
 
     Attributes
@@ -107,7 +106,7 @@ class EmbeddingBrain(sb.Brain):
     def __init__(
         self,
         *args: Any,
-        development: tuple[Trials, Mapping[str, Path]] | None = None,
+        development: tuple[Trials, Mapping[str, Enrolment]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -509,20 +508,21 @@ class EmbeddingBrain(sb.Brain):
         """Cosines of the development trials, [N]. The processes share the work: all
         must call it, and `development_eer`."""
         trials, files = self._development()
-        embeddings = embed_utterances(
-            files,
+        scores = score_lists(
             self.encode,
+            [trials],
+            files,
             self.hparams.sample_rate,
             progress=not self.noprogressbar,
             **self.embedding_options,
         )
-        return score_trials(embeddings, trials)
+        return scores[trials.name]
 
     def development_eer(self) -> float:
         """EER of the development trials, a fraction."""
         return eer(self.development_scores(), self._development()[0].labels)[0]
 
-    def _development(self) -> tuple[Trials, Mapping[str, Path]]:
+    def _development(self) -> tuple[Trials, Mapping[str, Enrolment]]:
         if self.development is None:
             raise ValueError("dev_speakers=0: there are no development trials.")
         return self.development

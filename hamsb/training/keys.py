@@ -10,8 +10,8 @@ KEYS = [
     Key("seed", "number", "of everything that is drawn"),
     Key("output_folder", "folder", "everything of the run"),
     Key("save_folder", "folder", "checkpoints and the csv files of the preparation"),
-    Key("data_folder", "folder or list", "training data: wav/<speaker>/<session>/..."),
-    Key("test_data_folder", "folder or list", "of the trials, if another", optional=True),
+    Key("data_folder", "data or list", "training: folder, csv, JSON lines, Kaldi"),
+    Key("test_data_folder", "data or list", "of the trials, if another", optional=True),
     Key("verification_file", "file or list", "trials: label enrol test; null: none"),
     Key("train_annotation", "file", "csv of the training utterances, from the preparation"),
     Key("dev_speakers", "number", "held out of training; their trials choose the model"),
@@ -65,4 +65,4 @@ PREPARED = (
 )
 
 #: And with these, where the yaml has them.
-PREPARED_OPTIONALLY = ("merge_speakers", "prefix_speakers")
+PREPARED_OPTIONALLY = ("merge_speakers", "prefix_speakers", "test_data_folder")

@@ -25,10 +25,10 @@ from hamsb.training.report import (
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
-from hamsb.verification.embeddings import embed_utterances
+from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.results import System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
-from hamsb.verification.trials import Trials
+from hamsb.verification.trials import Enrolment, Trials
 
 NOT_SCORED = "The trials were not scored yet.\n"
 
@@ -48,9 +48,9 @@ class Course:
     preparation : Preparation
     lists : sequence of Trials
         To be scored; may be empty.
-    files : mapping of str to Path
-        Of every utterance of the lists.
-    development : tuple of (Trials, mapping of str to Path), optional
+    files : mapping of str to Path, Utterance or tuple of these
+        Of every utterance and model of the lists.
+    development : tuple of (Trials, mapping of str to Path or Utterance), optional
         The development trials and their files.
     """
 
@@ -59,8 +59,8 @@ class Course:
     settings: str
     preparation: Preparation
     lists: Sequence[Trials]
-    files: Mapping[str, Path]
-    development: tuple[Trials, Mapping[str, Path]] | None
+    files: Mapping[str, Enrolment]
+    development: tuple[Trials, Mapping[str, Enrolment]] | None
 
     def score(
         self, brain: EmbeddingBrain, encode: Callable[[torch.Tensor], torch.Tensor]
@@ -169,9 +169,10 @@ def _training_data(
 ) -> dict[str, object]:
     """What `hamsb.verification.training_data.write_training` stores: of speakers the
     names that trial lists call them by, those of a model that it started from too."""
-    speakers, development = _folders(brain.hparams.train_annotation), set()
+    prefixes = course.preparation.prefixes
+    speakers, development = _own_names(brain.hparams.train_annotation, prefixes), set()
     if course.preparation.dev_csv is not None:
-        development = _folders(course.preparation.dev_csv)
+        development = _own_names(course.preparation.dev_csv, prefixes)
     if brain.begun_from is not None:
         speakers |= set(brain.begun_from["speakers"] or ())
     return {
@@ -182,21 +183,24 @@ def _training_data(
     }
 
 
-def _folders(annotation: str | Path) -> set[str]:
-    """The speakers of a csv file, without the prefixes that tell data folders apart."""
+def _own_names(annotation: str | Path, prefixes: Sequence[str]) -> set[str]:
+    """The speakers of a csv file, without the prefixes that tell data sources apart."""
     found: dict[str, str] = {}
     for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
         if speaker not in found:  # all files of one lie in folders of one name
             parents = [parent.name for parent in Path(wav).parents if parent.name]
             bare = [name for name in parents if speaker.endswith(f"-{name}")]
-            found[speaker] = bare[0] if bare and speaker not in parents else speaker
+            if not bare and speaker not in parents:  # a table's
+                begins = [prefix for prefix in prefixes if speaker.startswith(prefix)]
+                bare = [speaker.removeprefix(max(begins, key=len, default=""))]
+            found[speaker] = bare[0] if speaker not in parents else speaker
     return set(found.values())
 
 
 def check_export(
     export: Path,
     brain: EmbeddingBrain,
-    scored: Iterable[tuple[Trials, Mapping[str, Path], np.ndarray]],
+    scored: Iterable[tuple[Trials, Mapping[str, Enrolment], np.ndarray]],
 ) -> None:
     """Load an exported model as its user will; ValueError where it does not give the
     scores of the trained one.
@@ -216,9 +220,10 @@ def check_export(
     for trials, files, scores in scored:
         few = [int(np.argmax(trials.labels == label)) for label in (0, 1)]
         names = {name for i in few for name in (trials.enrol[i], trials.test[i])}
-        embeddings = embed_utterances(
-            {name: files[name] for name in names},
+        (embeddings,) = embed_sets(
             encoder.encode_batch,
+            [{name: files[name] for name in names}],
+            [],
             brain.hparams.sample_rate,
             progress=False,
         )
@@ -231,7 +236,8 @@ def check_export(
         for i, theirs, ours in zip(few, score_trials(embeddings, chosen), scores[few]):
             if not abs(theirs - ours) <= close:
                 raise ValueError(
-                    f"{export}: gives {theirs:.4f} for line {i + 1} of {trials.path}, "
+                    f"{export}: gives {theirs:.4f} for line {trials.header + i + 1} of "
+                    f"{trials.path}, "
                     f"and the trained model {ours:.4f}. The exported model is not what "
                     "report.md is about; do not use it, and report this as a fault."
                 )

@@ -26,6 +26,8 @@ class Preparation(Protocol):
         The trial list of the development speakers.
     dev_csv : Path or None
         Their utterances.
+    prefixes : sequence of str
+        What speakers' names begin with, to tell those of several sources apart.
     """
 
     speakers: int
@@ -33,6 +35,7 @@ class Preparation(Protocol):
     hours: float
     dev_trials: Path | None
     dev_csv: Path | None
+    prefixes: Sequence[str]
 
 
 REPORT = """# {experiment}

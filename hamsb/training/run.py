@@ -30,7 +30,6 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
 from hamsb.augment.simulation import make_distortions
-from hamsb.dataio.annotations import utterance_files
 from hamsb.dataio.audio import check_files
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.dry_run import check_objects
@@ -49,7 +48,14 @@ from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
 from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
 from hamsb.utils.sharing import share
-from hamsb.verification.trials import Trials, read_lists, read_trials
+from hamsb.verification.embeddings import recordings
+from hamsb.verification.trials import (
+    Enrolment,
+    Trials,
+    find_recordings,
+    read_lists,
+    read_trials,
+)
 
 
 def _batches(plain: Mapping) -> tuple[int, bool]:
@@ -194,7 +200,7 @@ def main(
         # First: lists that are wrong leave an earlier preparation as it is.
         folders = plain.get("test_data_folder") or plain["data_folder"]
         lists, files = read_lists(plain["verification_file"], folders, none_allowed=True)
-        run_on_main(check_files, args=[files.values(), plain["sample_rate"]])
+        run_on_main(check_files, args=[recordings(files), plain["sample_rate"]])
         data = {name: plain[name] for name in PREPARED}
         data |= {name: plain[name] for name in PREPARED_OPTIONALLY if name in plain}
         size, whole = _batches(plain)
@@ -224,13 +230,15 @@ def main(
     leave_together()
 
 
-def _development(preparation: Preparation) -> tuple[Trials, dict[str, Path]] | None:
+def _development(
+    preparation: Preparation,
+) -> tuple[Trials, dict[str, Enrolment]] | None:
     """The development trials and their files."""
     if preparation.dev_trials is None or preparation.dev_csv is None:
         return None
     trials = read_trials(preparation.dev_trials)
-    files = utterance_files(preparation.dev_csv)
-    return trials, {name: files[name] for name in trials.utterances}
+    (trials,), files = find_recordings([trials], preparation.dev_csv)
+    return trials, files
 
 
 def train(

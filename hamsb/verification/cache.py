@@ -12,6 +12,7 @@ import speechbrain
 import torch
 from speechbrain.utils.logger import get_logger
 
+from hamsb.dataio.annotations import Utterance
 from hamsb.utils.files import replacing
 
 logger = get_logger(__name__)
@@ -116,18 +117,23 @@ class EmbeddingCache:
         self._waiting = {}
 
 
-def file_key(path: str | os.PathLike, sample_rate: int) -> bytes:
-    """What tells one audio file, read at one rate, from every other: 32 bytes.
+def file_key(path: str | os.PathLike | Utterance, sample_rate: int) -> bytes:
+    """What tells one audio file, or stretch of one, read at one rate, from every other:
+    32 bytes.
 
     A digest of the real path (links resolved), the size, the time of the last change in
-    nanoseconds, and the rate. FileNotFoundError where there is no such file.
+    nanoseconds, the rate, and of a stretch where it is. FileNotFoundError where there is
+    no such file.
     """
+    stretch = path[1:] if isinstance(path, Utterance) else ()
     try:
-        real = os.path.realpath(path, strict=True)
+        real = os.path.realpath(
+            path[0] if isinstance(path, Utterance) else path, strict=True
+        )
         status = os.stat(real)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such audio file") from None
-    identity = (real, status.st_size, status.st_mtime_ns, sample_rate)
+    identity = (real, status.st_size, status.st_mtime_ns, sample_rate, *stretch)
     return hashlib.sha256(repr(identity).encode()).digest()
 
 

@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from hamsb.dataio.annotations import Recording, Utterance
 from hamsb.dataio.audio import check_files
-from hamsb.verification.embeddings import Embeddings, embed_sets
+from hamsb.verification.embeddings import Embeddings, embed_sets, recordings
 from hamsb.verification.encoding import Encoder
 from hamsb.verification.groups import Metadata, trial_groups
 from hamsb.verification.scoring import trial_seconds
-from hamsb.verification.trials import Trials, speaker_of
+from hamsb.verification.trials import Enrolment, Trials, speaker_of
 
 
 class EmbeddedData(NamedTuple):
@@ -32,13 +32,13 @@ class VerificationData:
     ----------
     lists : list of Trials
         What is reported.
-    files : dict of str to Path
-        Their utterances, as `hamsb.verification.trials.read_lists` finds them.
+    files : dict of str to Path, Utterance or tuple of these
+        Their utterances and models, as `hamsb.verification.trials.read_lists` finds them.
     calibration : Trials, optional
         The list that scores are calibrated on, of other speakers.
-    calibration_files : dict of str to Path
-        Its utterances.
-    cohort_files : dict of str to Path
+    calibration_files : dict of str to Path, Utterance or tuple of these
+        Its utterances and models.
+    cohort_files : dict of str to Path or Utterance
         What scores are normalized with, of speakers who are in no list:
         `hamsb.verification.normalization.find_cohort`.
     metadata : Metadata, optional
@@ -46,15 +46,15 @@ class VerificationData:
     """
 
     lists: Sequence[Trials]
-    files: Mapping[str, Path]
+    files: Mapping[str, Enrolment]
     calibration: Trials | None = None
-    calibration_files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-    cohort_files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    calibration_files: Mapping[str, Enrolment] = dataclasses.field(default_factory=dict)
+    cohort_files: Mapping[str, Recording] = dataclasses.field(default_factory=dict)
     metadata: Metadata | None = None
 
     def __post_init__(self) -> None:
         for trials in self.all_lists if self.calibration is not None else ():
-            _ = trials.speakers  # refuses paths without a speaker, before embedding
+            _ = trials.speakers  # refuses names without a speaker, before embedding
 
     @property
     def all_lists(self) -> list[Trials]:
@@ -109,13 +109,14 @@ class VerificationData:
         """
         encoder = Encoder(encode, sample_rate)
         parts = [
-            (str(trials.path), [self.files[name] for name in trials.utterances])
+            (str(trials.path), {name: self.files[name] for name in trials.utterances})
             for trials in self.lists
         ]
         if self.calibration is not None:
-            parts.append((str(self.calibration.path), [*self.calibration_files.values()]))
-        parts.append(("cohort", [*self.cohort_files.values()]))
-        for name, files in parts:
+            parts.append((str(self.calibration.path), dict(self.calibration_files)))
+        parts.append(("cohort", dict(self.cohort_files)))
+        for name, named in parts:
+            files = recordings(named)
             try:
                 try:
                     check_files(files, sample_rate, sample_rate)  # a second is enough
@@ -135,3 +136,40 @@ class VerificationData:
         return EmbeddedData(
             *embed_sets(encode, sets, self.all_lists, sample_rate, **options)
         )
+
+
+def by_speaker(
+    lists: Sequence[Trials], files: Mapping[str, Enrolment]
+) -> dict[str, Recording]:
+    """The recordings of some lists by names whose first folder is the speaker.
+
+    Arguments
+    ---------
+    lists : sequence of Trials
+    files : dict of str to Path, Utterance or tuple of these
+        As `hamsb.verification.trials.read_lists` finds them; models are left out.
+
+    Returns
+    -------
+    dict of str to Path or Utterance
+        By the lists' names, in front of which the speaker stands where the data told it.
+
+    Example
+    -------
+    >>> from pathlib import Path
+    >>> told = {"u1": ("id1", "")}
+    >>> trials = Trials(np.array([1]), ("u1",), ("id1/b",), Path("O.txt"), told)
+    >>> [*by_speaker([trials], {"u1": Path("a.wav"), "id1/b": Path("b.wav")})]
+    ['id1/u1', 'id1/b']
+    """
+    named = {
+        name: f"{trials.speaker_of(name)}/{name}"
+        for trials in lists
+        for name in trials.utterances
+        if name in trials.told
+    }
+    return {
+        named.get(name, name): file
+        for name, file in files.items()
+        if not isinstance(file, tuple) or isinstance(file, Utterance)
+    }

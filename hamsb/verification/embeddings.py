@@ -16,13 +16,14 @@ import soundfile
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 
+from hamsb.dataio.annotations import Utterance
 from hamsb.dataio.audio import load_audio
 from hamsb.utils.progress import progress_bar
 from hamsb.utils.sharing import gathered, own_part, share
 from hamsb.verification.batches import check_numbers, embed_recordings
 from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.encoding import Encoder
-from hamsb.verification.trials import Trials, speaker_of
+from hamsb.verification.trials import Enrolment, Trials, speaker_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +113,43 @@ class Embeddings:
         seconds = None if self.seconds is None else self.seconds[rows]
         return Embeddings(tuple(names), self.matrix[rows], seconds)
 
+    def with_models(self, models: Mapping[str, Sequence[str]]) -> "Embeddings":
+        """The same utterances, and models of several of them.
+
+        A model is the mean of its utterances' normalized embeddings, times their mean
+        length, so that a length means the same for it as for an utterance. It has the
+        seconds of all of them.
+
+        Arguments
+        ---------
+        models : mapping of str to sequence of str
+            A new name -> names here.
+
+        Example
+        -------
+        >>> embeddings = Embeddings(("a", "b"), torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
+        >>> embeddings.with_models({"id1": ["a", "b"]}).matrix[2]
+        tensor([1.5000, 1.5000])
+        """
+        if not models:
+            return self
+        rows, seconds = [], []
+        for names in models.values():
+            chosen = self.rows(names)
+            own = self.matrix[chosen].double()
+            lengths = torch.linalg.vector_norm(own, dim=1, keepdim=True)
+            units = own / lengths.clamp_min(torch.finfo(torch.float64).tiny)
+            rows.append((units.mean(0) * lengths.mean()).float())
+            seconds.append(0.0 if self.seconds is None else self.seconds[chosen].sum())
+        together = None
+        if self.seconds is not None:
+            together = torch.cat([self.seconds, torch.tensor(seconds, dtype=torch.float64)])
+        return Embeddings(
+            (*self.utterances, *models),
+            torch.cat([self.matrix, torch.stack(rows)]),
+            together,
+        )
+
     def minus(self, mean: torch.Tensor) -> "Embeddings":
         """The same utterances with a vector [D] subtracted from each embedding."""
         return dataclasses.replace(self, matrix=self.matrix - mean)
@@ -186,7 +224,7 @@ def speaker_means(
 
 
 def embed_utterances(
-    paths: Mapping[str, str | Path],
+    paths: Mapping[str, str | Path | Utterance],
     encode: Callable[[torch.Tensor], torch.Tensor],
     sample_rate: int = 16000,
     progress: bool = True,
@@ -205,9 +243,8 @@ def embed_utterances(
 
     Arguments
     ---------
-    paths : mapping of str to Path
-        The utterances and their files, as `hamsb.verification.trials.find_utterances`
-        gives them.
+    paths : mapping of str to Path or Utterance
+        The utterances and their files, or the stretches of them.
     encode : callable
         From audio [B, T], float32, to embeddings [B, D] or [B, 1, D] on any device.
         Runs without gradients; the caller sets its modules to ``eval()`` and moves the
@@ -319,7 +356,7 @@ def embed_utterances(
 
 
 def _embed(
-    paths: Mapping[str, str | Path],
+    paths: Mapping[str, str | Path | Utterance],
     encoder: Encoder,
     progress: bool,
     cache: EmbeddingCache | None,
@@ -332,8 +369,9 @@ def _embed(
     keys: dict[str, bytes] = {}  # of the cache
     if faults is not None:
         for utterance, path in paths.items():
-            if not Path(path).is_file():
-                faults[utterance] = f"{path}: no such audio file"
+            file = path.wav if isinstance(path, Utterance) else path
+            if not Path(file).is_file():
+                faults[utterance] = f"{file}: no such audio file"
         paths = {name: path for name, path in paths.items() if name not in faults}
     if cache is not None:
         for utterance, path in paths.items():
@@ -390,26 +428,25 @@ def _why(path, encoder):
 
 
 class _Files:
-    """Reads whole files, at one rate."""
+    """Reads whole files, and stretches of them, at one rate."""
 
     def __init__(self, sample_rate: int):
         self.normalizer = AudioNormalizer(sample_rate)
 
-    def name(self, path: str | Path) -> object:
+    def name(self, path: str | Path | Utterance) -> object:
         return path
 
-    def length(self, path: str | Path) -> tuple[int, str]:
+    def length(self, path: str | Path | Utterance) -> tuple[int, str]:
         try:
-            header = soundfile.info(str(path))
+            header = soundfile.info(path.wav if isinstance(path, Utterance) else str(path))
         except (RuntimeError, OSError):  # reading it will tell
             return 0, ""
         rate = header.samplerate
-        return (
-            header.frames * self.normalizer.sample_rate // rate,
-            f"{header.frames} {rate}",
-        )
+        frames = path.frames if isinstance(path, Utterance) else header.frames
+        return frames * self.normalizer.sample_rate // rate, f"{frames} {rate}"
 
-    def read(self, path: str | Path) -> torch.Tensor | None:  # of a subclass None
+    def read(self, path: str | Path | Utterance) -> torch.Tensor | None:
+        """The recording; None, of a subclass, where it is left out."""
         return load_audio(path, self.normalizer)
 
 
@@ -420,7 +457,7 @@ class _Readable(_Files):
         super().__init__(sample_rate)
         self.least = least_samples or 1
 
-    def read(self, path: str | Path) -> torch.Tensor | None:
+    def read(self, path: str | Path | Utterance) -> torch.Tensor | None:
         try:
             wav = super().read(path)
         except (ValueError, FileNotFoundError):
@@ -430,7 +467,7 @@ class _Readable(_Files):
 
 def embed_sets(
     encode: Callable[[torch.Tensor], torch.Tensor],
-    sets: Sequence[Mapping[str, str | Path]],
+    sets: Sequence[Mapping[str, str | Enrolment]],
     lists: Sequence[Trials],
     sample_rate: int,
     **options: Any,
@@ -443,8 +480,9 @@ def embed_sets(
     ---------
     encode : callable
         As for `embed_utterances`.
-    sets : list of dict of str to Path
-        Each set has names of its own; one file may be in several.
+    sets : list of dict of str to Path, Utterance or tuple of these
+        Each set has names of its own; one file may be in several. The name of several
+        recordings is that of a model: `Embeddings.with_models`.
     lists : list of Trials
         What an error about a file of the first sets names, with the line.
     sample_rate : int
@@ -457,15 +495,39 @@ def embed_sets(
     list of Embeddings
         One a set.
     """
-    paths = {str(path): path for utterances in sets for path in utterances.values()}
+    paths = {str(each): each for utterances in sets for each in recordings(utterances)}
     try:
         together = embed_utterances(paths, encode, sample_rate, **options)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{_place(str(error), sets, lists)}{error}") from error
-    return [
-        together.select({name: str(path) for name, path in utterances.items()})
-        for utterances in sets
-    ]
+    found = []
+    for utterances in sets:
+        models = {
+            name: [*map(str, path)]
+            for name, path in utterances.items()
+            if isinstance(path, tuple) and not isinstance(path, Utterance)
+        }
+        known = together.with_models(models)
+        own = {name: name if name in models else str(p) for name, p in utterances.items()}
+        found.append(known.select(own))
+    return found
+
+
+def recordings(files: Mapping[str, str | Enrolment]) -> list[str | Path | Utterance]:
+    """The recordings that some names stand for, those of models among them.
+
+    Example
+    -------
+    >>> recordings({"id1": (Path("a.wav"), Path("b.wav"))})
+    [PosixPath('a.wav'), PosixPath('b.wav')]
+    """
+    found: list[str | Path | Utterance] = []
+    for each in files.values():
+        if isinstance(each, tuple) and not isinstance(each, Utterance):
+            found.extend(each)
+        else:
+            found.append(each)
+    return found
 
 
 def _check_size(name, row, known):
@@ -479,7 +541,10 @@ def _place(message, sets, lists):
     """``<list>:<line>: `` of the utterance whose file a message begins with, or ""."""
     for utterances in sets:
         named = {
-            name for name, path in utterances.items() if message.startswith(f"{path}:")
+            name
+            for name in utterances
+            for path in recordings({name: utterances[name]})
+            if message.startswith(f"{path}:")
         }
         for trials in lists:
             if named & set(trials.utterances):

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from hamsb.verification.arrays import checked_trials
 from hamsb.verification.bootstrap import bootstrap_eer, interval
 from hamsb.verification.metrics import act_dcf, cllr, det_curve, min_cllr
-from hamsb.verification.trials import Trials, speaker_of
+from hamsb.verification.trials import Trials
 
 P_TARGETS = (0.01, 0.05)  # the priors at which detection costs are reported
 
@@ -148,9 +148,9 @@ def eer_intervals(
     [(0.0, 0.0)]
     """
     try:
-        _ = trials.speakers  # every path begins with one
+        _ = trials.speakers  # each utterance has one
         enrol, test = (
-            [speaker_of(utterance) for utterance in side]
+            [trials.speaker_of(utterance) for utterance in side]
             for side in (trials.enrol, trials.test)
         )
         values = bootstrap_eer(scores, trials.labels, enrol, test, draws, seed)

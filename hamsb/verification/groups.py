@@ -44,15 +44,16 @@ class Metadata:
         """
         values = self.columns[column]
         known = {
-            utterance: values.get(self._key(utterance)) for utterance in trials.utterances
+            utterance: values.get(self._key(utterance, trials.speaker_of(utterance)))
+            for utterance in trials.utterances
         }
         missing = {utterance for utterance, value in known.items() if value is None}
         if missing:
             line, utterance = trials.first_line(missing)
+            key = self._key(utterance, trials.speaker_of(utterance))
             raise ValueError(
-                f"{trials.path}:{line}: {self.path} has no {self.by} "
-                f"{self._key(utterance)!r}; {len(missing)} of {len(known)} utterances "
-                "of the list are not in it"
+                f"{trials.path}:{line}: {self.path} has no {self.by} {key!r}; "
+                f"{len(missing)} of {len(known)} utterances of the list are not in it"
             )
         enrol, test = (
             np.array([known[name] for name in side]) for side in (trials.enrol, trials.test)
@@ -62,10 +63,10 @@ class Metadata:
     def of_utterances(self, column: str, utterances: Sequence[str]) -> list[str]:
         """A column's value of each utterance, ``<speaker>/...``; "" where it has none."""
         values = self.columns[column]
-        return [values.get(self._key(utterance), "") for utterance in utterances]
+        return [values.get(self._key(name, speaker_of(name)), "") for name in utterances]
 
-    def _key(self, utterance: str) -> str:
-        return utterance if self.by == "utterance" else speaker_of(utterance)
+    def _key(self, utterance: str, speaker: str) -> str:
+        return utterance if self.by == "utterance" else speaker
 
 
 def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
@@ -75,9 +76,10 @@ def read_metadata(path: str | os.PathLike, columns: Sequence[str]) -> Metadata:
     ---------
     path : str or Path
         UTF-8, separated by commas or tabs, with a header. One column names what a row
-        is about: ``utterance`` or ``path`` (as the trial lists do) or else ``speaker`` (an
-        utterance's first folder; ``VoxCeleb1 ID`` and ``VoxCeleb2 ID`` too, so that
-        VoxCeleb's own files can be given). Upper and lower case are the same.
+        is about: ``utterance`` or ``path`` (as the trial lists do) or else ``speaker`` (as
+        the data tell it, or an utterance's first folder; ``VoxCeleb1 ID`` and ``VoxCeleb2
+        ID`` too, so that VoxCeleb's own files can be given). Upper and lower case are the
+        same.
     columns : sequence of str
         The other columns to read, such as ``gender``.
 
@@ -138,10 +140,11 @@ def trial_groups(
 ) -> dict[tuple[str, str], np.ndarray]:
     """The groups that a list's trials fall into.
 
-    By duration, of a trial's shorter utterance. By session, a path's second folder, and
-    by each column of the metadata: whether both sides have the same one. In the same
-    session there are target trials alone, of different gender impostor trials alone;
-    since an error rate needs both, such a group has all trials of the other class.
+    By duration, of a trial's shorter utterance. By session, as the data tell it, or a
+    path's second folder, and by each column of the metadata: whether both sides have the
+    same one. In the same session there are target trials alone, of different gender
+    impostor trials alone; since an error rate needs both, such a group has all trials of
+    the other class.
 
     Arguments
     ---------
@@ -182,7 +185,11 @@ def trial_groups(
         number = np.searchsorted(duration_bins, seconds, side="right")
         for i, name in enumerate(_bin_names(duration_bins)):
             groups["duration", name] = number == i
-    pairs = {"session": (_sessions(trials.enrol), _sessions(trials.test))}
+    enrol, test = (
+        np.array([trials.session_of(name) for name in side])
+        for side in (trials.enrol, trials.test)
+    )
+    pairs = {"session": (enrol, test)}
     if any((side == "").any() for side in pairs["session"]):
         del pairs["session"]
     if metadata is not None:
@@ -199,12 +206,6 @@ def trial_groups(
         for key, members in groups.items()
         if members.any() and not members.all()
     }
-
-
-def _sessions(utterances: Sequence[str]) -> np.ndarray:
-    """The speaker and session folders of each path, [N] of str; "" without them."""
-    parts = [name.split("/") for name in utterances]
-    return np.array(["/".join(part[:2]) if len(part) > 2 else "" for part in parts])
 
 
 def _bin_names(limits: Sequence[float]) -> list[str]:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from hamsb.dataio.annotations import read_columns
+from hamsb.dataio.annotations import Recording, read_utterances
+from hamsb.dataio.utterances import recording
 from hamsb.nnet.similarities import CosineSimilarity, Similarity
 from hamsb.utils.checks import check_choice
 from hamsb.utils.progress import progress_bar
@@ -30,16 +29,16 @@ NORMALIZATIONS: dict[str, tuple[str, bool] | None] = {
 
 
 def find_cohort(
-    tables: Sequence[str | os.PathLike],
+    annotation: str | os.PathLike,
     lists: Iterable[Trials],
     per_speaker: int | None = None,
-) -> dict[str, Path]:
+) -> dict[str, Recording]:
     r"""The utterances that scores are normalized with, none of a trial's speaker.
 
     Arguments
     ---------
-    tables : sequence of str or Path
-        csv files with the columns ``wav`` and ``spk_id``, as a preparation's train.csv.
+    annotation : str or Path
+        A preparation's train.csv. In a preparation no two persons have one name.
     lists : list of Trials
         Their speakers are left out.
     per_speaker : int, optional
@@ -47,42 +46,40 @@ def find_cohort(
 
     Returns
     -------
-    dict of str to Path
-        ``<speaker>/<path>`` -> file.
+    dict of str to Path or Utterance
+        ``<speaker>/<path>`` -> file, or the stretch of it.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `read_columns`; a row without a file or a speaker; nobody is left.
+        As `read_utterances`; nobody is left.
 
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "train.csv")
-    ...     _ = path.write_text("wav,spk_id\n/a.wav,c1\n/b.wav,c1\n/c.wav,c2\n")
-    ...     sorted(find_cohort([path], [], per_speaker=1))
+    ...     rows = "/a.wav,0,9,c1\n/b.wav,0,9,c1\n/c.wav,0,9,c2\n"
+    ...     _ = path.write_text("wav,start,stop,spk_id\n" + rows)
+    ...     sorted(find_cohort(path, [], per_speaker=1))
     ['c1//a.wav', 'c2//c.wav']
     """
     in_trials = {speaker for trials in lists for speaker in trials.speakers}
-    files: dict[str, set[str]] = defaultdict(set)
-    for path in tables:
-        advice = "a cohort is a folder that holds wav/, or a csv file, as a run's train.csv"
-        for line, (speaker, file) in read_columns(path, ("spk_id", "wav"), advice):
-            if not (speaker and file):
-                raise ValueError(f"{path}:{line}: no file or no speaker; {advice}.")
-            if speaker not in in_trials:
-                files[speaker].add(file)
-    cohort: dict[str, Path] = {}
-    for speaker, paths in sorted(files.items()):
-        own = sorted(paths)
+    cohort: dict[str, Recording] = {}
+    for speaker, utterances in read_utterances(annotation).items():
+        if speaker in in_trials:
+            continue
+        own = sorted(set(utterances))
         if per_speaker is not None and len(own) > per_speaker:
             own = [own[i * len(own) // per_speaker] for i in range(per_speaker)]
-        cohort.update({f"{speaker}/{file}": Path(file) for file in own})
+        for utterance in own:
+            found = recording(*utterance)
+            cohort[f"{speaker}/{found}"] = found
     if not cohort:
         raise ValueError(
-            f"cohort={[*map(str, tables)]}: no utterance of a "
-            "speaker who is in none of the trial lists."
+            f"cohort={annotation}: no utterance of a speaker who is in none of the trial "
+            "lists."
         )
     return cohort
 
@@ -228,6 +225,7 @@ def normalize_scores(
 
     Example
     -------
+    >>> from pathlib import Path
     >>> trials = Trials(np.array([1]), ("1/a",), ("1/b",), Path("O.txt"))
     >>> statistics = CohortStatistics({"1/a": 0.5, "1/b": 0.25}, {"1/a": 1, "1/b": 0.5})
     >>> normalize_scores(np.array([0.75]), trials, statistics, "s")

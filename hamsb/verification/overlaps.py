@@ -12,9 +12,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from hamsb.dataio.annotations import Utterance
 from hamsb.verification.data import VerificationData
+from hamsb.verification.embeddings import recordings
 from hamsb.verification.training_data import read_training
-from hamsb.verification.trials import Trials
+from hamsb.verification.trials import Enrolment, Trials
 
 LABELS = ("label_encoder.ckpt", "label_encoder.txt")  # SpeechBrain's names of the file
 
@@ -143,11 +145,11 @@ def trials_in_calibration(data: VerificationData) -> dict[str, int]:
     if data.calibration is None:
         return {}
     own, other = (
-        {name: os.path.realpath(path) for name, path in files.items()}
+        {name: _identity(path) for name, path in files.items()}
         for files in (data.files, data.calibration_files)
     )
     for name in own.keys() & other.keys():
-        if own[name] != other[name] and filecmp.cmp(own[name], other[name], shallow=False):
+        if own[name] != other[name] and _is_copy(own[name], other[name]):
             other[name] = own[name]
     calibrating = {frozenset(pair) for pair in _recordings(data.calibration, other)}
     return {
@@ -291,6 +293,23 @@ def _shared(speakers: Collection[str], others: Collection[str]) -> list[str]:
 def _recordings(trials, files):
     """The two files of each trial."""
     return ((files[one], files[other]) for one, other in zip(trials.enrol, trials.test))
+
+
+def _identity(files: Enrolment) -> tuple:
+    """The real files that a name stands for, and which part of each: () for all."""
+    return tuple(
+        (os.path.realpath(each.wav), each[1:])
+        if isinstance(each, Utterance)
+        else (os.path.realpath(each), ())
+        for each in recordings({"": files})
+    )
+
+
+def _is_copy(one: tuple, other: tuple) -> bool:
+    """Whether two names stand for the same parts of files of one content."""
+    return [part for _, part in one] == [part for _, part in other] and all(
+        filecmp.cmp(a, b, shallow=False) for (a, _), (b, _) in zip(one, other)
+    )
 
 
 def _count(one, key):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from hamsb.verification.normalization import (
     cohort_statistics,
     normalize_scores,
 )
-from hamsb.verification.trials import Trials
+from hamsb.verification.trials import Enrolment, Trials
 
 # What a calibration may take into account: embeddings -> a number an utterance, [N].
 QUALITIES: dict[str, Callable[[Embeddings], torch.Tensor]] = {
@@ -57,6 +56,7 @@ def score_trials(
     Example
     -------
     >>> from hamsb import ClippedUnitBall, HyperbolicSimilarity
+    >>> from pathlib import Path
     >>> matrix = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     >>> embeddings = Embeddings(("1/a", "1/b", "2/a"), matrix)
     >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("1/b", "2/a"), Path("O.txt"))
@@ -104,6 +104,7 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> 
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> trials = Trials(np.array([1]), ("id1/a.wav",), ("id1/b.wav",), Path("O.txt"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_scores(f"{folder}/scores_O.txt", trials, [0.25])
@@ -126,7 +127,7 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> 
 def score_lists(
     encode: Callable[[torch.Tensor], torch.Tensor],
     lists: Sequence[Trials],
-    utterances: Mapping[str, Path],
+    utterances: Mapping[str, Enrolment],
     sample_rate: int,
     **options: Any,
 ) -> dict[str, np.ndarray]:
@@ -138,7 +139,7 @@ def score_lists(
         Audio [B, T] -> embeddings [B, 1, D].
     lists : list of Trials
         May be empty.
-    utterances : dict of str to Path
+    utterances : dict of str to Path, Utterance or tuple of these
         As `hamsb.verification.trials.read_lists` returns them.
     sample_rate : int
         Hz.

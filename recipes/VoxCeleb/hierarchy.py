@@ -81,7 +81,7 @@ from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.batches import check_numbers
 from hamsb.verification.cache import EmbeddingCache
-from hamsb.verification.data import VerificationData
+from hamsb.verification.data import VerificationData, by_speaker
 from hamsb.verification.decision import fingerprint
 from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.groups import read_metadata
@@ -125,16 +125,17 @@ def read_tree(hparams):
     lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
     for trials in lists:
         _ = trials.speakers  # every path begins with one
-    below = find_levels(hparams["levels"], sorted(files), metadata).below
+    named = by_speaker(lists, files)
+    below = find_levels(hparams["levels"], sorted(named), metadata).below
     chosen = choose_utterances(
-        files, hparams["utterances"], hparams["points"], below, hparams["seed"]
+        named, hparams["utterances"], hparams["points"], below, hparams["seed"]
     )
     levels = find_levels(hparams["levels"], chosen, metadata)
     noise = None
     if hparams["noise"] is not None:
         noise = numbers_of(hparams["noise"], chosen, metadata)
     data = VerificationData(lists, files)
-    return {name: files[name] for name in chosen}, levels, noise, data
+    return {name: named[name] for name in chosen}, levels, noise, data
 
 
 # --------------------------------------------------------------------------- one model

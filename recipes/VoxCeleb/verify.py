@@ -24,12 +24,12 @@ from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [
     Key("model", "folder", "the export folder of a training run"),
-    Key("test_data_folder", "folder", "holds wav/<speaker>/...; or a list of them"),
+    Key("test_data_folder", "data", "of the trials: folder, csv, Kaldi; or a list"),
     Key("verification_file", "file", "the trial list; or a list of them"),
     Key("output_folder", "folder", "scores, tables and plots"),
     Key("backends", "list", "similarities: cosine, hyperbolic"),
     Key("normalizations", "list", "of the scores: none, z-norm, t-norm, s-norm, as-norm"),
-    Key("cohort", "folder", "or csv file, or a list: what scores are normalized with"),
+    Key("cohort", "data", "or a list of them: what scores are normalized with"),
     Key("merge_speakers", "boolean", "of one name in two folders", optional=True),
     Key("prefix_speakers", "boolean", "by their folder's name", optional=True),
     Key("cohort_per_speaker", "number", "of utterances, at most; null: all"),
@@ -37,7 +37,7 @@ KEYS = [
     Key("cohort_size", "number", "of as-norm: the nearest to each side of a trial"),
     Key("subtract_mean", "boolean", "the cohort's mean embedding, from all embeddings"),
     Key("calibration_file", "file", "a trial list of other speakers"),
-    Key("calibration_data_folder", "folder", "of that list"),
+    Key("calibration_data_folder", "data", "of that list"),
     Key("quality_measures", "list", "that calibration takes into account: duration, norm"),
     Key("store_decision", "boolean", "store thresholds of the cosine with the model"),
     Key("p_targets", "list of numbers", "priors of the detection costs"),
@@ -53,6 +53,8 @@ KEYS = [
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS, ANALYSIS)  # before what takes seconds to import
 
+import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,8 +118,8 @@ def check(hparams):
         for key, without in (("normalizations", ["none"]), ("subtract_mean", False)):
             if hparams[key] != without:
                 raise ValueError(
-                    f"{key}={hparams[key]}: needs a cohort; give the folder of the "
-                    "training data, which holds wav/, or a run's save/train.csv."
+                    f"{key}={hparams[key]}: needs a cohort; give the training data, or "
+                    "a run's save/train.csv."
                 )
     if hparams["calibration_file"] is None:
         for key in ("quality_measures", "store_decision"):
@@ -142,7 +144,9 @@ def read_data(hparams):
     data = VerificationData(lists, files)
     if hparams["calibration_file"] is not None:
         (calibration,), files = read_lists(
-            str(hparams["calibration_file"]), hparams["calibration_data_folder"]
+            str(hparams["calibration_file"]),
+            hparams["calibration_data_folder"],
+            key="calibration_data_folder",
         )
         data = replace(data, calibration=calibration, calibration_files=files)
     if hparams["metadata"] is not None:
@@ -153,14 +157,31 @@ def read_data(hparams):
 
 
 def with_cohort(data, hparams, folder, sample_rate):
-    """The data and the files of the cohort, which a folder may have to be prepared for."""
+    """The data and the files of the cohort, which is prepared as training data are, into
+    another folder."""
     if hparams["cohort"] is None:
         return data
+    folders = [hparams["test_data_folder"]]
+    if data.calibration is not None:
+        folders.append(hparams["calibration_data_folder"])
     names = ("merge_speakers", "prefix_speakers")
-    options = {name: hparams[name] for name in names if name in hparams}
-    cohort, folder = hparams["cohort"], folder / "cohort"
-    tables = cohort_tables(cohort, data, folder, sample_rate, **options)
-    cohort = find_cohort(tables, data.all_lists, hparams["cohort_per_speaker"])
+    try:
+        prepared = prepare_voxceleb(
+            hparams["cohort"],
+            folder / "cohort",
+            [trials.path for trials in data.all_lists],
+            dev_speakers=0,
+            sample_rate=sample_rate,
+            test_data_folder=[
+                path
+                for each in folders
+                for path in ([each] if isinstance(each, str) else each)
+            ],
+            **{name: hparams[name] for name in names if name in hparams},
+        )
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"cohort: {error}") from error
+    cohort = find_cohort(prepared.train_csv, data.all_lists, hparams["cohort_per_speaker"])
     data = replace(data, cohort_files=cohort)
     means = hparams["cohort_speaker_means"]
     size = len(data.cohort_speakers if means else data.cohort_files)
@@ -170,18 +191,6 @@ def with_cohort(data, hparams, folder, sample_rate):
             f"most the {size} of the cohort."
         )
     return data
-
-
-def cohort_tables(cohort, data, folder, sample_rate, **options):
-    """The csv files of a cohort; folders that hold ``wav/`` are prepared as training
-    data are, into another folder."""
-    cohort = [cohort] if isinstance(cohort, str) else cohort
-    if all(str(path).endswith(".csv") for path in cohort):
-        return cohort
-    lists = [trials.path for trials in data.all_lists]
-    options |= {"dev_speakers": 0, "sample_rate": sample_rate}
-    prepare_voxceleb(cohort, folder, lists, **options)
-    return [folder / "train.csv"]
 
 
 def facts(hparams, data, overlaps):
@@ -207,6 +216,13 @@ def facts(hparams, data, overlaps):
     yield overlap_facts(overlaps)
 
 
+def show_data():
+    """Have the screen show what the data are."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    for name in (read_lists.__module__, prepare_voxceleb.__module__):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
 REPORT = """# Verification of {model}
 
 {results}
@@ -222,6 +238,7 @@ def main(arguments):
     folder = Path(str(hparams["output_folder"]))
     check_script(folder, SCRIPT)
     encoder = load_encoder(Path(str(hparams["model"])), run_opts)
+    show_data()
     similarities = make_similarities(hparams["backends"], trained_ball(encoder))
     data = read_data(hparams)
     progress = not run_opts.noprogressbar

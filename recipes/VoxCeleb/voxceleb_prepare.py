@@ -1,18 +1,20 @@
-"""Prepares VoxCeleb, or any folder laid out like it, for SpeechBrain.
+"""Prepares VoxCeleb, or any other speech of known speakers, for SpeechBrain.
 
-A root is a folder that holds ``wav/<speaker>/<session>/<utterance>.wav`` (or
-``.flac``); there may be several, as VoxCeleb1 and VoxCeleb2 are. What comes
-out, in ``save_folder``:
+Data come from folders, tables and Kaldi directories, one or several: the layouts of
+`hamsb.dataio.sources`, which are recognized by what they hold. What comes out, in
+``save_folder``:
 
 ``train.csv``, ``dev.csv``
-    SpeechBrain csv files, ``ID,duration,wav,start,stop,spk_id``, one row a
-    whole file: duration in seconds, start and stop in samples, the ID
+    SpeechBrain csv files, ``ID,duration,wav,start,stop,spk_id``, one row an
+    utterance, a whole file or a stretch of one: duration in seconds, start and
+    stop in samples, the ID that of the source, in folders the path
     ``<speaker>/<session>/<utterance>`` without the extension. Rows are sorted
     by ID. Two files with one ID (in two roots, or ``.wav`` beside ``.flac``)
     are an error: they are nearly always one recording listed twice.
 ``veri_dev.txt``
     Trials between the held-out development speakers, ``label enrol test`` with
-    label 1 for the same speaker and paths below ``wav/``, as VoxCeleb's lists.
+    label 1 for the same speaker; the names are the IDs, for folders with the
+    extension, as in VoxCeleb's lists.
 ``left_out.csv``
     ``path,reason,detail`` of every file that is in neither csv file.
 ``prepare.json``
@@ -21,20 +23,21 @@ out, in ``save_folder``:
 Speakers
 --------
 A speaker that occurs in a trial list never trains. Of the others that have two
-usable files, ``dev_speakers`` are held out: those with the smallest SHA-256 of
-seed and name, so that other options or more data move few of them. Target
-trials pair two sessions of a speaker; a speaker with a single session is
-paired within it. They are shared out evenly over the speakers. Impostor trials
-are drawn uniformly from all pairs of utterances of two development speakers.
-No pair occurs twice, in either order.
+usable utterances, ``dev_speakers`` are held out: those with the smallest
+SHA-256 of seed and name, so that other options or more data move few of them.
+Target trials pair two sessions of a speaker; a speaker with a single session is
+paired within it. Where a source tells no sessions, each file is one. Target
+trials are shared out evenly over the speakers. Impostor trials are drawn
+uniformly from all pairs of utterances of two development speakers. No pair
+occurs twice, in either order.
 
 A speaker's name that occurs in two roots is an error, unless
 ``merge_speakers`` says that it is one person (a corpus spread over two disks)
 or ``prefix_speakers`` that names are to be told apart by root. A speaker
 ``id1`` of the root ``/data/calls`` is then ``calls-id1``, in IDs and in
-``veri_dev.txt`` too, whose paths are then no longer those below ``wav/``;
-`hamsb.dataio.annotations.utterance_files` finds their files. A trial list names
-speakers as their folders are called: it keeps all of that name from training.
+``veri_dev.txt`` too, whose utterances are then those of ``dev.csv`` alone. The
+speakers of a trial list are looked for in ``test_data_folder``; a path's first
+folder is one. All of that name are kept from training.
 
 Files
 -----
@@ -43,27 +46,28 @@ The first rule that fits a file decides, and the summary counts it.
 ==================  ==========================================================
 reason              what happens
 ==================  ==========================================================
-``misplaced``       below ``wav/`` but not at ``speaker/session/``: left out
+``misplaced``       in folders, but not where the others are: left out
 ``not_wav_or_flac`` m4a, mp3 and the like: left out; convert m4a with
                     ``convert_m4a.py``, others with ffmpeg
 ``trial_speaker``   the speaker is in a trial list: left out, not opened
 ``unusable_name``   the name has white space, ``$`` (SpeechBrain replaces it in
                     csv files) or is not UTF-8: left out
-``unreadable``      no audio header, no samples, or infinite or NaN samples at
-                    its end: left out
+``unreadable``      no such file, no audio header, no samples, or infinite or
+                    NaN samples at its end: left out
 ``unknown_length``  a streamed FLAC whose header names no length: left out
 ``other_rate``      not ``sample_rate``: left out, since training reads crops by
                     sample offset; convert it (``ffmpeg -i in -ar 16000 out``)
 ``truncated``       a WAV whose header promises more bytes than the file has,
-                    or a file whose last samples cannot be read: left out
+                    a file whose last samples cannot be read, or an utterance
+                    that ends more than 20 ms behind its file: left out
 ``too_short``       shorter than ``min_duration`` seconds: left out
-``silent``          no sample above -80 dBFS in the whole file: left out
+``silent``          no sample above -80 dBFS in the whole utterance: left out
 ``stereo``          several channels: used; training averages the channels
 ==================  ==========================================================
 
-A file is opened once and its last 1,024 samples are read; a file that ends in
-silence is also read from its start until a sample is loud enough. Damage in
-the middle of a file is therefore not found. A WAV written to a pipe (its
+A file is opened once an utterance, and that one's last 1,024 samples are read;
+one that ends in silence is also read from its start until a sample is loud
+enough. Damage in the middle of a file is therefore not found. A WAV written to a pipe (its
 header says 0xFFFFFFFF, "until the end") has the length it has. Measured on
 2,000 files of 0.5 s on one core: 0.08 ms a WAV and 0.15 ms a FLAC, twice the
 cost of the header alone.
@@ -76,7 +80,6 @@ import json
 import multiprocessing
 import os
 import random
-import struct
 import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
@@ -87,21 +90,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hamsb.dataio.annotations import read_columns
+from hamsb.dataio.folders import Folders
+from hamsb.dataio.inspection import look
 from hamsb.dataio.layouts import explain_layout, names_part
+from hamsb.dataio.sources import open_source
+from hamsb.dataio.utterances import AUDIO, OTHER_AUDIO, Row, Source, is_plain
 from hamsb.utils.files import digest, read_json, replacing
 from hamsb.utils.progress import progress_bar
-from hamsb.verification.trials import read_trials
+from hamsb.verification.trials import listed_speakers
 
 import numpy as np
-import soundfile
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
 
-AUDIO = (".wav", ".flac")
-OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".mp3", ".ogg", ".opus", ".sph", ".wma")
 REASONS = {
-    "misplaced": "not at wav/<speaker>/<session>/: left out",
+    "misplaced": "not where the others are: left out",
     "not_wav_or_flac": "neither wav nor flac: left out (for m4a: convert_m4a.py)",
     "trial_speaker": "of a speaker of the trial lists: left out",
     "unusable_name": "white space, $ or no UTF-8 in the name: left out",
@@ -115,12 +119,7 @@ REASONS = {
 }
 
 _WRITTEN = ("train.csv", "dev.csv", "veri_dev.txt", "left_out.csv")
-_FORMAT_VERSION = 1  # of prepare.json and of the files' meaning
-_SILENCE = 1e-4  # -80 dB relative to full scale
-_END = 1024  # samples read of every file
-_BLOCK = 65536  # samples read at a time of a file that ends in silence
-_UNKNOWN_BYTES = 0x7FFFF000  # data sizes from here on mean "until the end"
-_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's SF_COUNT_MAX
+_FORMAT_VERSION = 2  # of prepare.json and of the files' meaning
 _FILES_PER_TASK = 256  # handed to a worker process at a time
 
 
@@ -146,6 +145,8 @@ class Preparation:
         Number of files left out or treated, by reason (see `REASONS`).
     reused : bool
         True if an earlier preparation was found good and no file was opened.
+    prefixes : list of str
+        What speakers' names begin with, of ``prefix_speakers``.
     """
 
     train_csv: Path
@@ -156,37 +157,18 @@ class Preparation:
     hours: float
     counts: dict
     reused: bool
-
-
-class _Found(NamedTuple):
-    """A file below wav/, as the folders tell it."""
-
-    path: str  # absolute
-    name: str  # below wav/, behind the root's prefix
-    root: str
-    folder: str  # the speaker's, without a prefix
-    size: int  # bytes; 0 also for what is not a file
-    mtime: int  # nanoseconds
-    reason: str  # why it cannot be used, or ""
-
-    @property
-    def id(self):
-        return os.path.splitext(self.name)[0]
-
-    @property
-    def speaker(self):
-        return self.name.split("/", 1)[0]
-
-    @property
-    def session(self):
-        return self.name.rsplit("/", 1)[0]
+    prefixes: list
 
 
 class _Utterance(NamedTuple):
-    """A usable file."""
+    """A usable utterance."""
 
-    file: _Found
-    frames: int
+    row: Row
+    stop: int  # samples; never 0
+
+    @property
+    def frames(self):
+        return self.stop - self.row.start
 
 
 class _LeftOut(NamedTuple):
@@ -211,19 +193,20 @@ def prepare_voxceleb(
     merge_speakers=False,
     prefix_speakers=False,
     least_utterances=0,
+    test_data_folder=None,
 ):
     """Writes train.csv, dev.csv and veri_dev.txt, or reuses them.
 
     The result depends on the data, the options and the seed alone. If
-    ``save_folder`` holds a complete preparation of the same data (paths,
-    sizes, modification times), options and trial lists, it is reused and no
-    audio file is opened. Otherwise everything is made anew. See the top of this
-    file for the rules.
+    ``save_folder`` holds a complete preparation of the same data (paths, sizes,
+    modification times, and what tables say), options and speakers of trial lists,
+    it is reused and no audio file is opened. Otherwise everything is made anew. See
+    the top of this file for the rules.
 
     Arguments
     ---------
     data_folder : str, Path or list of them
-        The roots; each holds ``wav/<speaker>/<session>/<utterance>``.
+        The roots, as `hamsb.dataio.sources.open_source` takes them.
     save_folder : str or Path
         Where the files go; created.
     verification_file : str, Path or list of them
@@ -251,6 +234,8 @@ def prepare_voxceleb(
         They are different persons: all names begin with their root's.
     least_utterances : int
         So many must be left to train: a batch of all processes.
+    test_data_folder : str, Path or list of them, optional
+        Where the trial lists' utterances are, if not in the roots.
 
     Returns
     -------
@@ -259,8 +244,8 @@ def prepare_voxceleb(
     Raises
     ------
     FileNotFoundError
-        If a root, its ``wav/`` or a trial list is missing, or a root has no
-        wav or flac file in its place.
+        If a root or a trial list is missing, or a root has no wav or flac file
+        in its place.
     ValueError
         If an option or a trial line is wrong, the speakers of a root are parts
         of a corpus by name (``wav/train/``), two roots have speakers of one
@@ -308,17 +293,18 @@ def prepare_voxceleb(
     least = _integer("least_utterances", least_utterances, 0)
     save_folder = Path(save_folder)
 
-    found = _scan(options["roots"], prefix_speakers)
+    sources = _open(options["roots"], prefix_speakers)
+    found = _scan(sources, sample_rate)
+    excluded = _trial_speakers(lists, test_data_folder or options["roots"])
     made_from = {
         "version": _FORMAT_VERSION,
         "options": options,
         "data": _fingerprint(found),
-        "trial_lists": sorted(digest(path) for path in lists),
+        "trial_speakers": _digest_of(sorted(excluded)),
     }
     expected = expected or {}
     earlier, digests = _earlier(save_folder, made_from)
     if earlier is None:
-        excluded = _trial_speakers(lists)
         checks = expected, least
         return _prepare_anew(save_folder, found, excluded, made_from, workers, checks)
     _check_expected(save_folder, digests, expected, {})
@@ -338,12 +324,11 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
     expected, least = checks
     _check_shared(found, excluded, options)
     _check_ids(found)
-    _warn_of_layout(found, options["roots"])
     usable, left_out, counts = _sort_out(found, excluded, options, workers)
     _check_size(usable, options, least, _why_left_out(usable, left_out, counts))
     held_out = _hold_out(usable, options["dev_speakers"], options["seed"])
-    development = [u for u in usable if u.file.speaker in held_out]
-    training = [u for u in usable if u.file.speaker not in held_out]
+    development = [u for u in usable if u.row.speaker in held_out]
+    training = [u for u in usable if u.row.speaker not in held_out]
 
     trials = _draw_trials(development, options)
     rows = {"train.csv": _csv_rows(training, rate)}
@@ -352,10 +337,11 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
         rows["veri_dev.txt"] = trials
     rows["left_out.csv"] = [_LeftOut._fields, *left_out]
     numbers = {
-        "speakers": len({u.file.speaker for u in training}),
+        "speakers": len({u.row.speaker for u in training}),
         "utterances": len(training),
         "hours": sum(u.frames for u in training) / rate / 3600,
         "counts": counts,
+        "prefixes": sorted({row.source.prefix for row in found} - {""}),
     }
     _write(save_folder, rows, made_from, numbers, expected)
     prepared = _preparation(save_folder, numbers, bool(held_out), False)
@@ -399,48 +385,19 @@ def _seconds(name, value):
 
 
 def _check_roots(data_folder):
-    """The roots as absolute paths; each must hold wav/."""
+    """The roots as absolute paths, each once."""
     roots = _paths(data_folder)
     if not roots:
-        raise ValueError("data_folder is empty; name a folder that holds wav/")
+        raise ValueError(
+            "data_folder is empty; name a folder, a table or a Kaldi directory"
+        )
     seen = {}
     for root in roots:
-        if "$" in root or not _is_utf8(root):
-            raise ValueError(
-                f"data_folder {root!r} holds '$' or is not UTF-8, which "
-                "SpeechBrain csv files cannot carry; use another name or a link"
-            )
-        if not os.path.isdir(root):
-            raise FileNotFoundError(f"data_folder {root} is not a folder")
-        if not os.path.isdir(os.path.join(root, "wav")):
-            raise FileNotFoundError(f"{root} has no wav/ folder; {_hint(root)}")
         real = os.path.realpath(root)
         if real in seen:
-            raise ValueError(f"data_folder names one folder twice: {seen[real]} and {root}")
+            raise ValueError(f"data_folder names one source twice: {seen[real]} and {root}")
         seen[real] = root
     return roots
-
-
-def _hint(root):
-    """What to do about a root without wav/."""
-    above = [path for path in (Path(root), *Path(root).parents) if path.name == "wav"]
-    if above:
-        return f"give the folder above it, {above[-1].parent}"
-    for part in ("aac", "dev/aac", "test/aac"):
-        if os.path.isdir(os.path.join(root, part)):
-            return (
-                f"{part}/ is VoxCeleb2 as downloaded: "
-                f"{_convert_m4a(os.path.join(root, part))}"
-            )
-    return explain_layout(root, AUDIO + OTHER_AUDIO)
-
-
-def _is_utf8(text):
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_lists(verification_file):
@@ -455,11 +412,11 @@ def _check_lists(verification_file):
     return lists
 
 
-def _trial_speakers(lists):
-    """The speakers of the trial lists: first folders of their paths."""
+def _trial_speakers(lists, sources):
+    """The speakers of the trial lists."""
     speakers = set()
     for path in lists:
-        here = read_trials(path).speakers
+        here = sorted(listed_speakers(path, sources))
         if "wav" in here:  # else its speakers would silently train
             raise ValueError(
                 f"{path} has paths that begin with wav/; remove that: a path "
@@ -475,25 +432,38 @@ def _trial_speakers(lists):
     return speakers
 
 
-# ---------------------------------------------------------------- folders
+# ---------------------------------------------------------------- sources
 
 
-def _scan(roots, prefix_speakers):
-    """All audio files below the roots' wav/, sorted by name and path."""
+def _open(roots: list[str], prefix_speakers: bool) -> list[Source]:
     prefixes = _prefixes(roots) if prefix_speakers else [""] * len(roots)
-    found = []
-    for root, prefix in zip(roots, prefixes):
-        here = list(_walk(os.path.join(root, "wav"), "", 0, root, prefix))
-        speakers = {f.folder for f in here if f.reason in ("", "unusable_name")}
+    sources = [open_source(root, prefix=prefix) for root, prefix in zip(roots, prefixes)]
+    for source in sources:
+        if isinstance(source, Folders):
+            source.check()
+    return sources
+
+
+def _scan(sources: list[Source], sample_rate: int) -> list[Row]:
+    """All utterances of the sources, sorted by ID and path; each source is told."""
+    found: list[Row] = []
+    for source in sources:
+        here = list(source.rows(sample_rate))
+        placed = [row for row in here if row.reason in ("", "unusable_name")]
+        speakers = {row.folder for row in placed}
         if not speakers:
-            raise FileNotFoundError(_no_audio(root, here))
-        if all(map(names_part, speakers)):
-            raise ValueError(
-                f"data_folder={root}: its speakers would be {_some(sorted(speakers))}: "
-                f"{explain_layout(root, AUDIO)}."
-            )
+            raise FileNotFoundError(_no_audio(source, here))
+        if isinstance(source, Folders):
+            source.check_rows(here)
+        logger.info(
+            "%s: %s: %s speakers, %s utterances",
+            source.path,
+            source.layout,
+            f"{len(speakers):,}",
+            f"{len(placed):,}",
+        )
         found.extend(here)
-    return sorted(found, key=lambda f: (f.id, f.path))
+    return sorted(found, key=lambda row: (row.id, row.path))
 
 
 def _prefixes(roots):
@@ -504,7 +474,7 @@ def _prefixes(roots):
         names = ["-".join(path[-depth:]) for path in parts]
         if len(set(names)) == len(roots):
             break
-    if not all(map(_is_plain, names)):
+    if not all(map(is_plain, names)):
         raise ValueError(
             f"prefix_speakers: white space in a folder's name ({_some(names)}) would be "
             "in the names of its speakers; give a link with another name as data_folder"
@@ -512,17 +482,21 @@ def _prefixes(roots):
     return [f"{name}-" for name in names]
 
 
-def _no_audio(root, here):
-    wav = os.path.join(root, "wav")
-    placed = [f.path for f in here if f.reason == "not_wav_or_flac"]
+def _no_audio(source, here):
+    placed = [row.path for row in here if row.reason == "not_wav_or_flac"]
     kinds = Counter(os.path.splitext(path)[1].lower().lstrip(".") for path in placed)
+    root = source.path
+    base = source.base if isinstance(source, Folders) else root
     if not kinds:
+        for part in ("aac", "dev/aac", "test/aac"):
+            if os.path.isdir(folder := os.path.join(root, part)):
+                return f"{folder} is VoxCeleb2 as downloaded: {_convert_m4a(folder)}"
         return f"data_folder={root}: {explain_layout(root, AUDIO + OTHER_AUDIO)}."
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     how = "convert them: ffmpeg -i IN -ac 1 -ar 16000 OUT.flac"
     if "m4a" in kinds:
-        how = _convert_m4a(wav)
-    return f"{wav} holds {counts} files, but no wav or flac; {how}"
+        how = _convert_m4a(base)
+    return f"{base} holds {counts} files, but no wav or flac; {how}"
 
 
 def _convert_m4a(folder):
@@ -534,61 +508,30 @@ def _convert_m4a(folder):
     )
 
 
-def _walk(folder, below, depth, root, prefix):
-    """Yields the files of a folder; depth 2 is where utterances lie."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = below + entry.name
-            is_folder = entry.is_dir()
-            if is_folder and depth < 2:
-                yield from _walk(entry.path, name + "/", depth + 1, root, prefix)
-                continue
-            extension = os.path.splitext(entry.name)[1].lower()
-            if not is_folder and extension not in AUDIO + OTHER_AUDIO:
-                continue
-            size, mtime = _size_and_time(entry)
-            if depth != 2 or is_folder:
-                reason = "misplaced"
-            elif extension in OTHER_AUDIO:
-                reason = "not_wav_or_flac"
-            elif _is_plain(name):
-                reason = ""
-            else:
-                reason = "unusable_name"
-            speaker = name.partition("/")[0]
-            yield _Found(entry.path, prefix + name, root, speaker, size, mtime, reason)
-
-
-def _is_plain(name):
-    """Whether a name fits into a csv file and a trial list."""
-    return name.split() == [name] and "$" not in name and _is_utf8(name)
-
-
-def _size_and_time(entry):
-    """Size (bytes) and modification time (ns); zeros for a link to nowhere."""
-    try:
-        status = entry.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
 def _fingerprint(found):
-    """SHA-256 over paths, sizes and modification times."""
+    """SHA-256 over paths, sizes and modification times, and what tables say."""
     hashed = hashlib.sha256()
-    for file in found:
-        hashed.update(os.fsencode(file.path))
-        hashed.update(f"\0{file.size} {file.mtime}\n".encode())
+    for row in found:
+        hashed.update(os.fsencode(row.path))
+        hashed.update(f"\0{row.size} {row.mtime}\n".encode())
+        if not isinstance(row.source, Folders):
+            told = row.id, row.speaker, row.session, row.start, row.stop
+            hashed.update(repr(told).encode())
     return hashed.hexdigest()
+
+
+def _digest_of(names):
+    """SHA-256 of some names."""
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _check_shared(found, excluded, options):
     """Refuses speakers of one name in two roots, unless an option tells who they are."""
     roots, people = defaultdict(set), defaultdict(set)
-    for file in found:
-        if not file.reason and file.folder not in excluded:
-            roots[file.folder].add(file.root)
-            people[file.speaker].add((file.root, file.folder))
+    for row in found:
+        if not row.reason and row.folder not in excluded:
+            roots[row.folder].add(row.source.path)
+            people[row.speaker].add((row.source.path, row.folder))
     shared = sorted(name for name in roots if len(roots[name]) > 1)
     if options["prefix_speakers"]:  # "a" + "b-c" and "a-b" + "c"
         if any(len(same) > 1 for same in people.values()):
@@ -599,8 +542,10 @@ def _check_shared(found, excluded, options):
     elif shared and not options["merge_speakers"]:
         one, other = sorted(roots[shared[0]])[:2]
         names = set(shared)
-        files = [file for file in found if file.folder in names]
-        twice = sum(a.id == b.id and a.root != b.root for a, b in zip(files, files[1:]))
+        rows = [row for row in found if row.folder in names]
+        twice = sum(
+            a.id == b.id and a.source is not b.source for a, b in zip(rows, rows[1:])
+        )
         copy = (
             f" {twice:,} utterances have one name in both, too: if one folder repeats "
             "the other, leave that out."
@@ -614,39 +559,10 @@ def _check_shared(found, excluded, options):
         )
 
 
-def _warn_of_layout(found, roots):
-    """Says what may be wrong with a layout that can be used."""
-    for root in roots:
-        here = [file for file in found if file.root == root]
-        placed = [file for file in here if file.reason != "misplaced"]
-        if 2 * len(placed) <= len(here):
-            logger.warning("%s: %s.", root, explain_layout(root, AUDIO + OTHER_AUDIO))
-        sessions = defaultdict(set)
-        for file in placed:
-            sessions[file.folder].add(file.session)
-        parts = sorted(filter(names_part, sessions))
-        if parts:
-            logger.warning(
-                "%s: %s taken for a speaker, though that is the name of a part of a "
-                "corpus; files are looked for at wav/<speaker>/<session>/<utterance>",
-                root,
-                ", ".join(parts),
-            )
-        elif len(sessions) <= 3 and all(len(s) >= 10 for s in sessions.values()):
-            logger.warning(
-                "%s: only %d speakers (%s) with %d sessions or more each; if the speakers "
-                "are the folders in those, move them up into wav/",
-                root,
-                len(sessions),
-                ", ".join(sorted(sessions)),
-                min(map(len, sessions.values())),
-            )
-
-
 def _check_ids(found):
     """Refuses two files with one ID; ``found`` is sorted by ID."""
-    files = [f for f in found if f.reason in ("", "unusable_name")]
-    clashes = [(a, b) for a, b in zip(files, files[1:]) if a.id == b.id]
+    rows = [row for row in found if row.reason in ("", "unusable_name")]
+    clashes = [(a, b) for a, b in zip(rows, rows[1:]) if a.id == b.id]
     if clashes:
         one, other = clashes[0]
         raise ValueError(
@@ -660,28 +576,29 @@ def _check_ids(found):
 
 
 def _sort_out(found, excluded, options, workers):
-    """Splits the files into usable and left out, opening those in doubt.
+    """Splits the utterances into usable and left out, opening those in doubt.
 
     Returns the `_Utterance` list, the `_LeftOut` list, and the number of files
     for each of `REASONS`.
     """
     usable, left_out, candidates, stereo = [], [], [], 0
-    for file in found:
-        if file.reason in ("misplaced", "not_wav_or_flac"):
-            left_out.append(_LeftOut(file.path, file.reason, ""))
-        elif file.folder in excluded:
-            left_out.append(_LeftOut(file.path, "trial_speaker", file.folder))
-        elif file.reason:
-            left_out.append(_LeftOut(file.path, file.reason, ""))
+    for row in found:
+        if row.reason in ("misplaced", "not_wav_or_flac"):
+            left_out.append(_LeftOut(row.path, row.reason, ""))
+        elif row.folder in excluded:
+            left_out.append(_LeftOut(row.path, "trial_speaker", row.folder))
+        elif row.reason:
+            left_out.append(_LeftOut(row.path, row.reason, ""))
         else:
-            candidates.append(file)
+            candidates.append(row)
     looks = _look_at_all(candidates, options, workers)
-    for file, (reason, detail, frames) in zip(candidates, looks):
+    for row, (reason, detail, stop) in zip(candidates, looks):
         if reason not in ("", "stereo"):
-            left_out.append(_LeftOut(file.path, reason, detail))
+            stretch = f"{row.id}: " if row.start or row.stop else ""
+            left_out.append(_LeftOut(row.path, reason, stretch + detail))
             continue
         stereo += reason == "stereo"
-        usable.append(_Utterance(file, frames))
+        usable.append(_Utterance(row, stop))
     counts = dict.fromkeys(REASONS, 0)
     counts.update(Counter(item.reason for item in left_out), stereo=stereo)
     return usable, sorted(left_out), counts
@@ -705,107 +622,31 @@ def _why_left_out(usable, left_out, counts):
     return (f" {why}", "") if 2 * len(left_out) >= number else ("", f" {why}")
 
 
-def _look_at_all(files, options, workers):
-    """`_look` for every file, in order, on up to ``workers`` processes.
+def _look_at_all(rows, options, workers):
+    """`look` for every utterance, in order, on up to ``workers`` processes.
 
     Processes, because a file takes some 0.1 ms, mostly in Python: two threads
     were slower than one, two processes nearly twice as fast.
     """
-    look = functools.partial(
-        _look,
+    judge = functools.partial(
+        look,
         sample_rate=options["sample_rate"],
         min_duration=options["min_duration"],
     )
-    paths = [(file.path, file.size) for file in files]
+    tasks = [(row.path, row.size, row.start, row.stop) for row in rows]
     bar = functools.partial(
-        progress_bar, total=len(paths), desc="Reading audio headers", unit="file"
+        progress_bar, total=len(tasks), desc="Reading audio headers", unit="file"
     )
-    workers = min(workers, -(-len(paths) // _FILES_PER_TASK))
+    workers = min(workers, -(-len(tasks) // _FILES_PER_TASK))
     if workers <= 1:
-        return list(bar(map(look, paths)))
+        return list(bar(map(judge, tasks)))
     # fork, as PyTorch's DataLoader does: a fresh interpreter a worker would
     # spend longer on imports than most corpora take.
     method = "fork" if sys.platform == "linux" else None
     with ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context(method)
     ) as pool:
-        return list(bar(pool.map(look, paths, chunksize=_FILES_PER_TASK)))
-
-
-def _look(path_and_size, sample_rate, min_duration):
-    """Decides about one file; never raises.
-
-    Returns (reason, detail, frames); reason is "" or "stereo" for a file to
-    use.
-    """
-    path, size = path_and_size
-    if size == 0:  # a pipe would block
-        return "unreadable", "empty, or not a file", 0
-    try:
-        with soundfile.SoundFile(path) as audio:
-            return _judge(audio, path, size, sample_rate, min_duration)
-    except Exception as error:  # one bad file of a million must not end the run
-        return "unreadable", str(error), 0
-
-
-def _judge(audio, path, size, sample_rate, min_duration):
-    """`_look` for a file that opens."""
-    frames = audio.frames
-    if frames == 0:
-        return "unreadable", "no samples", 0
-    if frames >= _UNKNOWN_FRAMES:
-        return "unknown_length", "encode it again", 0
-    if audio.samplerate != sample_rate:
-        return "other_rate", f"{audio.samplerate} Hz", 0
-    missing = _missing_bytes(path, size) if "WAV" in audio.format else 0
-    if missing:
-        return "truncated", f"{missing} bytes are missing", 0
-    try:
-        audio.seek(max(0, frames - _END))
-        end = audio.read(_END, dtype="float32")
-    except soundfile.LibsndfileError:
-        end = ()
-    if len(end) < min(_END, frames):
-        return "truncated", "the last samples cannot be read", 0
-    if not np.isfinite(end).all():
-        return "unreadable", "infinite or NaN samples", 0
-    if frames < min_duration * sample_rate:
-        return "too_short", f"{frames / sample_rate:.3f} s", 0
-    if not _is_loud(end) and _is_silent(audio):
-        return "silent", "no sample above -80 dBFS", 0
-    return ("stereo" if audio.channels > 1 else ""), "", frames
-
-
-def _is_loud(samples):
-    """Whether a sample lies above -80 dBFS (both signs, all channels)."""
-    return bool((np.abs(samples) > _SILENCE).any())
-
-
-def _is_silent(audio):
-    """Reads a file from its start until a sample is above -80 dBFS."""
-    audio.seek(0)
-    blocks = audio.blocks(blocksize=_BLOCK, dtype="float32")
-    return not any(_is_loud(block) for block in blocks)
-
-
-def _missing_bytes(path, size):
-    """Bytes that a WAV header promises beyond the file's end; 0 if none.
-
-    libsndfile quietly shortens such a file to what there is. Other formats, and
-    sizes that mean "until the end" (written to a pipe), give 0.
-    """
-    with open(path, "rb") as stream:
-        head = stream.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return 0
-        while len(head := stream.read(8)) == 8:
-            kind, length = struct.unpack("<4sI", head)
-            if kind == b"data":
-                if length >= _UNKNOWN_BYTES:
-                    return 0
-                return max(0, stream.tell() + length - size)
-            stream.seek(length + length % 2, os.SEEK_CUR)
-    return 0
+        return list(bar(pool.map(judge, tasks, chunksize=_FILES_PER_TASK)))
 
 
 # ---------------------------------------------------------------- speakers
@@ -814,7 +655,7 @@ def _missing_bytes(path, size):
 def _check_size(usable, options, least_utterances, why):
     """Refuses data that are too few; names all options that they cannot meet."""
     wanted = options["dev_speakers"]
-    files = Counter(utterance.file.speaker for utterance in usable)
+    files = Counter(utterance.row.speaker for utterance in usable)
     able = sum(count >= 2 for count in files.values())
     most = min(able, len(files) - 2)
     faults, held_out, after = [], wanted, ""
@@ -829,7 +670,7 @@ def _check_size(usable, options, least_utterances, why):
             f"{' or fewer' if held_out else ' (then there are no development trials)'}."
         )
     held_out = _hold_out(usable, held_out, options["seed"])
-    left = sum(utterance.file.speaker not in held_out for utterance in usable)
+    left = sum(utterance.row.speaker not in held_out for utterance in usable)
     if left < least_utterances and len(files) >= 2:
         faults.append(
             f"batch_size: a batch of all processes takes {least_utterances:,} utterances, "
@@ -843,7 +684,7 @@ def _check_size(usable, options, least_utterances, why):
 
 def _hold_out(usable, number, seed):
     """The development speakers: a set of names."""
-    files = Counter(utterance.file.speaker for utterance in usable)
+    files = Counter(utterance.row.speaker for utterance in usable)
     able = [speaker for speaker, count in files.items() if count >= 2]
 
     def lot(speaker):
@@ -858,7 +699,7 @@ def _draw_trials(development, options):
     most = options["dev_trials"]
     groups = defaultdict(list)
     for utterance in development:  # sorted by ID
-        groups[utterance.file.speaker].append(utterance.file)
+        groups[utterance.row.speaker].append(utterance.row)
     groups = [groups[speaker] for speaker in sorted(groups)]
     targets = _draw_targets(groups, most, generator)
     impostors = _draw_impostors(groups, most, generator)
@@ -874,7 +715,7 @@ def _draw_targets(groups, most, generator):
     pools = []
     for files in groups:
         pairs = list(combinations(files, 2))
-        across = [(a, b) for a, b in pairs if a.session != b.session]
+        across = [(a, b) for a, b in pairs if _session(a) != _session(b)]
         pool = across or pairs
         pools.append(generator.sample(pool, min(len(pool), most)))
     drawn = []
@@ -883,6 +724,10 @@ def _draw_targets(groups, most, generator):
         drawn.extend(pool.pop() for pool in pools)
         pools = [pool for pool in pools if pool]
     return drawn[:most]
+
+
+def _session(row):
+    return row.session or row.path
 
 
 def _draw_impostors(groups, most, generator):
@@ -911,9 +756,9 @@ def _draw_impostors(groups, most, generator):
 def _csv_rows(utterances, sample_rate):
     """The rows of a SpeechBrain csv file, header included."""
     rows = [("ID", "duration", "wav", "start", "stop", "spk_id")]
-    for file, frames in utterances:
-        duration = frames / sample_rate
-        rows.append((file.id, duration, file.path, 0, frames, file.speaker))
+    for row, stop in utterances:
+        duration = (stop - row.start) / sample_rate
+        rows.append((row.id, duration, row.path, row.start, stop, row.speaker))
     return rows
 
 
@@ -1035,7 +880,7 @@ def _preparation(save_folder, numbers, has_dev, reused):
 
 def _log_summary(prepared, found, held_out, development, trials, excluded):
     """One block: what was found, what it is used for, what is left out."""
-    present = len(excluded & {file.folder for file in found})
+    present = len(excluded & {row.folder for row in found})
     targets = sum(label for label, _, _ in trials)
     unused = len(found) - prepared.utterances - len(development)
     lines = [

@@ -18,7 +18,6 @@ from hamsb.utils.run_folder import write_run
 from hamsb.verification import plots as plots_module
 from hamsb.verification import results
 from hamsb.verification.calibration import Calibration, symmetric_qualities
-from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import read_decision
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.evaluation import eer_intervals, evaluate_trials
@@ -38,6 +37,7 @@ from runs import (
     write_list,
     write_speakers,
 )
+from voxceleb_prepare import prepare_voxceleb
 
 FILES = [".lock", "det.png", "metrics.json", "report.md", "run.json", "scores.png"]
 ALL = "[none, z-norm, t-norm, s-norm, as-norm]"
@@ -235,11 +235,15 @@ def test_the_cohort_has_no_speaker_of_the_trials(run, corpus, tmp_path):
     path = tmp_path / "all.csv"
     for speaker in ("id00", "id21"):  # in the csv, but in the trials
         file = next((everything / "wav" / speaker).rglob("*.wav"))
-        rows.append(["x", "1", str(file), "0", "16000", speaker])
+        rows.append([speaker, "1", str(file), "0", "16000", speaker])
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     assert "24 utterances of 6 speakers" in cohort_line(**with_dev, cohort=path)
-    assert "25 utterances of 7 speakers" in cohort_line(cohort=f"[{path}, {path}]")
+    assert "25 utterances of 7 speakers" in cohort_line(cohort=path)
+    other = tmp_path / "other.csv"
+    shutil.copy(path, other)
+    with pytest.raises(ValueError, match="7 speakers occur both in .*25 utterances have"):
+        run(**{**options, "cohort": f"[{path}, {other}]"})
 
 
 def test_a_cohort_of_two_folders_with_namesakes(run, corpus, tmp_path):
@@ -253,9 +257,8 @@ def test_a_cohort_of_two_folders_with_namesakes(run, corpus, tmp_path):
 
 
 def test_utterances_of_a_speaker_are_spread_evenly(corpus, tmp_path):
-    nothing = VerificationData([], {})
-    tables = verify.cohort_tables(str(corpus / "train"), nothing, tmp_path, 16000)
-    found = find_cohort(tables, [], per_speaker=2)
+    prepared = prepare_voxceleb(corpus / "train", tmp_path, dev_speakers=0)
+    found = find_cohort(prepared.train_csv, [], per_speaker=2)
     sessions = [Path(file).parts[-2] for file in found.values()]
     assert sessions == ["x", "y"] * 6
     assert all(name.partition("/")[0] == file.parts[-3] for name, file in found.items())
@@ -624,10 +627,12 @@ def test_wrong_data_are_named(run, corpus, tmp_path, nothing_is_embedded):
     table.write_text("wav,speaker\n")
     refused(ValueError, "table.csv:1: no column spk_id", cohort=table)
     table.write_text("wav,spk_id\n/a.wav,\n")
-    refused(ValueError, "table.csv:2: no file or no speaker", cohort=table)
+    refused(ValueError, "cohort: .*table.csv:2: needs a file and a speaker", cohort=table)
     table.write_text(f"wav,spk_id\n{corpus}/test/wav/id00/x/00000.wav,id00\n")
-    refused(ValueError, "no utterance of a speaker who is in none", cohort=table)
-    refused(FileNotFoundError, "gone.csv: no such csv file", cohort=tmp_path / "gone.csv")
+    refused(ValueError, "1 of 1 files .*: 1 of a speaker of the trial lists", cohort=table)
+    refused(
+        FileNotFoundError, "gone.csv: no such file or folder", cohort=tmp_path / "gone.csv"
+    )
     (tmp_path / "meta.csv").write_text("speaker,gender\nid00,f\n")
     refused(
         ValueError, r"O.txt:\d+: .*meta.csv has no speaker", metadata=tmp_path / "meta.csv"

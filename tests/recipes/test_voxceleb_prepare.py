@@ -15,9 +15,8 @@ import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 import voxceleb_prepare
-from hamsb.dataio.annotations import utterance_files
 from hamsb.utils.files import digest
-from hamsb.verification.trials import find_utterances, read_trials, speaker_of
+from hamsb.verification.trials import find_utterances, read_lists, read_trials
 from voxceleb_prepare import REASONS, prepare_voxceleb
 
 RATE = 16000
@@ -87,7 +86,7 @@ def no_audio(monkeypatch):
     def arm():
         for name in ("SoundFile", "info", "read", "open"):
             monkeypatch.setattr(soundfile, name, refuse, raising=False)
-        monkeypatch.setattr(voxceleb_prepare, "_look", refuse)
+        monkeypatch.setattr(voxceleb_prepare, "look", refuse)
 
     return arm
 
@@ -224,11 +223,11 @@ def test_prefixed_speakers_are_told_apart(namesakes, tmp_path):
     for row in found:
         root, _, folder = row["spk_id"].partition("-")
         assert row["wav"].startswith(f"{tmp_path}/{root}/wav/{folder}/")
-    listed, files = read_trials(one.dev_trials), utterance_files(one.dev_csv)
+    (listed,), files = read_lists(one.dev_trials, one.dev_csv)
     assert set(listed.utterances) == set(files)
     assert set(listed.speakers) == {row["spk_id"] for row in rows(one.dev_csv)}
     for label, a, b in zip(listed.labels, listed.enrol, listed.test):
-        assert label == (speaker_of(a) == speaker_of(b))
+        assert label == (listed.speaker_of(a) == listed.speaker_of(b))
     for name, file in files.items():
         assert str(file) == f"{tmp_path}/{name[:3]}/wav/{name[4:]}" and file.is_file()
 
@@ -264,10 +263,10 @@ def test_prefixes_that_tell_nobody_apart(tmp_path):
 def test_files_elsewhere_are_named_first(tmp_path):
     """Not that dev_speakers are too many."""
     for number in range(4):
-        put(tmp_path, f"id{number}/0.wav")
+        put(tmp_path, f"id{number}.wav")
     message = (
-        f"^data_folder={tmp_path}: 4 of 4 audio files are not at wav/<speaker>/<session>/"
-        r"<utterance>, for example wav/id0/0\.wav: they are at wav/<speaker>/<utterance>"
+        f"^data_folder={tmp_path}: 4 of 4 audio files are at neither <speaker>/<session>/"
+        r"<utterance> nor <speaker>/<utterance>, for example wav/id0\.wav: give each sp"
     )
     with pytest.raises(FileNotFoundError, match=message):
         prepare(tmp_path, dev_speakers=2)
@@ -279,7 +278,7 @@ def test_parts_of_a_corpus_are_no_speakers(tmp_path):
             put(tmp_path, f"{part}/{speaker}/0.wav")
     message = (
         f"^data_folder={tmp_path}: its speakers would be dev, test-clean, train: "
-        "6 of 6 .* dev is the name of a part of a corpus.*wav/S1/0/0.wav"
+        f"6 of 6 .* dev is the name of a part of a corpus.*=.{tmp_path}/wav/dev, "
     )
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path)
@@ -300,7 +299,7 @@ def test_what_may_be_another_layout_is_warned_of(tmp_path, caplog):
     for root, message in (
         (part, "test taken for a speaker, though that is the name of a part"),
         (few, "only 2 speakers (one, other) with 10 sessions or more each"),
-        (astray, "2 of 4 audio files are not at"),
+        (astray, "2 of 4 audio files are not in wav/<speaker>/<session>/<utterance>, for"),
         (good, None),
     ):
         caplog.clear()
@@ -868,7 +867,7 @@ def foreign_record(root):
 
 def older_record(root):
     path = root / "save/prepare.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 0'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 0'))
 
 
 def test_a_change_rebuilds(tmp_path):
@@ -1082,25 +1081,21 @@ def test_too_few_speakers_says_why_files_are_left_out(tmp_path):
 
 def test_no_wav_folder(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=f"{tmp_path} has no wav/ folder; no audio file at wav/<s"
+        FileNotFoundError, match=f"data_folder={tmp_path}: no audio file at <speaker>/"
     ):
         prepare(tmp_path)
     tree(tmp_path / "dev")
     with pytest.raises(FileNotFoundError, match=f"did you mean data_folder={tmp_path}/dev"):
         prepare(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=f"give the folder above it, {tmp_path}/dev"
-    ):
-        prepare(tmp_path / "dev/wav")
-    with pytest.raises(FileNotFoundError, match=f"folder above it, {tmp_path}/dev"):
+    with pytest.raises(ValueError, match=f"folder above it, {tmp_path}/dev. If it"):
         prepare(tmp_path / "dev/wav/id00")
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/gone is not a folder"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/gone: no such file or fo"):
         prepare(tmp_path / "gone")
 
 
 def test_second_root_is_checked_too(tmp_path):
     (tmp_path / "two").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/two has no wav/"):
+    with pytest.raises(FileNotFoundError, match=f"data_folder={tmp_path}/two: no audio"):
         prepare([tree(tmp_path / "one"), tmp_path / "two"])
     (tmp_path / "two/wav").mkdir()
     with pytest.raises(FileNotFoundError, match=f"={tmp_path}/two: no audio file at"):
@@ -1114,7 +1109,7 @@ def test_voxceleb2_as_downloaded(tmp_path):
     script = Path(voxceleb_prepare.__file__).with_name("convert_m4a.py")
     assert script.is_file()
     command = f"convert m4a files with python {script} {tmp_path}"
-    message = f"dev/aac/ is VoxCeleb2 as downloaded: {command}/dev/aac TARGET"
+    message = f"dev/aac is VoxCeleb2 as downloaded: {command}/dev/aac TARGET"
     with pytest.raises(FileNotFoundError, match=message):
         prepare(tmp_path)
     (tmp_path / "dev/aac").rename(tmp_path / "wav")
@@ -1140,7 +1135,7 @@ def test_m4a_files_beside_others_name_the_script(tmp_path, caplog):
 def test_one_root_twice(tmp_path):
     tree(tmp_path / "one")
     (tmp_path / "link").symlink_to(tmp_path / "one")
-    with pytest.raises(ValueError, match="names one folder twice: .*one and .*link"):
+    with pytest.raises(ValueError, match="names one source twice: .*one and .*link"):
         prepare([tmp_path / "one", tmp_path / "link"])
 
 

@@ -83,7 +83,8 @@ def test_a_preparation_is_told_what_the_yaml_and_the_processes_ask(
         with pytest.raises(Told) as error:
             run.main([yaml, *tiny_options(**changes)], brain_class, prepare)
         (options,) = error.value.args
-        assert options.keys() - {*PREPARED, *told} == {"least_utterances"}
+        others = {"least_utterances", "test_data_folder"}
+        assert options.keys() - {*PREPARED, *told} == others
         assert told.items() <= options.items()
         assert options["least_utterances"] == least
 

@@ -11,9 +11,10 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from speechbrain.processing.features import InputNormalization
 
-from hamsb.dataio.audio import load_audio
+from hamsb.dataio.annotations import Utterance
+from hamsb.dataio.audio import check_files, load_audio
 from hamsb.verification import embeddings as module
-from hamsb.verification.cache import EmbeddingCache
+from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.embeddings import (
     Embeddings,
     embed_sets,
@@ -326,3 +327,48 @@ def test_what_cannot_be_embedded_is_told_and_left_out(paths, bad_recordings, tmp
             faults=faults,
         )
     assert len(faults) == 4
+
+
+def test_a_model_is_the_mean_of_its_normalized_utterances():
+    matrix = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    seconds = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    found = Embeddings(("a", "b", "c"), matrix, seconds).with_models({"m": ["a", "b"]})
+    assert found.utterances == ("a", "b", "c", "m")
+    model = found.matrix[found.rows(["m"])][0]
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(model, torch.tensor([1.0, 1.0]), dim=0) == pytest.approx(1)
+    assert model.tolist() == [1.0, 1.0]  # half of two axes, times the mean length
+    assert found.seconds.tolist() == [1, 2, 3, 3]
+
+
+def test_sets_of_files_stretches_and_models(tmp_path):
+    """Each recording is embedded once; an error names the list's line."""
+    path = tmp_path / "a.wav"
+    write_wav(path, 48000, seed=1)
+    whole, one, two = path, Utterance(str(path), 0, 16000), Utterance(str(path), 100, 30000)
+    audio = load_audio(path, AudioNormalizer(16000))
+    seen = []
+
+    def encode(wavs):
+        seen.append(wavs[0])
+        return wavs[:, :3]
+
+    sets = [{"x": whole, "m": (one, two)}, {"y": one}]
+    test, other = embed_sets(encode, sets, [], 16000, progress=False)
+    lengths = [len(wav) for wav in seen]
+    assert sorted(lengths) == [16000, 29900, 48000]
+    for wav in seen:
+        start = 100 if len(wav) == 29900 else 0
+        assert torch.equal(wav, audio[start : start + len(wav)])
+    assert test.utterances == ("x", "m") and test.seconds.tolist()[1] == 45900 / 16000
+    assert torch.equal(other.matrix[0], audio[:3])
+    keys = {file_key(each, 16000) for each in (whole, one, two)}
+    assert len(keys) == 3
+    trials = Trials(np.array([1]), ("m",), ("x",), Path("O.txt"))
+    bad = {"x": whole, "m": (one, Utterance(str(path), 40000, 48001))}
+    with pytest.raises(
+        ValueError, match="^O.txt:1: .*a.wav from sample 40000 to 48001: the"
+    ):
+        embed_sets(encode, [bad], [trials], 16000, progress=False)
+    with pytest.raises(ValueError, match="48001: the file ends 1 samples before it"):
+        check_files(bad["m"], 16000)

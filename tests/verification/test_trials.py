@@ -6,7 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hamsb.verification.trials import find_utterances, read_lists, read_trials
+from hamsb.verification.trials import (
+    find_utterances,
+    listed_speakers,
+    read_lists,
+    read_trials,
+)
 from runs import FOUR_TRIALS, UTTERANCES
 
 
@@ -72,10 +77,9 @@ def test_read_trials_names_file_and_line(tmp_path):
             ),
             (
                 "2 id1/a.wav id1/b.wav",
-                "label must be 0 or 1, not '2', found '2 id1/a.wav id1/b.wav'",
+                "label must be 0 or 1, .* not '2', found '2 id1/a.wav id1/b.wav'",
             ),
-            ("1.0 id1/a.wav id1/b.wav", "label must be 0 or 1, not '1.0'"),
-            ("id1/a.wav id1/b.wav 1", "label must be 0 or 1, not 'id1/a.wav'"),
+            ("1.0 id1/a.wav id1/b.wav", "label must be 0 or 1, .* not '1.0'"),
             ("", "empty line"),
             ("  \t", "empty line"),
             ("1 id1/a.wav id1/a.wav", "compared with itself"),
@@ -136,11 +140,13 @@ def test_missing_utterances(four_trials, corpus, tmp_path):
         corpus / "id1_x_1.wav"
     )  # beside wav is not below it
     with pytest.raises(FileNotFoundError) as error:
-        find_utterances(four_trials, [corpus, tmp_path / "nowhere"])
+        find_utterances(four_trials, [corpus, tmp_path])
     assert f"{four_trials.path}:1: no file for id1/x/1.wav; 3 of 4 utterances" in str(
         error.value
     )
-    assert f"{corpus}/wav, {tmp_path}/nowhere/wav (no such folder)" in str(error.value)
+    assert f"searched {corpus}/wav, {tmp_path}" in str(error.value)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder; data"):
+        find_utterances(four_trials, [corpus, tmp_path / "nowhere"])
 
 
 def test_missing_utterance_names_its_first_line(four_trials, corpus):
@@ -221,3 +227,139 @@ def test_names_that_no_file_can_have(tmp_path):
             find_utterances(read_trials(path), [tmp_path])
     with pytest.raises(FileNotFoundError, match="no such trial list"):
         read_trials(tmp_path / ("x" * 5000))
+
+
+# Other forms, names and layouts
+
+
+def kaldi(folder, rows):
+    """A Kaldi directory of (utterance, file, speaker)."""
+    folder.mkdir()
+    (folder / "wav.scp").write_text("".join(f"{name} {file}\n" for name, file, _ in rows))
+    (folder / "utt2spk").write_text("".join(f"{name} {who}\n" for name, _, who in rows))
+    return folder
+
+
+def test_lists_of_each_form_are_one(four_trials, tmp_path):
+    rows = [line.split() for line in FOUR_TRIALS.splitlines()]
+    words = {"0": "nontarget", "1": "target"}
+    for number, text in enumerate(
+        [
+            "".join(f"{a} {b} {words[label]}\n" for label, a, b in rows),
+            "".join(f"{a}\t{b}\t{label}\n" for label, a, b in rows),
+            "test,label, enrol\n" + "".join(f"{b},{label},{a}\n" for label, a, b in rows),
+            "enrol\tlabel\ttest\n" + "".join(f"{a}\t{words[x]}\t{b}\n" for x, a, b in rows),
+        ]
+    ):
+        (tmp_path / "list").write_text(text)
+        trials = read_trials(tmp_path / "list")
+        assert trials.labels.tolist() == four_trials.labels.tolist()
+        assert (trials.enrol, trials.test) == (four_trials.enrol, four_trials.test)
+        line = 3 + (number > 1)
+        assert trials.first_line({"id2/x/2.wav"}) == (line, "id2/x/2.wav")
+    for text, message in [
+        ("a b target\n1 a b\n", "list:2: label must be 0 or 1, .* not 'b'"),
+        ("a b target\na b\n", "list:2: expected the 3 fields 'enrol test label', got 2"),
+        ("a a target\n", "list:1: an utterance is compared with itself"),
+        ("enrol,test,label\na,b,1\na,b,yes\n", "list:3: label must be .*, found yes,a,b"),
+        ("enrol,test,label\na,,1\n", "list:2: expected the 3 fields"),
+    ]:
+        (tmp_path / "list").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_trials(tmp_path / "list")
+
+
+def test_the_data_tell_the_speakers(tmp_path):
+    rows = [(f"u{i}", tmp_path / f"{i}.wav", f"id{i % 2}") for i in range(4)]
+    data = kaldi(tmp_path / "k", rows)
+    path = tmp_path / "trials"
+    path.write_text("u0 u2.wav target\nu1 u2 nontarget\n")
+    (trials,), files = read_lists(path, data)
+    assert trials.speakers == ("id0", "id1") and trials.session_of("u0") == ""
+    assert files["u2.wav"] == files["u2"] == tmp_path / "2.wav"
+    assert listed_speakers(path, data) == {"id0", "id1"}
+    with pytest.raises(ValueError, match="trials:1: no speaker in 'u0'.* in the test data"):
+        _ = read_trials(path).speakers
+    csv = tmp_path / "x.csv"
+    csv.write_text("ID,wav,spk_id,session\nu0,0.wav,a,s\nu2,2.wav,a,s\nu1,1.wav,b,s\n")
+    (trials,), _ = read_lists(path, csv)
+    assert [trials.session_of(name) for name in ("u0", "u1")] == ["a/s", "b/s"]
+
+
+def test_labels_that_contradict_the_speakers(tmp_path, corpus, caplog):
+    """An error where the data tell the speakers; folders may be something else."""
+    rows = [(f"u{i}", tmp_path / f"{i}.wav", f"id{i % 2}") for i in range(4)]
+    data = kaldi(tmp_path / "k", rows)
+    path = tmp_path / "trials"
+    message = (
+        "trials:2: the label says the same speaker, but u1 is of id1 and u2 of id0; "
+        "1 of 3 trials are so; correct the list, or"
+    )
+    path.write_text("u0 u1 nontarget\nu1 u2 target\nu1 u3 target\n")
+    with pytest.raises(ValueError, match=message):
+        read_lists(path, data)
+    path.write_text("u0 u1 target\nu1 u3 nontarget\n")
+    with pytest.raises(ValueError, match="trials:1: .* 2 of 2 .*Are the labels swapped?"):
+        read_lists(path, data)
+    path.write_text(FOUR_TRIALS.replace("1 id1/x/1.wav", "0 id1/x/1.wav"))
+    read_lists(path, corpus)
+    assert "trials:1: the label says different speakers, but id1/x/1" in caplog.text
+    path.write_text("u0 u0.wav target\nu0 u1 nontarget\n")
+    with pytest.raises(
+        ValueError, match="trials:1: u0 and u0.wav are one recording, .*0.w"
+    ):
+        read_lists(path, data)
+
+
+def test_models_of_several_utterances(tmp_path):
+    rows = [(f"u{i}", tmp_path / f"{i}.wav", f"id{i % 2}") for i in range(4)]
+    data = kaldi(tmp_path / "k", rows)
+    path = tmp_path / "trials"
+    path.write_text("m u2 1\nm u1 0\nu0 u2 1\n")
+    names = tmp_path / "enroll.map"
+    names.write_text("m u0 u2\nother u9\n")
+    (trials,), files = read_lists(path, data)
+    assert files["m"] == (tmp_path / "0.wav", tmp_path / "2.wav")
+    assert trials.speaker_of("m") == "id0" and trials.speakers == ("id0", "id1")
+    assert listed_speakers(path, data) == {"id0", "id1"}
+    names.write_text("m u0 u7\n")
+    message = "trials:1: no file for u7, an utterance of the model m; 1 of 4 utterances"
+    with pytest.raises(FileNotFoundError, match=message):
+        read_lists(path, data)
+    names.write_text("m u0 u1\n")
+    with pytest.raises(ValueError, match="the model m has utterances of id0 and id1"):
+        read_lists(path, data)
+
+
+def test_cn_celeb_is_read_as_it_comes(tmp_path):
+    files = ["id1/singing-01-001", "id1/live-01-001", "id2/play-01-001"]
+    for name in files:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / f"{name}.flac").write_text(name)
+    for name in ("test/id1-drama-01-001.flac", "test/id2-drama-01-001.flac"):
+        (tmp_path / "eval" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "eval" / name).write_text(name)
+    lists = tmp_path / "eval" / "lists"
+    lists.mkdir()
+    (lists / "enroll.map").write_text("id1-enroll id1/singing-01-001.wav id1/live-01-001\n")
+    (lists / "trials.lst").write_text(
+        "id1-enroll test/id1-drama-01-001.wav 1\nid1-enroll test/id2-drama-01-001.wav 0\n"
+    )
+    (trials,), found = read_lists(lists / "trials.lst", tmp_path)
+    assert trials.speakers == ("id1", "id2")
+    assert trials.session_of("test/id2-drama-01-001.wav") == "id2/drama"
+    assert [path.name for path in found["id1-enroll"]] == [
+        "singing-01-001.flac",
+        "live-01-001.flac",
+    ]
+    assert listed_speakers(lists / "trials.lst", tmp_path) == {"id1", "id2"}
+
+
+def test_a_name_that_means_several(tmp_path, corpus):
+    copy = corpus / "wav" / "id1/x/1.flac"
+    copy.write_text("other")
+    path = tmp_path / "list.txt"
+    path.write_text("1 id1/x/1 id1/y/1\n0 id1/x/1 id2/x/1\n")
+    message = "list.txt:1: id1/x/1 is two utterances, .*1.wav and .*1.flac; give the roots"
+    with pytest.raises(ValueError, match=message):
+        read_lists(path, corpus)

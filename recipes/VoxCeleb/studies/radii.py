@@ -69,7 +69,7 @@ from hamsb.utils.files import only_run, replacing_files
 from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.batches import check_numbers
-from hamsb.verification.data import VerificationData
+from hamsb.verification.data import VerificationData, by_speaker
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
 from hamsb.verification.trials import read_lists, speaker_of
 
@@ -227,7 +227,7 @@ def relate(arguments, hparams, encoder, folder, progress):
         _ = trials.speakers  # every path begins with one
     known = model_speakers(hparams["model"])
     overlaps = find_overlaps(VerificationData(lists, files), known)
-    files = choose(files, hparams["utterances"], hparams["seed"])
+    files = choose(by_speaker(lists, files), hparams["utterances"], hparams["seed"])
     measured = embed_conditions(
         encoder.encode_batch,
         ball,

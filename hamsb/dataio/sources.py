@@ -1,0 +1,81 @@
+"""What data may be: folders of audio files, tables of utterances, Kaldi directories.
+
+`open_source` recognizes a data source by what it holds:
+
+===================================  =================================================
+layout                               what it holds
+===================================  =================================================
+folders with sessions                ``<speaker>/<session>/<utterance>.wav`` (or
+                                     ``.flac``), in a folder ``wav/`` or without one
+folders of speakers                  ``<speaker>/<utterance>.wav``, in ``wav/`` or
+                                     without it; each file is a session of its own
+CN-Celeb                             ``data/<speaker>/<genre>-<number>-<number>.flac``,
+                                     with the genre for a session; ``eval/``
+csv file                             the columns ``wav`` and ``spk_id``, maybe ``ID``,
+                                     ``session``, ``start`` and ``stop`` (in samples)
+JSON lines                           objects of the same keys
+Kaldi directory                      ``wav.scp`` and ``utt2spk``, maybe ``segments``
+===================================  =================================================
+
+A source gives its utterances as a stream of `hamsb.dataio.utterances.Row`, and finds
+those that a trial list names. It opens no audio, but for the rate of the files of which a
+Kaldi directory's segments tell seconds.
+"""
+
+import functools
+import os
+
+from hamsb.dataio.folders import CnCeleb, Folders, is_cn_celeb
+from hamsb.dataio.tables import ADVICE, KaldiDirectory, Table
+from hamsb.dataio.utterances import Source
+
+
+def open_source(
+    path: str | os.PathLike, key: str = "data_folder", prefix: str = ""
+) -> Source:
+    """Recognize a data source by what it holds.
+
+    Arguments
+    ---------
+    path : str or Path
+        A folder or a file.
+    key : str
+        What an error calls it.
+    prefix : str
+        What its utterances' and speakers' names are to begin with.
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing is there.
+    ValueError
+        It is none of the layouts; says what may be meant.
+
+    Example
+    -------
+    >>> root = getfixture("tmp_path")
+    >>> (root / "id1").mkdir()
+    >>> (root / "id1" / "a.wav").touch()
+    >>> source = open_source(root)
+    >>> source.layout, [(row.name, row.speaker) for row in source.rows(16000)]
+    ('Folders <speaker>/<utterance>', [('id1/a.wav', 'id1')])
+    """
+    path = os.path.abspath(path)
+    if os.path.isfile(path):
+        if os.path.basename(path) == "wav.scp":
+            raise ValueError(
+                f"{key}={path}: give the Kaldi directory, {os.path.dirname(path)}"
+            )
+        return Table(path, prefix)
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"{key}={path}: no such file or folder; {ADVICE}.")
+    holds = functools.partial(os.path.join, path)
+    if os.path.isfile(holds("wav.scp")) and (
+        os.path.isfile(holds("utt2spk")) or not os.path.isdir(holds("wav"))
+    ):
+        return KaldiDirectory(path, prefix)
+    if os.path.isdir(holds("wav")):
+        return Folders(path, prefix, "wav")
+    if is_cn_celeb(path):
+        return CnCeleb(path, prefix)
+    return Folders(path, prefix, "")

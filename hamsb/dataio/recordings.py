@@ -5,32 +5,39 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hamsb.dataio.annotations import Recording
+from hamsb.dataio.tables import KaldiDirectory, Table
+from hamsb.dataio.utterances import recording
+
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif")
 LISTS = (".txt", ".lst")
+TABLES = (".csv", ".tsv", ".json", ".jsonl")
 
 
-def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Path]:
+def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Recording]:
     """The audio files that some sources name.
 
     Arguments
     ---------
     sources : iterable of str or Path
         Each an audio file; a folder, for all audio files below it; a list (.txt or .lst)
-        of a path a line, relative to the working folder; or ``-``, for such a list on
-        standard input.
+        of a path a line, relative to the working folder; ``-``, for such a list on
+        standard input; a Kaldi directory, or a csv file or JSON lines with ``wav`` and
+        ``spk_id``, as training takes them.
 
     Returns
     -------
-    dict of str to Path
-        Name -> file: the path as it was given, or of a folder's file, the folder and the
-        path below it. Folders are sorted; each file is there once.
+    dict of str to Path or Utterance
+        Name -> file, or stretch of one: the path as it was given, or of a folder's file,
+        the folder and the path below it, or the name in a table. Folders are sorted; each
+        file is there once.
 
     Raises
     ------
     FileNotFoundError
         No such file or folder.
     ValueError
-        No sources; a folder or list without recordings.
+        No sources; a folder or list without recordings; two recordings of one name.
 
     Example
     -------
@@ -40,19 +47,38 @@ def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Path]:
     >>> [name.removeprefix(str(folder)) for name in find_recordings([folder])]
     ['/b/1.wav']
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Recording] = {}
     for source in sources:
-        before = len(found)
-        paths = list(_of(os.fspath(source)))
-        found |= {name: Path(name) for name in paths}
-        if not paths and len(found) == before:
+        own = list(_of(os.fspath(source)))
+        for name, place in own:
+            if found.setdefault(name, place) != place:
+                raise ValueError(
+                    f"{source}: two recordings are called {name}, {found[name]} and "
+                    f"{place}; take one source at a time."
+                )
+        if not own:
             raise ValueError(f"{source}: no recordings in it ({', '.join(AUDIO)}).")
     if not found:
         raise ValueError("no recordings: name audio files, folders or lists.")
     return found
 
 
-def _of(source: str) -> Iterator[str]:
+def _of(source: str) -> Iterator[tuple[str, Recording]]:
+    """Names and recordings of a source."""
+    table: KaldiDirectory | Table | None = None
+    if os.path.isfile(os.path.join(source, "wav.scp")):
+        table = KaldiDirectory(os.path.abspath(source))
+    elif os.path.isfile(source) and source.lower().endswith(TABLES):
+        table = Table(os.path.abspath(source))
+    if table is not None:
+        for record in table.records(None):
+            place = recording(record.path, record.start, record.stop)
+            yield record.id + record.suffix, place
+    else:
+        yield from ((path, Path(path)) for path in _paths(source))
+
+
+def _paths(source: str) -> Iterator[str]:
     if source == "-":
         yield from filter(None, map(str.strip, sys.stdin))
     elif os.path.isdir(source):

@@ -544,7 +544,7 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
         metavar="AUDIO",
         nargs="+",
         help="audio files; folders, for all below them; lists (.txt) of a path a line, "
-        "- for one on standard input",
+        "- for one on standard input; Kaldi directories, csv files, JSON lines",
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from hamsb.dataio.annotations import Utterance
 from hamsb.dataio.audio import check_audio
 from hamsb.inference.speaker import SpeakerRecognition, source_folder
 from hamsb.utils.checks import check_whole
@@ -131,7 +132,8 @@ class EmbeddingExtractor:
 
     def embed_files(
         self,
-        files: Iterable[str | os.PathLike] | Mapping[str, str | os.PathLike],
+        files: Iterable[str | os.PathLike | Utterance]
+        | Mapping[str, str | os.PathLike | Utterance],
         batch_size: int | None = None,
         num_workers: int | None = None,
         progress: bool = True,
@@ -142,8 +144,8 @@ class EmbeddingExtractor:
 
         Arguments
         ---------
-        files : iterable of path, or mapping of str to path
-            N files, named by their paths, or by the mapping.
+        files : iterable of path or Utterance, or mapping of str to these
+            N files, or stretches of files, named by their paths, or by the mapping.
         batch_size, num_workers : int, optional
             As for `hamsb.verification.embeddings.embed_utterances`, which also tells what
             is taken by default.
@@ -166,11 +168,14 @@ class EmbeddingExtractor:
             A file is missing, or nothing in it can be embedded: names it. No files.
         """
         if isinstance(files, Mapping):
-            paths = {name: Path(path) for name, path in files.items()}
+            named = [*files.items()]
         else:
-            paths = {str(path): Path(path) for path in files}
+            named = [(str(path), path) for path in files]
         return embed_utterances(
-            paths,
+            {
+                name: path if isinstance(path, Utterance) else Path(path)
+                for name, path in named
+            },
             self.recognition.encoder.encode,
             self.sample_rate,
             progress,
@@ -254,7 +259,7 @@ class EmbeddingExtractor:
 
 def embed_to_file(
     extractor: EmbeddingExtractor,
-    files: Mapping[str, str | os.PathLike],
+    files: Mapping[str, str | os.PathLike | Utterance],
     path: str | os.PathLike,
     faults: dict[str, str] | None = None,
     **options: Any,
@@ -267,8 +272,8 @@ def embed_to_file(
     Arguments
     ---------
     extractor : EmbeddingExtractor
-    files : mapping of str to path
-        Name -> audio file.
+    files : mapping of str to path or Utterance
+        Name -> audio file, or stretch of one.
     path : str or Path
         As for `write_embeddings`.
     faults : dict of str to str, optional

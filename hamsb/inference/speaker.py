@@ -410,7 +410,7 @@ def fetch_texts(source: str) -> Path:
     except (OSError, ValueError) as error:
         raise _not_on_hub(source, error) from error
     for name in ("embedding.yaml", DECISION, TRAINING, "README.md"):
-        with contextlib.suppress(OSError, ValueError):  # not every model has it
+        with contextlib.suppress(EntryNotFoundError, OSError):  # not all have it
             fetch(name, source=source)
     return folder
 

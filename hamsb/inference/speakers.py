@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import normalize
 
+from hamsb.dataio.annotations import Utterance
 from hamsb.inference.extraction import EmbeddingExtractor
 from hamsb.utils.files import digest, fcntl, lock, read_json, replacing
 
@@ -29,7 +30,7 @@ class EnrolledUtterance(NamedTuple):
     file : str
         Its path when it was enrolled.
     sha256 : str
-        Of the file's contents.
+        Of the file's contents; of a stretch with ``[<start>:<stop>]`` behind, in samples.
     seconds : float
     embedding : tuple of float
         [D], float32.
@@ -145,21 +146,21 @@ class Speakers:
 
     # ------------------------------------------------------------------- writing
 
-    def enroll(self, name: str, files: Iterable[str | os.PathLike]) -> int:
+    def enroll(self, name: str, files: Iterable[str | os.PathLike | Utterance]) -> int:
         """Add recordings to a speaker, who may be new. As `enroll_many`."""
         return self.enroll_many({name: files})
 
     def enroll_many(
         self,
-        speakers: Mapping[str, Iterable[str | os.PathLike]],
+        speakers: Mapping[str, Iterable[str | os.PathLike | Utterance]],
         **options: Any,
     ) -> int:
         """Add recordings of several speakers; all of them or, where one is bad, none.
 
         Arguments
         ---------
-        speakers : mapping of str to iterable of path
-            Name -> audio files of that speaker.
+        speakers : mapping of str to iterable of path or Utterance
+            Name -> audio files of that speaker, or stretches of files.
         **options
             Of `EmbeddingExtractor.embed_files`.
 
@@ -177,16 +178,14 @@ class Speakers:
             keeps the file.
         """
         extractor = self._needed()
-        new: dict[str, tuple[str, str]] = {}  # sha256 -> name, file
+        new: dict[str, tuple[str, str | Utterance]] = {}  # `_key` -> name, recording
         for name, files in speakers.items():
             _check_name(name)
-            paths = [os.fspath(path) for path in files]
+            paths = [p if isinstance(p, Utterance) else os.fspath(p) for p in files]
             if not paths:
                 raise ValueError(f"name={name}: no recordings to enroll.")
             for path in paths:
-                if not Path(path).is_file():
-                    raise FileNotFoundError(f"{path}: no such audio file")
-                key = digest(path)
+                key = _key(path)
                 if key in new and new[key][0] != name:
                     raise ValueError(_shared(path, name, new[key][0]))
                 new.setdefault(key, (name, path))
@@ -204,7 +203,7 @@ class Speakers:
             for key, row, length in zip(embedded.utterances, rows, seconds):
                 if key in absent:
                     name, path = new[key]
-                    found = EnrolledUtterance(path, key, round(length, 3), row)
+                    found = EnrolledUtterance(str(path), key, round(length, 3), row)
                     self._speakers.setdefault(name, []).append(found)
             self.model = self.model or {
                 "fingerprint": extractor.fingerprint,
@@ -410,6 +409,15 @@ class Speakers:
         if self.extractor is None:
             raise ValueError(f"store={self.path}: opened without a model; give extractor=.")
         return self.extractor
+
+
+def _key(path):
+    """What tells a recording from any other, wherever it lies."""
+    file = path.wav if isinstance(path, Utterance) else path
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such audio file")
+    stretch = f"[{path.start}:{path.stop}]" if isinstance(path, Utterance) else ""
+    return digest(file) + stretch
 
 
 def _shared(path, name, other):

@@ -3,7 +3,7 @@
 
     python tests/benchmarks/identification.py MODEL DATA [--enroll 1 3]
 
-DATA holds ``wav/<speaker>/<session>/<utterance>``; none of its speakers may have trained
+DATA is of any layout that training takes; none of its speakers may have trained
 the model. In each of ten splits half of those who have enough utterances are enrolled as
 ``hamsb enroll`` does, the others are strangers. What is enrolled is no test; the tests are
 the same however many utterances are enrolled. Printed are the identification rate (closed
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hamsb.dataio.recordings import find_recordings
+from hamsb.dataio.sources import open_source
+from hamsb.dataio.utterances import recording
 from hamsb.inference.extraction import EmbeddingExtractor
 from hamsb.inference.speakers import Speakers
 from hamsb.utils.tables import markdown_table
@@ -80,9 +81,10 @@ def main(arguments):
 
     extractor = EmbeddingExtractor(options.model)
     speakers = defaultdict(list)
-    root = Path(options.data, "wav")
-    for path in sorted(find_recordings([root]).values()):
-        speakers[path.relative_to(root).parts[0]].append(path)
+    for row in sorted(
+        open_source(options.data).rows(extractor.sample_rate), key=lambda row: row.name
+    ):
+        speakers[row.speaker].append(recording(row.path, row.start, row.stop))
     speakers = dict(sorted(speakers.items()))
     paths = [path for files in speakers.values() for path in files]
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,12 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
+import soundfile
 
+from hamsb.dataio.annotations import Utterance
 from hamsb.dataio.recordings import find_recordings
 
 
@@ -45,3 +48,23 @@ def test_where_there_are_none(tree):
         find_recordings(["bad.txt"])
     with pytest.raises(ValueError, match="no recordings: name audio files"):
         find_recordings([])
+
+
+def test_tables_and_kaldi_directories(tree):
+    soundfile.write("a/1.wav", [0.5] * 800, 8000)
+    (tree / "kaldi").mkdir()
+    (tree / "kaldi" / "wav.scp").write_text("r1 a/1.wav\nr2 c.wav\n")
+    (tree / "kaldi" / "utt2spk").write_text("r1 anna\nr2 bob\n")
+    one, other = tree / "a" / "1.wav", tree / "c.wav"
+    found = find_recordings(["kaldi"])
+    assert list(found) == ["r1", "r2"]
+    assert [Path(path).samefile(own) for path, own in zip(found.values(), (one, other))]
+    (tree / "kaldi" / "utt2spk").write_text("u1 anna\n")
+    (tree / "kaldi" / "segments").write_text("u1 r1 0.01 0.05\n")
+    (stretch,) = find_recordings(["kaldi"]).values()
+    assert Path(stretch.wav).samefile(one) and stretch[1:] == (80, 400)
+    (tree / "t.csv").write_text(f"ID,wav,spk_id,start,stop\nx,{one},anna,0,400\n")
+    assert find_recordings(["t.csv"]) == {"x": Utterance(str(one), 0, 400)}
+    (tree / "u.csv").write_text(f"ID,wav,spk_id\nx,{other},anna\n")
+    with pytest.raises(ValueError, match="^u.csv: two recordings are called x, .* one sou"):
+        find_recordings(["t.csv", "u.csv"])

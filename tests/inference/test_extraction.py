@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from speechbrain.utils import fetching
 
 from hamsb import EmbeddingExtractor
@@ -135,6 +136,8 @@ def test_a_name_on_a_hub(extractor, stock_folder, speech, tmp_path, monkeypatch,
 
     def download(repo_id, filename, **options):
         assert repo_id == "owner/spkrec"
+        if not (stock_folder / filename).is_file():
+            raise EntryNotFoundError("404: no such file")
         fetched.append(filename)
         path = tmp_path / "cache" / "models--owner--spkrec" / "snapshots" / "1" / filename
         path.parent.mkdir(parents=True, exist_ok=True)

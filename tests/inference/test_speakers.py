@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hamsb import EmbeddingExtractor, Speakers
+from hamsb.dataio.annotations import Utterance
 from hamsb.inference import speakers as speakers_module
 from hamsb.utils import files
 from hamsb.verification.embeddings import Embeddings
@@ -117,6 +118,19 @@ def test_one_recording_is_one_persons(store, speech, tmp_path):
             store.enroll(name, [a])
     with pytest.raises(ValueError, match="no recordings to enroll"):
         store.enroll("anna", [])
+
+
+def test_stretches_of_one_file_are_recordings_of_their_own(store, extractor, speech):
+    path = str(speech / "b" / "3.flac")
+    parts = [Utterance(path, 0, 8000), Utterance(path, 8000, 16000)]
+    assert store.enroll_many({"anna": parts[:1] * 2, "bob": parts[1:]}) == 2
+    assert store.enroll("anna", parts[:1]) == 0
+    wav = extractor.load_audio(path)
+    expected = extractor.embed_batch(torch.stack([wav[:8000], wav[8000:16000]]))
+    found = [store.utterances(name)[0].embedding for name in store.names]
+    torch.testing.assert_close(torch.tensor(found), expected)
+    with pytest.raises(ValueError, match="the same recording as one of anna"):
+        store.enroll("bob", parts[:1])
 
 
 def test_another_models_store_is_refused(store, extractor, speech, tmp_path):

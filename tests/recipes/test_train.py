@@ -569,7 +569,7 @@ def test_the_dataset_can_be_sent_to_other_processes(tmp_path):
         f"ID,duration,wav,start,stop,spk_id\na,0.0625,{tmp_path / 'a.wav'},0,1000,x\n"
     )
     hparams = {"train_annotation": tmp_path / "train.csv", "save_folder": tmp_path}
-    hparams |= {"sentence_len": 0.05, "sample_rate": 16000}
+    hparams |= {"sentence_len": 0.05, "sample_rate": 16000, "seed": 1}
     data, labels = train.dataio_prep(hparams)
     assert len(labels) == 1
     (entry,) = pickle.loads(pickle.dumps(data))

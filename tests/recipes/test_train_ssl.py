@@ -18,6 +18,7 @@ from speechbrain.processing.features import InputNormalization
 
 import hamsb
 import train_ssl
+from hamsb.dataio.draws import Draw
 from hamsb.nnet.contrastive import MoCo, NTXent, diagnostics
 from hamsb.nnet.momentum import MomentumEncoder
 from runs import launch, quick, same, untimed, weights  # noqa: F401
@@ -389,10 +390,9 @@ def test_the_two_crops_are_independent(tmp_path):
     (tmp_path / "train.csv").write_text(
         f"ID,duration,wav,start,stop,spk_id\na,0.0625,{tmp_path / 'a.wav'},0,1000,x\n"
     )
-    hparams = {"train_annotation": tmp_path / "train.csv"}
+    hparams = {"train_annotation": tmp_path / "train.csv", "seed": 1}
     data = train_ssl.dataio_prep({**hparams, "sentence_len": 0.05, "sample_rate": 16000})
-    torch.manual_seed(0)
-    crops = [data[0] for _ in range(50)]
+    crops = [data[Draw(row=0, epoch=1, position=place)] for place in range(50)]
     assert crops[0].keys() == {"id", "first", "second"}
     assert pickle.loads(pickle.dumps(data))[0].keys() == crops[0].keys()  # as workers are
     starts = torch.tensor([[crop["first"][0], crop["second"][0]] for crop in crops])

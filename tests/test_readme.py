@@ -1,5 +1,6 @@
 """The README is true: its commands, files and yaml."""
 
+import configparser
 import re
 
 import pytest
@@ -7,6 +8,27 @@ from hyperpyyaml import load_hyperpyyaml
 
 import hamsb
 from runs import code_blocks
+
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "hparams/README.md",
+    "recipes/VoxCeleb/README.md",
+    "recipes/VoxCeleb/RESULTS.md",
+)
+
+
+def prose(text):
+    """A document without its code between fences, line by line."""
+    fence = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
+    return fence.sub(lambda block: "\n" * block[0].count("\n"), text)
+
+
+def anchors(text):
+    """What GitHub calls the headings of a document."""
+    for heading in re.findall(r"^#+ (.+)$", prose(text), re.M):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +58,37 @@ def test_every_file_that_is_named_exists(repository):
         assert len(set(named)) >= 5, document
         for name in set(named):
             assert (repository / name).is_file(), f"{document}: {name}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading(repository, name):
+    document = repository / name
+    text = prose(document.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        place = document.parent / file if file else document
+        assert place.exists(), link
+        if anchor:
+            assert anchor in anchors(place.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("name", DOCUMENTS[:-1])
+def test_prose_is_wrapped_at_100_columns(repository, name):
+    """Tables, pictures and commands cannot be."""
+    text = prose((repository / name).read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "<", "    "))]
+    assert [line for line in lines if len(line) > 100] == []
+
+
+def test_the_readme_names_every_extra(repository, readme):
+    setup = configparser.ConfigParser()
+    setup.read(repository / "setup.cfg", encoding="utf-8")
+    extras = set(setup["options.extras_require"]) - {"dev"}
+    install = readme.split("## Install")[1].split("## ")[0]
+    assert set(re.findall(r"\[(\w+)\]", install)) == extras
 
 
 def test_yaml_diff_builds_the_head_and_loss_it_promises(readme):

@@ -456,16 +456,20 @@ def _declare_threshold(commands):
         "threshold",
         _threshold,
         "a threshold and a calibration for recordings like yours\n\n"
-        "TRIALS is a list of lines 'label enrol test' (1: the same speaker), of speakers\n"
-        "who neither trained the model nor are to be recognized later; DATA holds their\n"
-        "audio. Prints error rates and writes the decision into a file of its own, which\n"
-        "verify, identify and track take as --decision. The model stays as it is. Fewer\n"
-        "than 30 trials of a kind, or 5 speakers, are refused.",
+        "TRIALS is a list of lines 'label enrol test' (1: the same speaker), or\n"
+        "Kaldi's, or a csv file, of speakers who neither trained the model nor are to be\n"
+        "recognized later; DATA holds their audio. Prints error rates and writes the\n"
+        "decision into a file of its own, which verify, identify and track take as\n"
+        "--decision. The model stays as it is. Fewer than 30 trials of a kind, or 5\n"
+        "speakers, are refused.",
     )
     _add_model(parser)
     parser.add_argument("trials", metavar="TRIALS", help="a trial list")
     parser.add_argument(
-        "data", metavar="DATA", nargs="+", help="the folders that hold the trials' audio"
+        "data",
+        metavar="DATA",
+        nargs="+",
+        help="of the trials: folders, Kaldi directories, csv files, JSON lines",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="default: <TRIALS>_decision.json, here"

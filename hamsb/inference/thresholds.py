@@ -104,7 +104,7 @@ def find_threshold(
     trials : str or Path
         The trial list, of speakers who neither trained the model nor are to be recognized.
     data : str or Path, or a list of them
-        The folders that hold the trials' audio.
+        Of the trials, in any layout of `hamsb.dataio.sources.open_source`.
     p_targets : sequence of float
         Priors, for the thresholds of least detection cost.
     draws : int

@@ -30,7 +30,7 @@ from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [
     Key("model", "folder, list or mapping", "exports; a mapping: seeds by system"),
-    Key("test_data_folder", "folder or list", "holds wav/<speaker>/..."),
+    Key("test_data_folder", "data or list", "of the trials, in any layout"),
     Key("verification_file", "file or list", "trial lists, whose utterances are taken"),
     Key("metadata", "file", "csv file that tells of speakers or utterances, or null"),
     Key("levels", "list", "of the tree, root first: columns; speaker, session, utterance"),

@@ -24,7 +24,7 @@ from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [
     Key("model", "folder", "the export folder of a training run"),
-    Key("test_data_folder", "data", "of the trials: folder, csv, Kaldi; or a list"),
+    Key("test_data_folder", "data or list", "of the trials, in any layout"),
     Key("verification_file", "file", "the trial list; or a list of them"),
     Key("output_folder", "folder", "scores, tables and plots"),
     Key("backends", "list", "similarities: cosine, hyperbolic"),

@@ -25,7 +25,7 @@ from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [
     Key("model", "folder", "the export of a training run"),
-    Key("test_data_folder", "folder or list", "holds wav/<speaker>/..."),
+    Key("test_data_folder", "data or list", "of the trials, in any layout"),
     Key("verification_file", "file or list", "trial lists, whose utterances are taken"),
     Key("train_annotation", "file", "a run's save/train.csv, to be counted, or null"),
     Key("output_folder", "folder", "report and plots"),

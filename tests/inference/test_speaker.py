@@ -17,7 +17,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.fetching import FetchConfig
 
-from hamsb.inference import SpeakerRecognition
+from hamsb.inference import SpeakerRecognition, speaker
 from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.training.export import export_model
 from hamsb.verification.calibration import Calibration
@@ -394,6 +394,7 @@ def test_a_savedir_with_another_models_files_is_refused(folder, tmp_path, monkey
         "from_hparams",
         classmethod(lambda cls, source, **k: loaded.append((source, k["savedir"]))),
     )
+    monkeypatch.setattr(speaker, "fetch", lambda name, *_, **__: tmp_path / name)
     savedir = tmp_path / "a"
     for _ in range(2):
         SpeakerRecognition.from_hparams("owner/one", savedir=savedir)

@@ -12,6 +12,7 @@ from hamsb.utils.checks import check_whole
 from hamsb.utils.tables import markdown_table
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import make_decision, write_own_decision
+from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.evaluation import P_TARGETS, decision_errors, eer_intervals
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_warnings
 from hamsb.verification.results import results_warnings
@@ -123,11 +124,19 @@ def find_threshold(
         speakers, or audio cannot be embedded.
     """
     check_whole("draws", draws, least=0)
-    (found,), files = read_lists(trials, data)
+    (found,), files = read_lists(trials, data, key="data")
     speakers = _check_enough(found)
     lists = VerificationData([found], files)
     lists.check_files(extractor.recognition.encode_batch, extractor.sample_rate)
-    embeddings = extractor.embed_files(files, num_workers=num_workers, progress=progress)
+    (embeddings,) = embed_sets(
+        extractor.recognition.encoder.encode,
+        [files],
+        [found],
+        extractor.sample_rate,
+        num_workers=num_workers,
+        progress=progress,
+        device=extractor.device,
+    )
     scores = score_trials(embeddings, found)
     decision = make_decision(found, scores, p_targets)
     interval = None

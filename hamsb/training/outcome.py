@@ -187,13 +187,12 @@ def _own_names(annotation: str | Path, prefixes: Sequence[str]) -> set[str]:
     """The speakers of a csv file, without the prefixes that tell data sources apart."""
     found: dict[str, str] = {}
     for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
-        if speaker not in found:  # all files of one lie in folders of one name
-            parents = [parent.name for parent in Path(wav).parents if parent.name]
-            bare = [name for name in parents if speaker.endswith(f"-{name}")]
-            if not bare and speaker not in parents:  # a table's
-                begins = [prefix for prefix in prefixes if speaker.startswith(prefix)]
-                bare = [speaker.removeprefix(max(begins, key=len, default=""))]
-            found[speaker] = bare[0] if speaker not in parents else speaker
+        if speaker in found:
+            continue
+        bare = [speaker.removeprefix(each) for each in prefixes if speaker.startswith(each)]
+        if len(bare) > 1:  # all files of one lie in folders of one name, but a table's
+            bare.sort(key=lambda name: (name not in Path(wav).parts, len(name)))
+        found[speaker] = bare[0] if bare else speaker
     return set(found.values())
 
 

@@ -312,6 +312,12 @@ def read_scores(folder: Path) -> dict[str, tuple[list, np.ndarray, np.ndarray]]:
     return found
 
 
+def read_told_speakers(folder: Path) -> dict[str, dict[str, str]]:
+    """Name of a run's list -> utterance -> speaker, of those whose path does not begin with
+    the speaker."""
+    return _read_json(folder / "metrics.json").get("told_speakers", {})
+
+
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

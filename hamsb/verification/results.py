@@ -20,7 +20,7 @@ from hamsb.verification.evaluation import (
 )
 from hamsb.verification.scoring import write_scores
 from hamsb.verification.systems import System
-from hamsb.verification.trials import Trials
+from hamsb.verification.trials import Trials, speaker_of
 
 PICTURES = """![DET](det.png)
 
@@ -115,6 +115,8 @@ def write_verification(
     text = report(results, groups_table(grouped) if grouped else "", plots)
     known = json.dumps(about or {}, default=str)
     known = json.loads(known, parse_constant=str)  # JSON has no .inf
+    told = {trials.name: told_speakers(trials) for trials in lists}
+    known |= {"told_speakers": told} if any(told.values()) else {}
     numbers = json.dumps(
         {**known, "warnings": warnings, "results": records}, indent=2, allow_nan=False
     )
@@ -134,6 +136,13 @@ def write_verification(
         if plot not in made:
             (Path(folder) / plot).unlink(missing_ok=True)
     return results
+
+
+def told_speakers(trials: Trials) -> dict[str, str]:
+    """Utterance -> speaker, of those whose path does not begin with it: so who reads the
+    scores knows whose they are."""
+    speakers = {name: trials.speaker_of(name) for name in trials.utterances}
+    return {name: who for name, who in speakers.items() if who != speaker_of(name)}
 
 
 def score_file(trials: Trials) -> str:

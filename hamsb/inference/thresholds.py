@@ -13,7 +13,12 @@ from hamsb.utils.tables import markdown_table
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import make_decision, write_own_decision
 from hamsb.verification.embeddings import embed_sets
-from hamsb.verification.evaluation import P_TARGETS, decision_errors, eer_intervals
+from hamsb.verification.evaluation import (
+    P_TARGETS,
+    decision_errors,
+    eer_intervals,
+    why_no_intervals,
+)
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_warnings
 from hamsb.verification.results import results_warnings
 from hamsb.verification.scoring import score_trials
@@ -140,7 +145,8 @@ def find_threshold(
     scores = score_trials(embeddings, found)
     decision = make_decision(found, scores, p_targets)
     interval = None
-    if draws and speakers is not None:
+    unclear = why_no_intervals(found)
+    if draws and not unclear:
         interval = eer_intervals(found, scores[np.newaxis], draws)[0]
     overlaps = find_overlaps(lists, model_speakers(extractor.folder))
     errors = {
@@ -150,8 +156,7 @@ def find_threshold(
     warnings = overlap_warnings(overlaps) + results_warnings(
         [{**decision, **({"eer_interval": interval} if interval else {})}]
     )
-    if why := _few_errors(decision):
-        warnings.append(why)
+    warnings += filter(None, [unclear, _few_errors(decision)])
     return OwnThreshold(
         decision, extractor.fingerprint, speakers, interval, errors, warnings
     )

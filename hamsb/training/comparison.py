@@ -253,7 +253,8 @@ def summarize(comparison: Comparison, results: Results) -> tuple[list, list]:
 
     The change of the EER is that of its mean over the seeds that both experiments
     have. Its interval is a bootstrap over the test speakers: each draw of speakers
-    gives every run an EER, and the mean over seeds is compared draw by draw.
+    gives every run an EER, and the mean over seeds is compared draw by draw. There is none
+    where labels contradict the speakers.
     """
     table: list[dict] = []
     lines: list[dict] = []
@@ -264,7 +265,9 @@ def summarize(comparison: Comparison, results: Results) -> tuple[list, list]:
         enrol, test = (
             [told.get(name) or speaker_of(name) for name in side] for side in zip(*trials)
         )
-        draws = dict(zip(runs, bootstrap_eer(scores, labels, enrol, test, DRAWS)))
+        draws = dict.fromkeys(runs, np.zeros(1))  # no interval
+        if all((np.array(enrol) == np.array(test)) == labels):
+            draws = dict(zip(runs, bootstrap_eer(scores, labels, enrol, test, DRAWS)))
         rates = {run: rates_of(results.scores[run], labels) for run in runs}
         for name, experiment in comparison.experiments.items():
             own = [run for run in runs if run[1] == name]

@@ -26,6 +26,7 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_sets
+from hamsb.verification.evaluation import why_no_intervals
 from hamsb.verification.results import System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import Enrolment, Trials
@@ -135,6 +136,7 @@ def finish(
         System("trained", scores, score_name="cosine", plain=True),
         *(System(name, other, baseline=True) for name, other in untrained.items()),
     ]
+    unclear = [*filter(None, map(why_no_intervals, course.lists))]
     results = write_verification(
         output_folder,
         course.lists,
@@ -154,6 +156,8 @@ def finish(
         },
         progress=not brain.noprogressbar,
         decision=decision,
+        warnings=unclear,
+        **({"draws": 0} if unclear else {}),
     )
     numbers = read_json(output_folder / "metrics.json")["results"]
     write_card(export, card(results, numbers))

@@ -171,3 +171,17 @@ def test_models_of_several_recordings_and_a_kaldi_directory(place, tmp_path):
     assert found.speakers == 6
     with pytest.raises(FileNotFoundError, match="^data=/nowhere: no such file or folder"):
         find_threshold(extractor, lists / "calls.lst", "/nowhere")
+
+
+def test_labels_that_folders_contradict(place, tmp_path):
+    """Where a folder is no speaker's: told, and there is no interval."""
+    pairs = [
+        (label or {one[:2], other[:2]} == {"s0", "s1"}, one, other)
+        for label, one, other in read(place / "mine.txt")
+    ]
+    write(tmp_path / "mine.txt", pairs)
+    extractor = EmbeddingExtractor(str(place / "model"))
+    data = place / "data"
+    found = find_threshold(extractor, tmp_path / "mine.txt", data, progress=False)
+    assert found.interval is None
+    assert any("16 of its 276 labels contradict the" in each for each in found.warnings)

@@ -430,6 +430,12 @@ def test_intervals_of_names_that_do_not_begin_with_the_speaker(two_seeds, compar
     compare.main([comparison(seeds=[1, 2]), "--processes=0"])
     assert rows(two_seeds / "results.csv") == expected
     assert expected[1]["change low %"]
+    for path in two_seeds.glob("*/*/metrics.json"):  # as a run of an earlier version
+        path.write_text(path.read_text().replace("told_speakers", "other"))
+    compare.main([comparison(seeds=[1, 2]), "--processes=0"])
+    found = rows(two_seeds / "results.csv")
+    ends = {"change low %": "", "change high %": ""}
+    assert found == [expected[0], {**expected[1], **ends}]
 
 
 def test_runs_of_another_comparison_serve_both(comparison, stand_in, out, tmp_path):

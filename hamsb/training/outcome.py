@@ -27,7 +27,7 @@ from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.evaluation import why_no_intervals
-from hamsb.verification.results import System, write_verification
+from hamsb.verification.results import DRAWS, System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import Enrolment, Trials
 
@@ -146,6 +146,7 @@ def finish(
             report=report(results, course.arguments),
             plots=plots,
         ),
+        draws=0 if unclear else DRAWS,
         about={
             "experiment": course.experiment,
             "arguments": course.arguments,
@@ -157,7 +158,6 @@ def finish(
         progress=not brain.noprogressbar,
         decision=decision,
         warnings=unclear,
-        **({"draws": 0} if unclear else {}),
     )
     numbers = read_json(output_folder / "metrics.json")["results"]
     write_card(export, card(results, numbers))

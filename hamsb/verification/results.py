@@ -30,6 +30,7 @@ Scores of the system `{first}`:
 """
 NO_LISTS = "No trial list was given, so none was scored.\n"
 MOST_CURVES = 10  # in one plot
+DRAWS = 1000  # of the bootstrap
 PLOTS = ("det.png", "scores.png")
 
 
@@ -40,7 +41,7 @@ def write_verification(
     report: Callable[[str, str, str], str],
     groups: Mapping[str, Mapping[tuple[str, str], np.ndarray]] | None = None,
     p_targets: Sequence[float] = P_TARGETS,
-    draws: int = 1000,
+    draws: int = DRAWS,
     about: dict | None = None,
     progress: bool = True,
     decision: Mapping | None = None,

@@ -191,13 +191,31 @@ def _own_names(annotation: str | Path, prefixes: Sequence[str]) -> set[str]:
     """The speakers of a csv file, without the prefixes that tell data sources apart."""
     found: dict[str, str] = {}
     for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
-        if speaker in found:
-            continue
-        bare = [speaker.removeprefix(each) for each in prefixes if speaker.startswith(each)]
-        if len(bare) > 1:  # all files of one lie in folders of one name, but a table's
-            bare.sort(key=lambda name: (name not in Path(wav).parts, len(name)))
-        found[speaker] = bare[0] if bare else speaker
+        if speaker not in found:
+            found[speaker] = own_name(speaker, wav, prefixes)
     return set(found.values())
+
+
+def own_name(speaker: str, wav: str | Path, prefixes: Sequence[str]) -> str:
+    """A speaker's name without the prefix that tells data sources apart.
+
+    Arguments
+    ---------
+    speaker : str
+    wav : str or Path
+        A file of that speaker.
+    prefixes : sequence of str
+        Those of the preparation.
+
+    Example
+    -------
+    >>> own_name("calls-id1", "/corpus/calls/id1/a.wav", ["calls-"])
+    'id1'
+    """
+    bare = [speaker.removeprefix(each) for each in prefixes if speaker.startswith(each)]
+    if len(bare) > 1:  # all files of one lie in folders of one name, but a table's
+        bare.sort(key=lambda name: (name not in Path(wav).parts, len(name)))
+    return bare[0] if bare else speaker
 
 
 def check_export(

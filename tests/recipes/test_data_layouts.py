@@ -10,6 +10,7 @@ from hamsb.dataio.draws import Draw
 from hamsb.dataio.pipelines import RandomCrop
 from hamsb.dataio.rows import RowDataset
 from hamsb.training.outcome import _own_names
+from hamsb.training.run import _development
 from hamsb.verification.scoring import score_lists
 from hamsb.verification.trials import read_lists
 from runs import FbankMean, write_layouts, write_list, write_speakers
@@ -158,6 +159,8 @@ def test_namesakes_of_two_tables(layouts, tmp_path):
     assert set(lists[0].speakers) == {row["spk_id"] for row in read_rows(prepared.dev_csv)}
     names = _own_names(prepared.train_csv, prepared.prefixes)
     assert names <= {f"id0{number}" for number in range(8)}
+    trials, _ = _development(prepared)
+    assert set(trials.speakers) <= {f"id0{number}" for number in range(8)}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hamsb.dataio.annotations import Recording
+from hamsb.dataio.sources import is_kaldi
 from hamsb.dataio.tables import KaldiDirectory, Table
 from hamsb.dataio.utterances import AUDIO, OTHER_AUDIO, recording
 
@@ -66,7 +67,7 @@ def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Recording
 def _of(source: str) -> Iterator[tuple[str, Recording]]:
     """Names and recordings of a source."""
     table: KaldiDirectory | Table | None = None
-    if os.path.isfile(os.path.join(source, "wav.scp")):
+    if is_kaldi(source):
         table = KaldiDirectory(os.path.abspath(source))
     elif os.path.isfile(source) and source.lower().endswith(TABLES):
         table = Table(os.path.abspath(source))

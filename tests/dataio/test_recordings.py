@@ -56,6 +56,9 @@ def test_tables_and_kaldi_directories(tree):
     (tree / "kaldi" / "wav.scp").write_text("r1 a/1.wav\nr2 c.wav\n")
     (tree / "kaldi" / "utt2spk").write_text("r1 anna\nr2 bob\n")
     one, other = tree / "a" / "1.wav", tree / "c.wav"
+    (tree / "a" / "wav").mkdir()
+    (tree / "a" / "wav.scp").touch()  # of a corpus in folders, as for training
+    assert list(find_recordings(["a"])) == ["a/1.wav", "a/x.m4a", "a/y.SPH", "a/B/2.FLAC"]
     found = find_recordings(["kaldi"])
     assert list(found) == ["r1", "r2"]
     assert [Path(path).samefile(own) for path, own in zip(found.values(), (one, other))]

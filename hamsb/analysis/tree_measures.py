@@ -53,8 +53,8 @@ def relative_delta(distances: ArrayLike, base: int = 0) -> float:
 
     by the (max, min) product of the matrix of Gromov products: O(N^3), some 2 s for
     1,500 points. 0 for the path metric of a tree. By itself it says little: noise of many
-    dimensions has 0.3, and it grows with N; compare it with that of
-    `hamsb.analysis.nulls`.
+    dimensions has 0.3, and it grows with N; compare it with the
+    null that `hamsb.analysis.hierarchy` gives.
 
     Arguments
     ---------

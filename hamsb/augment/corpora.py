@@ -11,11 +11,11 @@ import soundfile
 from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.annotations import read_columns
+from hamsb.dataio.utterances import AUDIO
 from hamsb.utils.files import digest, read_json, replacing
 
 logger = get_logger(__name__)
 
-AUDIO = (".wav", ".flac")
 COLUMNS = ("ID", "duration", "wav", "wav_format", "wav_opts")  # SpeechBrain's
 
 _FORMAT_VERSION = 1  # of the csv file's meaning

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hamsb.dataio.annotations import Recording
+from hamsb.dataio.sources import is_kaldi
 from hamsb.dataio.tables import KaldiDirectory, Table
-from hamsb.dataio.utterances import recording
+from hamsb.dataio.utterances import AUDIO, OTHER_AUDIO, recording
 
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif")
 LISTS = (".txt", ".lst")
 TABLES = (".csv", ".tsv", ".json", ".jsonl")
 
@@ -57,7 +57,8 @@ def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Recording
                     f"{place}; take one source at a time."
                 )
         if not own:
-            raise ValueError(f"{source}: no recordings in it ({', '.join(AUDIO)}).")
+            kinds = ", ".join(AUDIO + OTHER_AUDIO)
+            raise ValueError(f"{source}: no recordings in it ({kinds}).")
     if not found:
         raise ValueError("no recordings: name audio files, folders or lists.")
     return found
@@ -66,7 +67,7 @@ def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Recording
 def _of(source: str) -> Iterator[tuple[str, Recording]]:
     """Names and recordings of a source."""
     table: KaldiDirectory | Table | None = None
-    if os.path.isfile(os.path.join(source, "wav.scp")):
+    if is_kaldi(source):
         table = KaldiDirectory(os.path.abspath(source))
     elif os.path.isfile(source) and source.lower().endswith(TABLES):
         table = Table(os.path.abspath(source))
@@ -91,7 +92,7 @@ def _paths(source: str) -> Iterator[str]:
             seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if name.lower().endswith(AUDIO) and not name.startswith("."):
+                if name.lower().endswith(AUDIO + OTHER_AUDIO) and not name.startswith("."):
                     yield os.path.join(folder, name)
     elif not os.path.exists(source):
         raise FileNotFoundError(f"{source}: no such audio file, folder or list.")

@@ -69,13 +69,18 @@ def open_source(
         return Table(path, prefix)
     if not os.path.isdir(path):
         raise FileNotFoundError(f"{key}={path}: no such file or folder; {ADVICE}.")
-    holds = functools.partial(os.path.join, path)
-    if os.path.isfile(holds("wav.scp")) and (
-        os.path.isfile(holds("utt2spk")) or not os.path.isdir(holds("wav"))
-    ):
+    if is_kaldi(path):
         return KaldiDirectory(path, prefix)
-    if os.path.isdir(holds("wav")):
+    if os.path.isdir(os.path.join(path, "wav")):
         return Folders(path, prefix, "wav")
     if is_cn_celeb(path):
         return CnCeleb(path, prefix)
     return Folders(path, prefix, "")
+
+
+def is_kaldi(path: str | os.PathLike) -> bool:
+    """Whether a folder is a Kaldi directory, or was meant to be one."""
+    holds = functools.partial(os.path.join, path)
+    return os.path.isfile(holds("wav.scp")) and (
+        os.path.isfile(holds("utt2spk")) or not os.path.isdir(holds("wav"))
+    )

@@ -10,7 +10,9 @@ import soundfile
 from hamsb.dataio.annotations import Recording, Utterance
 
 AUDIO = (".wav", ".flac")
-OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".mp3", ".ogg", ".opus", ".sph", ".wma")
+OTHER_AUDIO = (
+    ".m4a", ".aac", ".mp4", ".mp3", ".ogg", ".opus", ".sph", ".wma", ".aiff", ".aif",
+)  # fmt: skip
 EXTENSIONS = (*AUDIO, *map(str.upper, AUDIO), *OTHER_AUDIO)
 
 _ROUNDING = 0.02  # seconds that a stretch may end behind its file

@@ -258,6 +258,10 @@ def _graph(extractor: EmbeddingExtractor) -> "ModelProto":
             f"model={extractor.source}: torch cannot write this network as ONNX "
             f"({type(network.embedding_model).__name__}: {type(cause).__name__}, {first})"
         ) from error
+    (output,) = program.model.graph.outputs
+    for value in (each for node in program.model.graph for each in node.outputs):
+        if value is not output and value.name == output.name:  # of an embedding layer
+            value.name = f"inner_{output.name}"
     proto = program.model_proto
     graph = proto.graph
     for part in (*graph.node, *graph.initializer, *graph.value_info, graph, proto):

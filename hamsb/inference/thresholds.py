@@ -12,7 +12,13 @@ from hamsb.utils.checks import check_whole
 from hamsb.utils.tables import markdown_table
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import make_decision, write_own_decision
-from hamsb.verification.evaluation import P_TARGETS, decision_errors, eer_intervals
+from hamsb.verification.embeddings import embed_sets
+from hamsb.verification.evaluation import (
+    P_TARGETS,
+    decision_errors,
+    eer_intervals,
+    why_no_intervals,
+)
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_warnings
 from hamsb.verification.results import results_warnings
 from hamsb.verification.scoring import score_trials
@@ -123,15 +129,24 @@ def find_threshold(
         speakers, or audio cannot be embedded.
     """
     check_whole("draws", draws, least=0)
-    (found,), files = read_lists(trials, data)
+    (found,), files = read_lists(trials, data, key="data")
     speakers = _check_enough(found)
     lists = VerificationData([found], files)
     lists.check_files(extractor.recognition.encode_batch, extractor.sample_rate)
-    embeddings = extractor.embed_files(files, num_workers=num_workers, progress=progress)
+    (embeddings,) = embed_sets(
+        extractor.recognition.encoder.encode,
+        [files],
+        [found],
+        extractor.sample_rate,
+        num_workers=num_workers,
+        progress=progress,
+        device=extractor.device,
+    )
     scores = score_trials(embeddings, found)
     decision = make_decision(found, scores, p_targets)
     interval = None
-    if draws and speakers is not None:
+    unclear = why_no_intervals(found)
+    if draws and not unclear:
         interval = eer_intervals(found, scores[np.newaxis], draws)[0]
     overlaps = find_overlaps(lists, model_speakers(extractor.folder))
     errors = {
@@ -141,8 +156,7 @@ def find_threshold(
     warnings = overlap_warnings(overlaps) + results_warnings(
         [{**decision, **({"eer_interval": interval} if interval else {})}]
     )
-    if why := _few_errors(decision):
-        warnings.append(why)
+    warnings += filter(None, [unclear, _few_errors(decision)])
     return OwnThreshold(
         decision, extractor.fingerprint, speakers, interval, errors, warnings
     )

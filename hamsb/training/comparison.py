@@ -13,12 +13,14 @@ from hamsb.training.study import (
     development_eer,
     minutes,
     read_scores,
+    read_told_speakers,
     refuse_changed,
     train_all,
 )
 from hamsb.utils.hparams import merged, option_text
 from hamsb.verification.bootstrap import bootstrap_eer, relative_change
 from hamsb.verification.metrics import eer, min_dcf
+from hamsb.verification.trials import speaker_of
 
 OF_A_RUN = ("seed", "output_folder")  # not among the options, but those of the search
 OF_AN_EXPERIMENT = {
@@ -206,6 +208,8 @@ class Results:
         Name of the list -> (trials, labels [N]).
     scores : dict
         (list, experiment, seed) -> [N].
+    speakers : dict
+        Name of the list -> utterance -> speaker, where its path does not begin with that.
     """
 
     finished: dict[str, dict[int, Run]]
@@ -213,11 +217,12 @@ class Results:
     differing: list[str]
     lists: dict[str, tuple]
     scores: dict[tuple, np.ndarray]
+    speakers: dict[str, dict[str, str]]
 
 
 def read_results(comparison: Comparison) -> Results:
     """Read what the finished runs scored; all of them must have scored one list."""
-    results = Results({}, [], [], {}, {})
+    results = Results({}, [], [], {}, {}, {})
     for name in comparison.experiments:
         search, runs = comparison.search(name), comparison.finals(name)
         results.missing += [run.name for run in (*search, *runs) if not run.finished]
@@ -232,6 +237,7 @@ def read_results(comparison: Comparison) -> Results:
             seed: run for seed, run in zip(comparison.seeds(name), runs) if run.finished
         }
         for seed, run in results.finished[name].items():
+            results.speakers |= read_told_speakers(run.folder)
             for key, (trials, labels, scores) in read_scores(run.folder).items():
                 first = results.lists.setdefault(key, (trials, labels))
                 if first[0] != trials or any(first[1] != labels):
@@ -247,15 +253,21 @@ def summarize(comparison: Comparison, results: Results) -> tuple[list, list]:
 
     The change of the EER is that of its mean over the seeds that both experiments
     have. Its interval is a bootstrap over the test speakers: each draw of speakers
-    gives every run an EER, and the mean over seeds is compared draw by draw.
+    gives every run an EER, and the mean over seeds is compared draw by draw. There is none
+    where labels contradict the speakers.
     """
     table: list[dict] = []
     lines: list[dict] = []
     for key, (trials, labels) in results.lists.items():
         runs = [run for run in results.scores if run[0] == key]
         scores = np.stack([results.scores[run] for run in runs])
-        enrol, test = ([path.split("/")[0] for path in side] for side in zip(*trials))
-        draws = dict(zip(runs, bootstrap_eer(scores, labels, enrol, test, DRAWS)))
+        told = results.speakers.get(key, {})
+        enrol, test = (
+            [told.get(name) or speaker_of(name) for name in side] for side in zip(*trials)
+        )
+        draws = dict.fromkeys(runs, np.zeros(1))  # no interval
+        if all((np.array(enrol) == np.array(test)) == labels):
+            draws = dict(zip(runs, bootstrap_eer(scores, labels, enrol, test, DRAWS)))
         rates = {run: rates_of(results.scores[run], labels) for run in runs}
         for name, experiment in comparison.experiments.items():
             own = [run for run in runs if run[1] == name]

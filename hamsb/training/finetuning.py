@@ -34,7 +34,7 @@ from speechbrain.utils.distributed import if_main_process
 from torch import nn
 
 from hamsb.inference.folder import HPARAMS, model_folder
-from hamsb.inference.speaker import SpeakerRecognition
+from hamsb.inference.speaker import SpeakerRecognition, source_folder
 from hamsb.nnet.momentum import MomentumEncoder
 from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.dry_run import same_random_state
@@ -46,7 +46,7 @@ from hamsb.training.kept import (
     lacks_statistics,
 )
 from hamsb.utils.checks import check_whole, is_number
-from hamsb.utils.hparams import build, option_text, read_resolved, read_yaml
+from hamsb.utils.hparams import build, option_text, read_resolved
 from hamsb.verification.data import VerificationData
 from hamsb.verification.overlaps import (
     ModelSpeakers,
@@ -150,18 +150,12 @@ def read_pretrained(source: str | os.PathLike) -> Pretrained:
     ValueError
         It is no model of speaker embeddings.
     """
-    source, overrides = os.fspath(source), {}
-    folder = Path(source)
-    if folder.is_dir():
+    source = os.fspath(source)
+    if Path(source).is_dir():
         model_folder(source, OPTION)
-        # SpeechBrain's published models name the hub, also in a copy of the folder.
-        if "pretrained_path" in read_yaml(folder / HPARAMS):
-            overrides["pretrained_path"] = str(folder)
     with same_random_state():
         try:
-            model = SpeakerRecognition.from_hparams(
-                source, overrides=overrides, run_opts={"device": "cpu"}
-            )
+            model = SpeakerRecognition.from_hparams(source, run_opts={"device": "cpu"})
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 str(error).replace("source=", f"{OPTION}=", 1)
@@ -174,7 +168,7 @@ def read_pretrained(source: str | os.PathLike) -> Pretrained:
         )
     labels = getattr(model.hparams, "label_encoder", None)
     classes = dict(labels.lab2ind) if labels is not None else None
-    known = model_speakers(folder) if folder.is_dir() else None
+    known = model_speakers(source_folder(source))
     speakers = sorted(known.trained) if known is not None else None
     if speakers is None and classes is not None:
         speakers = sorted(map(str, classes))

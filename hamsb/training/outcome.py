@@ -26,7 +26,8 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_sets
-from hamsb.verification.results import System, write_verification
+from hamsb.verification.evaluation import why_no_intervals
+from hamsb.verification.results import DRAWS, System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import Enrolment, Trials
 
@@ -135,6 +136,7 @@ def finish(
         System("trained", scores, score_name="cosine", plain=True),
         *(System(name, other, baseline=True) for name, other in untrained.items()),
     ]
+    unclear = [*filter(None, map(why_no_intervals, course.lists))]
     results = write_verification(
         output_folder,
         course.lists,
@@ -144,6 +146,7 @@ def finish(
             report=report(results, course.arguments),
             plots=plots,
         ),
+        draws=0 if unclear else DRAWS,
         about={
             "experiment": course.experiment,
             "arguments": course.arguments,
@@ -154,6 +157,7 @@ def finish(
         },
         progress=not brain.noprogressbar,
         decision=decision,
+        warnings=unclear,
     )
     numbers = read_json(output_folder / "metrics.json")["results"]
     write_card(export, card(results, numbers))
@@ -187,14 +191,31 @@ def _own_names(annotation: str | Path, prefixes: Sequence[str]) -> set[str]:
     """The speakers of a csv file, without the prefixes that tell data sources apart."""
     found: dict[str, str] = {}
     for _, (wav, speaker) in read_columns(annotation, ("wav", "spk_id")):
-        if speaker not in found:  # all files of one lie in folders of one name
-            parents = [parent.name for parent in Path(wav).parents if parent.name]
-            bare = [name for name in parents if speaker.endswith(f"-{name}")]
-            if not bare and speaker not in parents:  # a table's
-                begins = [prefix for prefix in prefixes if speaker.startswith(prefix)]
-                bare = [speaker.removeprefix(max(begins, key=len, default=""))]
-            found[speaker] = bare[0] if speaker not in parents else speaker
+        if speaker not in found:
+            found[speaker] = own_name(speaker, wav, prefixes)
     return set(found.values())
+
+
+def own_name(speaker: str, wav: str | Path, prefixes: Sequence[str]) -> str:
+    """A speaker's name without the prefix that tells data sources apart.
+
+    Arguments
+    ---------
+    speaker : str
+    wav : str or Path
+        A file of that speaker.
+    prefixes : sequence of str
+        Those of the preparation.
+
+    Example
+    -------
+    >>> own_name("calls-id1", "/corpus/calls/id1/a.wav", ["calls-"])
+    'id1'
+    """
+    bare = [speaker.removeprefix(each) for each in prefixes if speaker.startswith(each)]
+    if len(bare) > 1:  # all files of one lie in folders of one name, but a table's
+        bare.sort(key=lambda name: (name not in Path(wav).parts, len(name)))
+    return bare[0] if bare else speaker
 
 
 def check_export(

@@ -20,6 +20,7 @@ counted in the data in the place of the yaml's keys (`count_overrides`).
 """
 
 import ctypes
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
 from hamsb.augment.simulation import make_distortions
+from hamsb.dataio.annotations import Utterance
 from hamsb.dataio.audio import check_files
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.dry_run import check_objects
@@ -37,7 +39,7 @@ from hamsb.training.finetuning import OPTION, Beginning, begin, check_finetuning
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import lacks_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
-from hamsb.training.outcome import Course, finish
+from hamsb.training.outcome import Course, finish, own_name
 from hamsb.training.processes import leave_together, normalized_together, share_batch
 from hamsb.training.progress import quiet_imports, quiet_screen
 from hamsb.training.report import Preparation
@@ -233,12 +235,18 @@ def main(
 def _development(
     preparation: Preparation,
 ) -> tuple[Trials, dict[str, Enrolment]] | None:
-    """The development trials and their files."""
+    """The development trials and their files; speakers are called as trial lists call
+    them."""
     if preparation.dev_trials is None or preparation.dev_csv is None:
         return None
     trials = read_trials(preparation.dev_trials)
     (trials,), files = find_recordings([trials], preparation.dev_csv)
-    return trials, files
+    told = {}
+    for name, (speaker, session) in trials.told.items():
+        (file,) = recordings({name: files[name]})
+        wav = file.wav if isinstance(file, Utterance) else file
+        told[name] = own_name(speaker, wav, preparation.prefixes), session
+    return dataclasses.replace(trials, told=told), files
 
 
 def train(

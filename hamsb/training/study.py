@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ import yaml
 
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.conditions import versions
-from hamsb.utils.files import replacing
+from hamsb.utils.files import read_json, replacing
 from hamsb.utils.hparams import Key, resolve
 from hamsb.verification.metrics import eer
 
@@ -122,7 +121,7 @@ class Run:
         return self._memory()["starts"]
 
     def _memory(self) -> dict:
-        return _read_json(self.folder / STARTS)
+        return read_json(self.folder / STARTS)
 
 
 @functools.cache
@@ -312,23 +311,25 @@ def read_scores(folder: Path) -> dict[str, tuple[list, np.ndarray, np.ndarray]]:
     return found
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_told_speakers(folder: Path) -> dict[str, dict[str, str]]:
+    """Name of a run's list -> utterance -> speaker, of those whose path does not begin with
+    the speaker."""
+    return read_json(folder / "metrics.json").get("told_speakers", {})
 
 
 def development_eer(folder: Path) -> float | None:
     """Percent, of the averaged model; None without development speakers."""
-    development = _read_json(folder / "metrics.json")["development"]
+    development = read_json(folder / "metrics.json")["development"]
     return development and 100 * development["eer"]
 
 
 def minutes(folder: Path) -> float:
     """Of training, without the verification."""
-    return _read_json(folder / "metrics.json")["training"]["minutes"]
+    return read_json(folder / "metrics.json")["training"]["minutes"]
 
 
 def read_epochs(folder: Path) -> tuple[list[float], list[float]]:
     """Train loss of each epoch [E], and development EER in percent, [E] or empty."""
-    epochs = _read_json(folder / "epochs.json")
+    epochs = read_json(folder / "epochs.json")
     rates = [100 * epoch["EER"] for epoch in epochs if "EER" in epoch]
     return [epoch["loss"] for epoch in epochs], rates

@@ -152,24 +152,37 @@ def by_speaker(
     Returns
     -------
     dict of str to Path or Utterance
-        By the lists' names, in front of which the speaker stands where the data told it.
+        By `speaker_first`.
+    """
+    named = speaker_first(lists)
+    return {
+        named[name]: file
+        for name, file in files.items()
+        if not isinstance(file, tuple) or isinstance(file, Utterance)
+    }
+
+
+def speaker_first(lists: Sequence[Trials]) -> dict[str, str]:
+    """The utterances of some lists -> names that begin with speaker and session.
 
     Example
     -------
     >>> from pathlib import Path
-    >>> told = {"u1": ("id1", "")}
-    >>> trials = Trials(np.array([1]), ("u1",), ("id1/b",), Path("O.txt"), told)
-    >>> [*by_speaker([trials], {"u1": Path("a.wav"), "id1/b": Path("b.wav")})]
-    ['id1/u1', 'id1/b']
+    >>> told = {"u1": ("id1", ""), "u2": ("id1", "id1/x"), "id1/x/c": ("id1", "id1/x")}
+    >>> sides = ("u1", "u2"), ("id1/x/c", "id1/b")
+    >>> trials = Trials(np.array([1, 1]), *sides, Path("O.txt"), told)
+    >>> speaker_first([trials])
+    {'id1/b': 'id1/b', 'id1/x/c': 'id1/x/c', 'u1': 'id1/u1', 'u2': 'id1/x/u2'}
     """
-    named = {
-        name: f"{trials.speaker_of(name)}/{name}"
+    return {
+        name: _speaker_first(name, *trials.told[name]) if name in trials.told else name
         for trials in lists
         for name in trials.utterances
-        if name in trials.told
     }
-    return {
-        named.get(name, name): file
-        for name, file in files.items()
-        if not isinstance(file, tuple) or isinstance(file, Utterance)
-    }
+
+
+def _speaker_first(name: str, speaker: str, session: str) -> str:
+    """A name behind the speaker and the session that the data told; where they told no
+    session, that is empty and not the name's first folder."""
+    first = session or (f"{speaker}/" if "/" in name else speaker)
+    return name if session and name.startswith(f"{session}/") else f"{first}/{name}"

@@ -163,6 +163,33 @@ def eer_intervals(
     return list(zip(low.tolist(), high.tolist()))
 
 
+def why_no_intervals(trials: Trials) -> str:
+    """Why there are no intervals over a list's speakers, a sentence; "" where there are.
+
+    Example
+    -------
+    >>> from pathlib import Path
+    >>> trials = Trials(np.array([1, 0]), ("1/a", "1/a"), ("2/a", "1/b"), Path("O.txt"))
+    >>> why_no_intervals(trials)
+    'O: 2 of its 2 labels contradict the speakers that its paths name, so there is no \
+interval over speakers.'
+    """
+    try:
+        _ = trials.speakers
+    except ValueError:
+        return f"{trials.name}: its paths name no speakers, so there is no interval."
+    wrong = sum(
+        (trials.speaker_of(one) == trials.speaker_of(other)) != label
+        for label, one, other in zip(trials.labels.tolist(), trials.enrol, trials.test)
+    )
+    if not wrong:
+        return ""
+    return (
+        f"{trials.name}: {wrong:,} of its {len(trials):,} labels contradict the speakers "
+        "that its paths name, so there is no interval over speakers."
+    )
+
+
 def evaluate_groups(
     trials: Trials,
     scores: np.ndarray,

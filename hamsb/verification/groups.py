@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,6 +64,16 @@ class Metadata:
         """A column's value of each utterance, ``<speaker>/...``; "" where it has none."""
         values = self.columns[column]
         return [values.get(self._key(name, speaker_of(name)), "") for name in utterances]
+
+    def renamed(self, names: Mapping[str, str]) -> "Metadata":
+        """The same of utterances that have other names, where it is about utterances."""
+        if self.by == "speaker":
+            return self
+        columns = {
+            column: {names.get(name, name): value for name, value in values.items()}
+            for column, values in self.columns.items()
+        }
+        return dataclasses.replace(self, columns=columns)
 
     def _key(self, utterance: str, speaker: str) -> str:
         return utterance if self.by == "utterance" else speaker

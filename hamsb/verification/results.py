@@ -20,7 +20,7 @@ from hamsb.verification.evaluation import (
 )
 from hamsb.verification.scoring import write_scores
 from hamsb.verification.systems import System
-from hamsb.verification.trials import Trials
+from hamsb.verification.trials import Trials, speaker_of
 
 PICTURES = """![DET](det.png)
 
@@ -30,6 +30,7 @@ Scores of the system `{first}`:
 """
 NO_LISTS = "No trial list was given, so none was scored.\n"
 MOST_CURVES = 10  # in one plot
+DRAWS = 1000  # of the bootstrap
 PLOTS = ("det.png", "scores.png")
 
 
@@ -40,7 +41,7 @@ def write_verification(
     report: Callable[[str, str, str], str],
     groups: Mapping[str, Mapping[tuple[str, str], np.ndarray]] | None = None,
     p_targets: Sequence[float] = P_TARGETS,
-    draws: int = 1000,
+    draws: int = DRAWS,
     about: dict | None = None,
     progress: bool = True,
     decision: Mapping | None = None,
@@ -115,6 +116,8 @@ def write_verification(
     text = report(results, groups_table(grouped) if grouped else "", plots)
     known = json.dumps(about or {}, default=str)
     known = json.loads(known, parse_constant=str)  # JSON has no .inf
+    told = {trials.name: told_speakers(trials) for trials in lists}
+    known |= {"told_speakers": told} if any(told.values()) else {}
     numbers = json.dumps(
         {**known, "warnings": warnings, "results": records}, indent=2, allow_nan=False
     )
@@ -134,6 +137,13 @@ def write_verification(
         if plot not in made:
             (Path(folder) / plot).unlink(missing_ok=True)
     return results
+
+
+def told_speakers(trials: Trials) -> dict[str, str]:
+    """Utterance -> speaker, of those whose path does not begin with it: so who reads the
+    scores knows whose they are."""
+    speakers = {name: trials.speaker_of(name) for name in trials.utterances}
+    return {name: who for name, who in speakers.items() if who != speaker_of(name)}
 
 
 def score_file(trials: Trials) -> str:

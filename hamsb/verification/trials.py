@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from speechbrain.utils.logger import get_logger
 
-from hamsb.dataio.annotations import Recording, read_columns, read_keyed
+from hamsb.dataio.annotations import Recording, Utterance, read_columns, read_keyed
 from hamsb.dataio.sources import open_source
 from hamsb.dataio.utterances import Found, Source
 
@@ -575,8 +575,15 @@ def _told(
 def _check_trials(
     trials: Trials, files: Mapping[str, Enrolment], sources: Sequence[Source]
 ) -> None:
-    """Refuses a recording compared with itself and labels that the data contradict;
-    warns of those that only the names of folders contradict."""
+    """Refuses a recording compared with itself, or with a model that it is part of, and
+    labels that the data contradict; warns of those that only the names of folders
+    contradict."""
+    models = {
+        name: set(each)
+        for name in trials.utterances
+        for each in [files[name]]
+        if isinstance(each, tuple) and not isinstance(each, Utterance)
+    }
     wrong: list[tuple] = []
     doubtful: list[tuple] = []
     for line, (label, one, other) in enumerate(
@@ -586,6 +593,11 @@ def _check_trials(
             raise ValueError(
                 f"{trials.path}:{line}: {one} and {other} are one recording, {files[one]}; "
                 "remove the trial"
+            )
+        if one in models and files[other] in models[one]:
+            raise ValueError(
+                f"{trials.path}:{line}: {other} is a recording of the model {one}, "
+                f"{files[other]}; remove the trial, or the recording from the model"
             )
         sure = one in trials.told and other in trials.told
         speakers = trials.speaker_of(one), trials.speaker_of(other)

@@ -81,7 +81,7 @@ from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.batches import check_numbers
 from hamsb.verification.cache import EmbeddingCache
-from hamsb.verification.data import VerificationData, by_speaker
+from hamsb.verification.data import VerificationData, by_speaker, speaker_first
 from hamsb.verification.decision import fingerprint
 from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.groups import read_metadata
@@ -126,6 +126,8 @@ def read_tree(hparams):
     for trials in lists:
         _ = trials.speakers  # every path begins with one
     named = by_speaker(lists, files)
+    if metadata is not None:
+        metadata = metadata.renamed(speaker_first(lists))
     below = find_levels(hparams["levels"], sorted(named), metadata).below
     chosen = choose_utterances(
         named, hparams["utterances"], hparams["points"], below, hparams["seed"]

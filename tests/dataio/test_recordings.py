@@ -14,7 +14,7 @@ from hamsb.dataio.recordings import find_recordings
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     for name in ("a/1.wav", "a/B/2.FLAC", "a/B/notes.txt", "a/.hidden/3.wav", "a/x.m4a",
-                 "a/.4.wav", "c.wav", "empty/readme.md"):  # fmt: skip
+                 "a/y.SPH", "a/.4.wav", "c.wav", "empty/readme.md"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a" / "B" / "loop").symlink_to(tmp_path / "a")
@@ -23,7 +23,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def test_files_folders_and_lists(tree, monkeypatch):
-    below = ["a/1.wav", "a/x.m4a", "a/B/2.FLAC"]
+    below = ["a/1.wav", "a/x.m4a", "a/y.SPH", "a/B/2.FLAC"]
     assert list(find_recordings(["a"])) == below
     absolute = [str(tree / name) for name in below]
     assert list(find_recordings([tree / "a"])) == absolute
@@ -56,6 +56,9 @@ def test_tables_and_kaldi_directories(tree):
     (tree / "kaldi" / "wav.scp").write_text("r1 a/1.wav\nr2 c.wav\n")
     (tree / "kaldi" / "utt2spk").write_text("r1 anna\nr2 bob\n")
     one, other = tree / "a" / "1.wav", tree / "c.wav"
+    (tree / "a" / "wav").mkdir()
+    (tree / "a" / "wav.scp").touch()  # of a corpus in folders, as for training
+    assert list(find_recordings(["a"])) == ["a/1.wav", "a/x.m4a", "a/y.SPH", "a/B/2.FLAC"]
     found = find_recordings(["kaldi"])
     assert list(found) == ["r1", "r2"]
     assert [Path(path).samefile(own) for path, own in zip(found.values(), (one, other))]

@@ -296,3 +296,38 @@ def test_masks_and_noise_are_speechbrains(monkeypatch):
     drawn = pooling._get_gauss_noise((100, 100))
     mean = exporting._mean_noise(SimpleNamespace(eps=pooling.eps), (2, 2))
     assert mean.mean().item() == pytest.approx(drawn.mean().item(), rel=0.1)
+
+
+class Placed(torch.nn.Module):
+    """Has a value that the exporter calls ``embedding``, as WavLM has."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = torch.nn.Embedding(3, 4)
+
+    def forward(self, features, lengths=None):
+        return self.places((features.mean(1) > 0).long()[:, :1]) + features[:, :1]
+
+
+def test_a_network_with_an_embedding_layer(tmp_path):
+    class Frames(torch.nn.Module):
+        def forward(self, wav):
+            return wav.unfold(1, 4, 4)
+
+    class Same(torch.nn.Module):
+        def forward(self, features, lengths):
+            return features * 2
+
+    modules = {
+        "compute_features": Frames(),
+        "mean_var_norm": Same(),
+        "embedding_model": Placed(),
+    }
+    recognition = SimpleNamespace(mods=modules)
+    extractor = SimpleNamespace(recognition=recognition, sample_rate=400, source="model")
+    proto = exporting._graph(extractor)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    wavs = torch.randn(3, 560)
+    (found,) = session.run(["embedding"], {"wav": wavs.numpy()})
+    expected = modules["embedding_model"](modules["compute_features"](wavs) * 2)
+    assert np.allclose(found, expected.detach().flatten(1), atol=1e-6)

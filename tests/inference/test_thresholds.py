@@ -1,5 +1,6 @@
 """A threshold of one's own domain: chosen, kept beside the model, and of no other."""
 
+import itertools
 import json
 import shutil
 
@@ -137,3 +138,50 @@ def test_where_it_must_not_go(place, tmp_path, capsys):
         assert cli.main([*given, "-o", str(output)]) == 2
         assert why in capsys.readouterr().err
     assert not (place / "model" / "decision.json").exists()
+
+
+def test_models_of_several_recordings_and_a_kaldi_directory(place, tmp_path):
+    """As CN-Celeb's lists have them: a model enrols with the mean of two recordings."""
+    kaldi, lists = tmp_path / "kaldi", tmp_path / "lists"
+    kaldi.mkdir()
+    lists.mkdir()
+    models, trials = [], []
+    for speaker in range(6):
+        names = [f"s{speaker}-{number}" for number in range(4)]
+        for at, pair in enumerate(itertools.combinations(names, 2)):
+            models.append(f"m{speaker}-{at} {' '.join(pair)}\n")
+            others = [name for name in names if name not in pair]
+            others += [f"s{(speaker + 1) % 6}-{at % 4}"]
+            trials += [
+                f"m{speaker}-{at} {name} {int(name.startswith(f's{speaker}'))}\n"
+                for name in others
+            ]
+    for name, column in (("wav.scp", None), ("utt2spk", 0)):
+        lines = (
+            (f"s{s}-{n}", f"s{s}" if column == 0 else place / f"data/wav/s{s}/a/{n}.wav")
+            for s in range(6)
+            for n in range(4)
+        )
+        (kaldi / name).write_text("".join(f"{key} {value}\n" for key, value in lines))
+    (lists / "enroll.map").write_text("".join(models))
+    (lists / "calls.lst").write_text("".join(trials))
+    extractor = EmbeddingExtractor(str(place / "model"))
+    found = find_threshold(extractor, lists / "calls.lst", kaldi, draws=0, progress=False)
+    assert (found.decision["target_trials"], found.decision["impostor_trials"]) == (72, 36)
+    assert found.speakers == 6
+    with pytest.raises(FileNotFoundError, match="^data=/nowhere: no such file or folder"):
+        find_threshold(extractor, lists / "calls.lst", "/nowhere")
+
+
+def test_labels_that_folders_contradict(place, tmp_path):
+    """Where a folder is no speaker's: told, and there is no interval."""
+    pairs = [
+        (label or {one[:2], other[:2]} == {"s0", "s1"}, one, other)
+        for label, one, other in read(place / "mine.txt")
+    ]
+    write(tmp_path / "mine.txt", pairs)
+    extractor = EmbeddingExtractor(str(place / "model"))
+    data = place / "data"
+    found = find_threshold(extractor, tmp_path / "mine.txt", data, progress=False)
+    assert found.interval is None
+    assert any("16 of its 276 labels contradict the" in each for each in found.warnings)

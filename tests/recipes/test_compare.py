@@ -417,6 +417,27 @@ def test_no_processes_only_the_table(comparison, stand_in, out, capsys):
     assert "| ham | test | 1 | 10.00 |" in screen
 
 
+def test_intervals_of_names_that_do_not_begin_with_the_speaker(two_seeds, comparison):
+    """As in a Kaldi directory: the runs tell the speakers, and nothing changes."""
+    expected = rows(two_seeds / "results.csv")
+    for path in two_seeds.glob("*/*/scores_test.txt"):
+        names = sorted({name for *pair, _ in stand_in_train.TRIALS for name in pair})
+        told = {name.replace("/", "-"): name.partition("/")[0] for name in names}
+        path.write_text(path.read_text().replace("/", "-"))
+        metrics = json.loads(path.with_name("metrics.json").read_text())
+        metrics["told_speakers"] = {"test": told}
+        path.with_name("metrics.json").write_text(json.dumps(metrics))
+    compare.main([comparison(seeds=[1, 2]), "--processes=0"])
+    assert rows(two_seeds / "results.csv") == expected
+    assert expected[1]["change low %"]
+    for path in two_seeds.glob("*/*/metrics.json"):  # as a run of an earlier version
+        path.write_text(path.read_text().replace("told_speakers", "other"))
+    compare.main([comparison(seeds=[1, 2]), "--processes=0"])
+    found = rows(two_seeds / "results.csv")
+    ends = {"change low %": "", "change high %": ""}
+    assert found == [expected[0], {**expected[1], **ends}]
+
+
 def test_runs_of_another_comparison_serve_both(comparison, stand_in, out, tmp_path):
     compare.main([comparison()])
     again = {**EXPERIMENTS["am"], "folder": str(out / "am"), "baseline": "ham"}

@@ -10,6 +10,7 @@ from hamsb.dataio.draws import Draw
 from hamsb.dataio.pipelines import RandomCrop
 from hamsb.dataio.rows import RowDataset
 from hamsb.training.outcome import _own_names
+from hamsb.training.run import _development
 from hamsb.verification.scoring import score_lists
 from hamsb.verification.trials import read_lists
 from runs import FbankMean, write_layouts, write_list, write_speakers
@@ -158,3 +159,20 @@ def test_namesakes_of_two_tables(layouts, tmp_path):
     assert set(lists[0].speakers) == {row["spk_id"] for row in read_rows(prepared.dev_csv)}
     names = _own_names(prepared.train_csv, prepared.prefixes)
     assert names <= {f"id0{number}" for number in range(8)}
+    trials, _ = _development(prepared)
+    assert set(trials.speakers) <= {f"id0{number}" for number in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "speaker", "wav", "name"),
+    [
+        # Kaldi's recipe for LibriSpeech: speaker and chapter.
+        ([], "19-198", "/corpus/19/198/19-198-0000.flac", "19-198"),
+        (["calls-"], "calls-id1", "/corpus/calls/id1/a.wav", "id1"),
+        (["a-", "a-b-"], "a-b-c", "/a/wav/b-c/x/1.wav", "b-c"),
+        (["a-", "a-b-"], "a-b-c", "/a/b/wav/c/x/1.wav", "c"),
+    ],
+)
+def test_a_speakers_own_name(tmp_path, prefixes, speaker, wav, name):
+    (tmp_path / "train.csv").write_text(f"wav,spk_id\n{wav},{speaker}\n")
+    assert _own_names(tmp_path / "train.csv", prefixes) == {name}

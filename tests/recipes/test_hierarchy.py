@@ -175,3 +175,32 @@ def test_wrong_options_are_refused_before_anything_is_embedded(
         run(model=f"{{x: [{corpus / 'a/export'}, {corpus / 'c'}]}}")
     with pytest.raises(FileNotFoundError, match="no such metadata file"):
         run(metadata=corpus / "meta.csv")
+
+
+def test_speakers_and_sessions_are_those_that_a_table_tells(run, corpus, tmp_path):
+    """Also where utterances are called otherwise, in the list and in the metadata."""
+    table, meta, names = ["ID,wav,spk_id,session"], ["utterance,mic"], {}
+    for wav in sorted((corpus / "test" / "wav").glob("*/*/*.wav")):
+        speaker, session, file = wav.parts[-3:]
+        name = f"u-{speaker}-{session}-{file}"
+        names[f"{speaker}/{session}/{file}"] = name
+        table.append(f"{name},{wav},{speaker},{session}")
+        meta.append(f"{name},{'ab'[len(names) % 2]}")
+    (tmp_path / "data.csv").write_text("\n".join(table) + "\n")
+    (tmp_path / "meta.csv").write_text("\n".join(meta) + "\n")
+    text = (corpus / "O.txt").read_text()
+    for path, name in names.items():
+        text = text.replace(path, name)
+    (tmp_path / "O.txt").write_text(text)
+    common = {"levels": "[speaker, session]", "metadata": "null"}
+    out = run(**common)
+    expected = numbers(out)
+    given = {
+        "test_data_folder": tmp_path / "data.csv",
+        "verification_file": tmp_path / "O.txt",
+    }
+    found = numbers(run(**common, **given))
+    assert found["levels"] == expected["levels"]
+    found = numbers(run(**given, levels="[speaker, mic]", metadata=tmp_path / "meta.csv"))
+    assert [level["groups"] for level in found["levels"]][0] == 6
+    assert found["levels"][1]["missing"] == 0

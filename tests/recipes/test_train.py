@@ -494,20 +494,28 @@ def test_without_a_trial_list(run, tmp_path, capsys):
     assert (again / "export" / "hyperparams.yaml").is_file()
 
 
-def test_the_export_is_there_when_scoring_fails(run, tmp_path, monkeypatch):
+def test_the_export_is_there_when_scoring_fails(run, tiny_corpus, tmp_path, monkeypatch):
+    """And labels that the names of folders contradict, of which reading the list only
+    warns, cost the interval alone."""
     real = outcome.score_lists
+    label, *first = (tiny_corpus / "veri_test.txt").read_text().partition(" ")
+    doubtful = tmp_path / "veri_test.txt"
+    doubtful.write_text("".join([str(1 - int(label)), *first]))
 
     def fails(*args, **kwargs):
         raise ValueError("no scores")
 
     monkeypatch.setattr(outcome, "score_lists", fails)
     with pytest.raises(ValueError, match="no scores"):
-        run()
+        run(verification_file=doubtful)
     out = tmp_path / "run"
     assert "not scored yet" in (out / "export" / "README.md").read_text()
     assert not (out / "report.md").exists()
     monkeypatch.setattr(outcome, "score_lists", real)
-    run()
+    run(verification_file=doubtful)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert "eer_interval" not in metrics["results"][0]
+    assert any("1 of its" in each for each in metrics["warnings"])
     card = (out / "export" / "README.md").read_text()
     assert "not scored yet" not in card and "| veri_test |" in card
 

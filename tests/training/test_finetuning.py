@@ -2,19 +2,23 @@
 
 import copy
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.nnet.schedulers import CyclicLRScheduler, update_learning_rate
+from speechbrain.utils import fetching
 
 from hamsb import MomentumEncoder
 from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.export import export_model
 from hamsb.training.finetuning import begin, check_finetuning, read_pretrained, start_from
 from hamsb.training.step import own_rates, split_groups
+from hamsb.verification.training_data import write_training
 from runs import EXPERIMENT, same
 
 # As the yaml of speechbrain/spkrec-ecapa-voxceleb has it, but for its sizes.
@@ -415,3 +419,24 @@ def test_the_encoder_s_rate_is_part_of_every_schedule_s():
     factors = [group.get("lr_factor") for group in again.param_groups]
     assert factors == [group.get("lr_factor") for group in optimizer.param_groups]
     assert 0.1 in factors and None in factors
+
+
+def test_a_model_on_a_hub_tells_who_trained_it(tmp_path, monkeypatch):
+    """By its training.json, which knows more than its classes; the hub is a folder here."""
+    exported(tmp_path / "model", names=("ann", "ann at 90 %"))
+    write_training(
+        tmp_path / "model",
+        {"speakers": ["ann", "eve"], "development_speakers": [], "data": {}},
+    )
+
+    def download(repo_id, filename, **options):
+        if not (tmp_path / "model" / filename).is_file():
+            raise EntryNotFoundError("404: no such file")
+        path = tmp_path / "cache" / "models--owner--ours" / "snapshots" / "1" / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "model" / filename, path)
+        return str(path)
+
+    monkeypatch.setattr(fetching.huggingface_hub, "hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert read_pretrained("owner/ours").speakers == ["ann", "eve"]

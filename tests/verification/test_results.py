@@ -345,3 +345,10 @@ def test_numbers_that_call_for_a_warning():
         stored = {"stored_thresholds": {"eer": {**at, **changes}}}
         warnings = results.results_warnings([{**good, **stored}])
         assert [text in warning for warning in warnings] == [True] * (text is not None)
+
+
+def test_speakers_that_the_paths_do_not_tell():
+    told = {"u1": ("id1", ""), "id1/b": ("id1", ""), "id2/c": ("id3", "")}
+    sides = ("u1", "u1"), ("id1/b", "id2/c")
+    trials = Trials(np.array([1, 0]), *sides, Path("O.txt"), told)
+    assert results.told_speakers(trials) == {"u1": "id1", "id2/c": "id3"}

@@ -312,10 +312,10 @@ def test_labels_that_contradict_the_speakers(tmp_path, corpus, caplog):
 
 
 def test_models_of_several_utterances(tmp_path):
-    rows = [(f"u{i}", tmp_path / f"{i}.wav", f"id{i % 2}") for i in range(4)]
+    rows = [(f"u{i}", tmp_path / f"{i}.wav", f"id{i % 2}") for i in range(5)]
     data = kaldi(tmp_path / "k", rows)
     path = tmp_path / "trials"
-    path.write_text("m u2 1\nm u1 0\nu0 u2 1\n")
+    path.write_text("m u4 1\nm u1 0\nu0 u2 1\n")
     names = tmp_path / "enroll.map"
     names.write_text("m u0 u2\nother u9\n")
     (trials,), files = read_lists(path, data)
@@ -323,11 +323,14 @@ def test_models_of_several_utterances(tmp_path):
     assert trials.speaker_of("m") == "id0" and trials.speakers == ("id0", "id1")
     assert listed_speakers(path, data) == {"id0", "id1"}
     names.write_text("m u0 u7\n")
-    message = "trials:1: no file for u7, an utterance of the model m; 1 of 4 utterances"
+    message = "trials:1: no file for u7, an utterance of the model m; 1 of 5 utterances"
     with pytest.raises(FileNotFoundError, match=message):
         read_lists(path, data)
     names.write_text("m u0 u1\n")
     with pytest.raises(ValueError, match="the model m has utterances of id0 and id1"):
+        read_lists(path, data)
+    names.write_text("m u0 u4\n")
+    with pytest.raises(ValueError, match="trials:1: u4 is a recording of the model m"):
         read_lists(path, data)
 
 

@@ -405,11 +405,14 @@ def main():
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--room", type=float, default=16e9, help="bytes to be used")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--launches", action="store_true", help="count them, time nothing")
     options = parser.parse_args()
     if options.launches:
         print_launches(options.sizes)
         return
+    for name in SYSTEMS.keys() - {*options.systems, REFERENCE, "hamsb"}:  # of the ratios
+        del SYSTEMS[name]
     torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(options.device)

@@ -523,6 +523,7 @@ class Check:
         (self.out / "label_encoder.txt").unlink(missing_ok=True)
         data, _ = train.dataio_prep(
             {
+                "seed": 1,
                 "sentence_len": 2.0,
                 "sample_rate": 16000,
                 "train_annotation": str(table),

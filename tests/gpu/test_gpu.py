@@ -37,8 +37,9 @@ def test_on_a_gpu(stages, tmp_path):
 
 def test_the_script_finds_and_prints(tmp_path):
     """On a CPU: the stages that take no seconds, their goals and their tables."""
-    done, found, tables = check(tmp_path, "cpu", "ceilings,syncs,absent")
+    done, found, tables = check(tmp_path, "cpu", "ceilings,syncs,pipeline,absent")
     assert done.returncode == 1  # a stage that fails stops none and is told
     assert [finding["stage"] for finding in found if finding.get("WRONG")] == ["absent"]
     assert "| product | TFLOP_a_second |" in tables and "copy_TB_a_second" in tables
+    assert "| kind | workers | crops_a_second |" in tables
     assert tables in done.stdout

@@ -14,7 +14,7 @@ from hamsb.analysis.distance_tree import DistanceTree, level_codes
 from hamsb.utils.packages import optional
 from hamsb.verification.plots import (
     BLUE,
-    COLORS,
+    BRIGHT,
     COLUMN,
     PAGE,
     SMALL,
@@ -31,7 +31,6 @@ with optional("plots"):
 
 _MARKERS = "osD^vP*X"
 _GRAYS = ["0.90", "0.15", "0.62", "0.40", "0.76"]  # neighbors in a legend differ most
-_COLORS = [color for color in COLORS if color != "#000000"]  # black is near a gray
 _OTHER, _LACKING = "0.8", "white"
 _LEGEND: dict[str, Any] = {"most": 6, "handlelength": 1.0}
 
@@ -163,7 +162,7 @@ def _tree_figure(distances, paths, names, label):
     order = drawn["leaves"]
     palettes = [
         _palette(column, colors)
-        for column, colors in zip(paths.T[:bands], (_COLORS, _GRAYS))
+        for column, colors in zip(paths.T[:bands], (BRIGHT, _GRAYS))
     ]
     legends = [
         (_patches(palette, column), name)
@@ -282,7 +281,7 @@ def _disk_tree_figure(points, distortion, paths, names):
     inner = nodes[len(points) :]
     axes.plot(*inner.T, ".", color="0.6", markersize=2.5, zorder=2.5)
     axes.plot(*nodes[-1], "o", color="0.35", markersize=3.5, zorder=2.6)
-    palette = _palette(paths[:, 0], _COLORS)
+    palette = _palette(paths[:, 0], BRIGHT)
     handles = {}
     size = 4.0 if len(points) <= 200 else 2.5
     for place, (group, color) in enumerate(palette.items()):

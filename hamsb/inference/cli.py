@@ -29,7 +29,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -159,14 +159,10 @@ def _embed(options):
 
     files = find_recordings(options.audio)
     check_embeddings_file(options.output, files)
-    faults: dict[str, str] = {}
-    try:
+    with _faults() as faults:
         found = embed_to_file(
             _load(options), files, options.output, faults, **_speed(options)
         )
-    finally:
-        for text in faults.values():
-            _note(text)
     print(f"{options.output}: {len(found)} embeddings of {found.matrix.shape[1]} numbers")
     if faults:
         _note(f"{len(faults)} of {len(files)} recordings are bad, and not in it.")
@@ -331,12 +327,8 @@ def _identify(options):
         _note(f"threshold {limit:.4f}{_named(options.threshold)}, of one comparison")
     else:
         _without_threshold(options.model)
-    faults: dict[str, str] = {}
-    try:
+    with _faults() as faults:
         found = extractor.embed_files(files, faults=faults, **_speed(options))
-    finally:
-        for text in faults.values():
-            _note(text)
     print("recording\tidentified\tspeaker\tcosine\tlog_likelihood_ratio")
     rows = speakers.identify(found.matrix, options.best, **asked)
     for file, candidates in zip(found.utterances, rows):
@@ -501,6 +493,40 @@ def _threshold(options):
     _note(f"written: {output}; give it as --decision={output}")
 
 
+# ---------------------------------------------------------------------------- export
+
+
+def _declare_export(commands):
+    parser = _command(
+        commands,
+        "export",
+        _export,
+        "a model as one ONNX file, for programs without torch\n\n"
+        "Waveform in, embedding out, of any length, features and normalization included.\n"
+        "The file is written only where onnxruntime gives from it what torch gives. Needs\n"
+        "hamsb's extra [onnx]; using the file needs onnxruntime alone.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
+    parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument("--savedir", help="where files of a hub are kept")
+
+
+def _export(options):
+    from hamsb.inference.onnx import OPSET, export_onnx
+    from hamsb.utils.tables import markdown_table
+
+    found = export_onnx(options.model, options.onnx, savedir=options.savedir)
+    header = ["seconds", "rows", "largest difference, relative", "least cosine"]
+    rows = [
+        [f"{x.seconds:.2f}", x.rows, f"{x.difference:.1e}", f"{x.cosine:.8f}"]
+        for x in found
+    ]
+    print("onnxruntime beside torch, on noise:\n")
+    print(markdown_table(header, rows, left=0))
+    size = os.path.getsize(options.onnx) / 1e6
+    print(f"{options.onnx}: {size:.1f} MB, opset {OPSET}; wav [B, T] -> embedding [B, D]")
+
+
 # ----------------------------------------------------------- what several of them share
 
 
@@ -615,37 +641,16 @@ def _without_threshold(model: str) -> None:
     )
 
 
+@contextlib.contextmanager
+def _faults() -> Iterator[dict[str, str]]:
+    """What is wrong with recordings, to be filled in; told at the end, whatever ends it."""
+    faults: dict[str, str] = {}
+    try:
+        yield faults
+    finally:
+        for text in faults.values():
+            _note(text)
+
+
 def _note(text: str) -> None:
     print(f"hamsb: {text}", file=sys.stderr)
-
-
-# ---------------------------------------------------------------------------- export
-def _declare_export(commands):
-    parser = _command(
-        commands,
-        "export",
-        _export,
-        "a model as one ONNX file, for programs without torch\n\n"
-        "Waveform in, embedding out, of any length, features and normalization included.\n"
-        "The file is written only where onnxruntime gives from it what torch gives. Needs\n"
-        "hamsb's extra [onnx]; using the file needs onnxruntime alone.",
-    )
-    parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
-    parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument("--savedir", help="where files of a hub are kept")
-
-
-def _export(options):
-    from hamsb.inference.onnx import OPSET, export_onnx
-    from hamsb.utils.tables import markdown_table
-
-    found = export_onnx(options.model, options.onnx, savedir=options.savedir)
-    header = ["seconds", "rows", "largest difference, relative", "least cosine"]
-    rows = [
-        [f"{x.seconds:.2f}", x.rows, f"{x.difference:.1e}", f"{x.cosine:.8f}"]
-        for x in found
-    ]
-    print("onnxruntime beside torch, on noise:\n")
-    print(markdown_table(header, rows, left=0))
-    size = os.path.getsize(options.onnx) / 1e6
-    print(f"{options.onnx}: {size:.1f} MB, opset {OPSET}; wav [B, T] -> embedding [B, D]")

@@ -17,7 +17,7 @@ from hamsb.dataio.annotations import Utterance
 from hamsb.dataio.audio import check_audio
 from hamsb.inference.speaker import SpeakerRecognition, source_folder
 from hamsb.utils.checks import check_whole
-from hamsb.utils.command_line import check_accelerator
+from hamsb.utils.command_line import check_accelerator, named_device
 from hamsb.utils.files import replacing
 from hamsb.utils.packages import optional
 from hamsb.verification.cache import EmbeddingCache
@@ -77,7 +77,8 @@ class EmbeddingExtractor:
             self.source = str(model.source)
             return
         self.source = os.fspath(model)
-        _check_device(device)
+        if (there := named_device(device)).type != "cpu":
+            check_accelerator(there)
         self.recognition = SpeakerRecognition.from_hparams(
             self.source, savedir=savedir, decision=decision, run_opts={"device": device}
         )
@@ -384,14 +385,3 @@ def _write_ark(path, partial, vectors):
         places = [line.rpartition(f" {partial}:") for line in lines]
         text = "".join(f"{name} {path}:{at}\n" for name, _, at in places)
         scp.write_text(text, encoding="utf-8")
-
-
-def _check_device(name: Any) -> None:
-    """ValueError where a name is no device's, or this machine has it not."""
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device={name}: no device: {first}") from error
-    if device.type != "cpu":
-        check_accelerator(device)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hamsb.inference.tracking import NONE, Track
 from hamsb.utils.packages import optional
-from hamsb.verification.plots import COLORS, PAGE, STYLE, save_figure
+from hamsb.verification.plots import BRIGHT, PAGE, STYLE, save_figure
 from hamsb.verification.segments import Segment, rttm_name
 
 with optional("plots"):
@@ -23,7 +23,6 @@ _STRIP = 300.0  # seconds in a row
 _MOST_STRIPS = 4
 _LANE, _SCORES = 0.13, 0.95  # heights in inches
 _GRAY = "0.6"
-_COLORS = [color for color in COLORS if color != "#000000"]  # which is the truth's
 _STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400]
 
 
@@ -105,7 +104,7 @@ def _lanes(found: Track, reference: Sequence[Segment]) -> dict[str, str]:
 
 
 def _color(lane: str, names: list[str]) -> str:
-    return _GRAY if lane in (NONE, _OTHERS) else _COLORS[names.index(lane) % len(_COLORS)]
+    return _GRAY if lane in (NONE, _OTHERS) else BRIGHT[names.index(lane) % len(BRIGHT)]
 
 
 def _draw_lanes(

@@ -328,7 +328,7 @@ def minutes(folder: Path) -> float:
     return read_json(folder / "metrics.json")["training"]["minutes"]
 
 
-def read_epochs(folder: Path) -> tuple[list[float], list[float]]:
+def read_curves(folder: Path) -> tuple[list[float], list[float]]:
     """Train loss of each epoch [E], and development EER in percent, [E] or empty."""
     epochs = read_json(folder / "epochs.json")
     rates = [100 * epoch["EER"] for epoch in epochs if "EER" in epoch]

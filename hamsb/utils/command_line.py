@@ -422,11 +422,7 @@ def _check_device(run_opts, resolved):
         return _chosen(run_opts, resolved, name)
 
     name = chosen("device") or infer_device()
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"device={name}: no device: {first_line}") from error
+    device = named_device(name)
     if device.type != "cpu":
         if get_local_rank() is not None:
             _check_own_device(device, chosen("device"))
@@ -468,6 +464,15 @@ def _check_own_device(device, given):
 
 def _accelerators():
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def named_device(name: str | torch.device) -> torch.device:
+    """The device of a name; a ValueError where the name is none's."""
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"device={name}: no device: {first_line}") from error
 
 
 def check_accelerator(device: torch.device) -> None:

@@ -72,6 +72,7 @@ BLUE, VERMILLION = "#0072B2", "#D55E00"
 COLORS = [
     BLUE, VERMILLION, "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#882255"
 ]  # fmt: skip
+BRIGHT = [color for color in COLORS if color != "#000000"]  # beside black or grays
 _DASHES = ["-", "--", ":", "-."]
 # Rates that an axis may be marked at and end at.
 _RATES = (

@@ -458,8 +458,8 @@ def test_more_groups_than_colors_and_unknown_ones_are_drawn(tmp_path, monkeypatc
     distances = np.linalg.norm(points[:, None] - points, axis=-1)
     groups = np.array([[f"g{k % 11}", f"a{k % 7}" if k else ""] for k in range(40)])
     groups[1, 0] = ""
-    palette = hierarchy_plots._palette(groups[:, 0], hierarchy_plots._COLORS)
-    assert len(palette) == len(hierarchy_plots._COLORS)  # six, and what is not known
+    palette = hierarchy_plots._palette(groups[:, 0], hierarchy_plots.BRIGHT)
+    assert len(palette) == len(hierarchy_plots.BRIGHT)  # six, and what is not known
     names = hierarchy_plots._patches(palette, groups[:, 0])
     assert [*names][-2:] == ["not known", "5 others"]
     hierarchy_plots._tree_figure(distances, groups, ["group", "accent"], "distance")

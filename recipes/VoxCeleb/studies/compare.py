@@ -70,7 +70,7 @@ from hamsb.training.comparison import (
     summarize,
     train_comparison,
 )
-from hamsb.training.study import Run, minutes, read_epochs
+from hamsb.training.study import Run, minutes, read_curves
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.files import only_run, replacing
 from hamsb.utils.hparams import merged, option_text, read_resolved
@@ -244,7 +244,7 @@ def curve_lines(results: Results) -> list[dict]:
     lines = []
     for name, seeds in results.finished.items():
         for seed, run in seeds.items():
-            epochs = zip_longest(*read_epochs(run.folder))
+            epochs = zip_longest(*read_curves(run.folder))
             for number_of_epoch, (loss, rate) in enumerate(epochs, start=1):
                 lines.append(
                     {
@@ -265,7 +265,7 @@ def write_plots(folder: Path, results: Results) -> list[str]:
         return []
     panels: dict[str, dict] = {"development EER (%)": {}, "training loss": {}}
     for name, seeds in finished.items():
-        losses, rates = zip(*(read_epochs(run.folder) for run in seeds.values()))
+        losses, rates = zip(*(read_curves(run.folder) for run in seeds.values()))
         panels["training loss"][name] = losses
         if rates[0]:
             panels["development EER (%)"][name] = rates

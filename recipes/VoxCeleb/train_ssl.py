@@ -10,9 +10,10 @@ unlike those of other utterances (Lepage & Dehak, arXiv 2404.14913): SimCLR, wit
 (``hamsb.nnet.contrastive``). ``compute_cost`` is among the ``modules``, for what it may
 learn and queue.
 
-Training reads no speaker label. Development trials have labels, and tell the EER
-after each epoch and the decision threshold; which weights are exported they tell
-only with ``average_by: best``.
+Training reads no speaker label, but for studies with ``mask_collisions: True``, in which a
+speaker's other utterances are no negatives. Development trials have labels, and tell the
+EER after each epoch and the decision threshold; which weights are exported they tell only
+with ``average_by: best``.
 
 What a run does and leaves is told in ``hamsb.training.run``. ``train_log.txt`` has,
 beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an epoch: a
@@ -26,19 +27,26 @@ from hamsb.utils.hparams import Key
 KEYS = [
     *keys.KEYS,
     Key("momentum_encoder", "object", "MoCo's, among the modules", optional=True),
+    Key(
+        "mask_collisions",
+        "boolean",
+        "a speaker's other utterances are no negatives; reads labels",
+        optional=True,
+    ),
 ]
 
 if __name__ == "__main__":
     help_if_asked(__doc__, KEYS)  # before what takes seconds to import
 
 from hamsb.augment.reads import Reads, augment
-from hamsb.dataio.pipelines import TwoCrops, add_steps
+from hamsb.dataio.pipelines import SpeakerIndex, TwoCrops, add_steps, number_speakers
 from hamsb.dataio.rows import RowDataset
 from hamsb.nnet.contrastive import MoCo, diagnostics
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.branches import expects
 from hamsb.training.report import one_line
+from hamsb.utils.checks import check_flag
 from hamsb.utils.command_line import main_or_exit
 from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
@@ -48,14 +56,23 @@ import torch
 
 def dataio_prep(hparams):
     """The training dataset: two random crops of each utterance, what the augmentations of
-    each read, and no speaker."""
+    each read, and the speaker where collisions are masked alone."""
     crop, seed = int(hparams["sentence_len"] * hparams["sample_rate"]), hparams["seed"]
     train = RowDataset.from_csv(hparams["train_annotation"], needed=TwoCrops.columns)
     reads = [Reads(hparams.get("wav_augment"), crop, seed, view) for view in (0, 1)]
     steps = [TwoCrops(crop, seed), *reads]
+    if masks_collisions(hparams):
+        steps.append(SpeakerIndex(number_speakers(train.data.column("spk_id"))))
     add_steps(train, *steps)
     train.set_output_keys(["id", *(key for step in steps for key in step.provides)])
     return train
+
+
+def masks_collisions(hparams):
+    """The key ``mask_collisions``; ValueError where it is no truth value."""
+    masks = hparams.get("mask_collisions") or False
+    check_flag("mask_collisions", masks)
+    return masks
 
 
 def check_cost(hparams):
@@ -136,13 +153,19 @@ class ContrastiveBrain(EmbeddingBrain):
             one, other = one[0], other[0]
         similarity = self.hparams.compute_cost.similarity
         self.watch(**diagnostics(one.detach(), other.detach(), similarity))
-        return self.modules.compute_cost(*predictions)
+        return self.modules.compute_cost(*predictions, self.speakers(batch))
+
+    def speakers(self, batch):
+        """Speaker indices [N, 1] where collisions are masked, else None."""
+        if not masks_collisions(vars(self.hparams)):
+            return None
+        return batch.spk_id_encoded.data
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         if should_step and isinstance(self.hparams.compute_cost, MoCo):
             self.modules.momentum_encoder.update(self.hparams.embedding_model)
-            self.hparams.compute_cost.update(outputs[1])
+            self.hparams.compute_cost.update(outputs[1], self.speakers(batch))
 
 
 def main(arguments):

@@ -283,11 +283,13 @@ def brain():
 
 
 def drawn(size=8):
+    """Utterances of two speakers in turn."""
     generator = torch.Generator().manual_seed(1)
     return PaddedBatch(
         [
             {
                 "id": str(number),
+                "spk_id_encoded": torch.tensor([number % 2]),
                 "first": torch.randn(400, generator=generator),
                 "second": torch.randn(400, generator=generator),
             }
@@ -345,6 +347,23 @@ def test_moco_compares_queries_with_keys_and_queues(brain, symmetric):
             assert torch.equal(old, fast) == (step == 1)
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_masked_collisions_are_no_negatives(brain, mask):
+    """In the batch and in the queue, by the losses that are given the labels."""
+    labels = torch.tensor([0, 1] * 4) if mask else None
+    cost = NTXent(hamsb.AMSoftmax(0.1, 30.0), symmetric=True)
+    made, batch = brain(cost, mask_collisions=mask), drawn()
+    outputs = made.compute_forward(batch, Stage.TRAIN)
+    loss = made.compute_objectives(outputs, batch, Stage.TRAIN)
+    assert torch.equal(loss, cost(*outputs, labels))
+
+    made = brain(MoCo(hamsb.AMSoftmax(0.1, 30.0), 8, 6), mask_collisions=mask)
+    made.step = 0
+    made.fit_batch(drawn())
+    (queue,) = made.hparams.compute_cost.queues
+    assert queue.labels.tolist() == ([0, 1] * 4 if mask else [-1] * 8)
+
+
 def test_between_optimizer_steps_keys_and_momentum_wait(brain):
     made = brain(MoCo(hamsb.AMSoftmax(0.1, 30.0), 5, 6))
     made.grad_accumulation_factor = 2
@@ -395,6 +414,11 @@ def test_the_two_crops_are_independent(tmp_path):
     crops = [data[Draw(row=0, epoch=1, position=place)] for place in range(50)]
     assert crops[0].keys() == {"id", "first", "second"}
     assert pickle.loads(pickle.dumps(data))[0].keys() == crops[0].keys()  # as workers are
+    hparams |= {"sentence_len": 0.05, "sample_rate": 16000}
+    masked = train_ssl.dataio_prep({**hparams, "mask_collisions": True})
+    assert masked[0]["spk_id_encoded"] == 0
+    with pytest.raises(ValueError, match="mask_collisions='yes': must be True or False"):
+        train_ssl.dataio_prep({**hparams, "mask_collisions": "yes"})
     starts = torch.tensor([[crop["first"][0], crop["second"][0]] for crop in crops])
     assert crops[0]["first"].shape == crops[0]["second"].shape == (800,)
     assert math.fabs(torch.corrcoef(starts.T)[0, 1]) < 0.4

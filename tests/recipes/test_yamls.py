@@ -426,6 +426,7 @@ PROMISED = {
     "blend": (BALL, "HAMSoftmax"), "supcon": ("Identity", "SupCon"),
     "hscl": ("Identity", "HSCL"), "chns": ("Identity", "SupCon"),
     "chns_hscl": ("Identity", "HSCL"), "chns_ham": (BALL, "HAMSoftmax"),
+    "chns_hscl_later": ("Identity", "HSCL"),
     "am_0.001": ("CosineClassifier", "AMSoftmax"),
     "aam_0.001_scale_15": ("CosineClassifier", "AAMSoftmax"),
     "am_origin": ("CosineClassifier", "AMSoftmax"),
@@ -435,7 +436,7 @@ LABELLED = {
     "compute_cost", "classifier", "euclidean_cost", "clusters", "hard_ratio",
     "no_weight_decay", "margin_schedule", "cluster_refresh",
 }  # fmt: skip
-UNLABELLED = {"margin", "symmetric", "margin_loss", "similarity"}
+UNLABELLED = {"margin", "symmetric", "margin_loss", "similarity", "mask_collisions"}
 OF_FINETUNING = {
     "pretrained_model", "head_epochs", "encoder_lr_factor", "max_lr", "number_of_epochs",
     "data_folder",
@@ -504,4 +505,5 @@ def check_unlabelled(name, hparams):
     assert type(cost.similarity).__name__ == f"{geometry}Similarity"
     margin = re.search(r"0\.\d+$", name)
     assert hparams["margin_schedule"].margin == (float(margin[0]) if margin else 0)
-    assert hparams["symmetric"] == (name != "asymmetric")
+    assert hparams["symmetric"] == (kind != "asymmetric")
+    assert hparams.get("mask_collisions", False) == name.endswith("_masked")

@@ -281,8 +281,8 @@ def _declare_identify(commands):
         "Prints a table with tabs: the recording; who it is, or none; the most similar\n"
         "speakers with cosine and log-likelihood ratio. A stranger is compared with every\n"
         "speaker of the store, and so is taken for one of them the more often, the more\n"
-        "they are. --false-alarms says how often that may be, and finds the threshold\n"
-        "from the model's calibration; a --threshold is that of one comparison.",
+        "they are. --false-alarms says how often that may be, by the trials that the\n"
+        "model's thresholds are of; a --threshold is that of one comparison.",
     )
     _add_model(parser)
     _add_store(parser)
@@ -292,8 +292,8 @@ def _declare_identify(commands):
         "--false-alarms",
         type=float,
         metavar="SHARE",
-        help="of strangers' recordings that are taken for someone, at most; by default "
-        "0.1, where the model has a calibration",
+        help="of strangers' recordings that are taken for someone; by default 0.1, where "
+        "the model tells how frequent they are",
     )
     parser.add_argument(
         "--best", type=_count, default=1, help="how many speakers a recording (default 1)"
@@ -311,14 +311,16 @@ def _identify(options):
     extractor = _load(options)
     speakers = Speakers(options.store, extractor)
     share = options.false_alarms
-    if share is None and options.threshold is None and speakers.calibrated:
+    by = speakers.false_alarms_by
+    if share is None and options.threshold is None and by is not None:
         share = FALSE_ALARMS
     asked = {"threshold": options.threshold, "false_alarms": share}
     if share is not None:
         limit = speakers.threshold(**asked)
         _note(
-            f"threshold {limit:.4f}: at most {100 * share:g} % of strangers' recordings "
-            f"are taken for one of {len(speakers)} speakers, by the model's calibration"
+            f"threshold {limit:.4f}: {'at most' if by == 'calibration' else 'about'} "
+            f"{100 * share:g} % of strangers' recordings are taken for one of "
+            f"{len(speakers)} speakers, by the model's {by}"
         )
         if limit > 1:
             _note("no recording can reach it: the model is not that sure of anyone.")

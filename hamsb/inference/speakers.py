@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn.functional import normalize
@@ -15,9 +15,11 @@ from torch.nn.functional import normalize
 from hamsb.dataio.annotations import Utterance
 from hamsb.inference.extraction import EmbeddingExtractor
 from hamsb.utils.files import digest, fcntl, lock, read_json, replacing
+from hamsb.verification.calibration import Calibration
+from hamsb.verification.decision import false_alarm_threshold
 
 _KIND = "speakers enrolled with hamsb"
-FALSE_ALARMS = 0.1  # of strangers' recordings, at most, where nothing is asked for
+FALSE_ALARMS = 0.1  # of strangers' recordings, where nothing is asked for
 _LARGEST = 1e18  # whose square float32 holds
 _PATIENCE = 60.0  # seconds that another process may have the file
 
@@ -305,10 +307,15 @@ class Speakers:
         return normalize(embeddings.float().cpu(), dim=1) @ means.T
 
     @property
-    def calibrated(self) -> bool:
-        """Whether the model's cosines tell likelihood ratios."""
-        calibration = self._needed().recognition.calibration
-        return calibration is not None and calibration.scale > 0
+    def false_alarms_by(self) -> str | None:
+        """Of what a threshold for a share of false alarms comes: "impostor trials", whose
+        rates the model stores, else its "calibration", or None."""
+        recognition = self._needed().recognition
+        if recognition.decision and false_alarm_threshold(recognition.decision, 0.1):
+            return "impostor trials"
+        calibration = recognition.calibration
+        calibrated = calibration is not None and calibration.scale > 0
+        return "calibration" if calibrated else None
 
     def threshold(
         self, threshold: str | float | None = None, false_alarms: float | None = None
@@ -322,12 +329,15 @@ class Speakers:
             comparison: a stranger is compared with S speakers, and so is taken for one of
             them up to S times as often as the threshold's false alarm rate says.
         false_alarms : float, optional
-            Instead: the share of strangers' recordings that may be taken for any of the S
-            speakers, at most, as far as the model's calibration holds: the
-            log-likelihood ratio must reach :math:`\ln(S / false\_alarms)`. A stranger's
-            calibrated ratio is above :math:`t` at most :math:`e^{-t}` of the time,
-            whatever its distribution; mostly it is less often. Without either: 0.1 where
-            the model has a calibration, and else its "eer".
+            Instead: about this share of strangers' recordings is taken for any of the S
+            speakers. It is the cosine that a share ``false_alarms / S`` of the impostor
+            trials reaches with which the model's thresholds were found
+            (`hamsb.verification.decision.false_alarm_threshold`). More are taken where
+            strangers are more alike than those were, or several recordings a speaker are
+            enrolled. A model with a calibration alone must have a log-likelihood ratio of
+            :math:`\ln(S / false\_alarms)`, which a stranger has at most so often, and
+            mostly less. Without either argument: 0.1 where the model has one of these, and
+            else its "eer".
 
         Returns
         -------
@@ -336,12 +346,12 @@ class Speakers:
         Raises
         ------
         ValueError
-            Both; no such threshold, or no calibration, with the model; a share outside
-            (0, 1).
+            Both; no such threshold, or nothing to tell false alarms by, with the model; a
+            share outside (0, 1).
         """
         recognition = self._needed().recognition
         if false_alarms is None:
-            if threshold is not None or not self.calibrated:
+            if threshold is not None or self.false_alarms_by is None:
                 return recognition.limit(threshold)
             false_alarms = FALSE_ALARMS
         elif threshold is not None:
@@ -352,14 +362,17 @@ class Speakers:
             raise ValueError(f"false_alarms={false_alarms}: must be between 0 and 1.")
         if not self._speakers:
             raise ValueError(f"store={self.path}: nobody is enrolled; see hamsb enroll.")
-        calibration = recognition.calibration
-        if calibration is None or not self.calibrated:
-            raise ValueError(
-                f"false_alarms={false_alarms}: needs a calibration, and "
-                f"{self._needed().source} has none; see hamsb threshold."
-            )
-        ratio = math.log(len(self) / false_alarms)
-        return (ratio - calibration.offset) / calibration.scale
+        by, rate = self.false_alarms_by, false_alarms / len(self)
+        if by == "impostor trials":
+            stored = cast(dict, recognition.decision)
+            return cast(float, false_alarm_threshold(stored, rate))
+        if by == "calibration":
+            calibration = cast(Calibration, recognition.calibration)
+            return (-math.log(rate) - calibration.offset) / calibration.scale
+        raise ValueError(
+            f"false_alarms={false_alarms}: {self._needed().source} stores nothing that "
+            "tells how frequent they are; see hamsb threshold."
+        )
 
     def identify(
         self,

@@ -2,19 +2,25 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from hamsb.utils.files import read_json, replacing
 from hamsb.verification.arrays import finite_array
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.evaluation import P_TARGETS, evaluate_trials
+from hamsb.verification.metrics import det_curve
 from hamsb.verification.trials import Trials
 
 DECISION = "decision.json"
+FALSE_ALARM = "false_alarm_"  # and a share of the impostor trials, in a threshold's name
+FALSE_ALARM_RATES = 0.1, 0.01, 0.001
+LEAST_FALSE_ALARMS = 2  # among the trials, of a threshold that is stored
 
 
 def make_decision(
@@ -34,9 +40,10 @@ def make_decision(
     Returns
     -------
     dict
-        For `write_decision`: a threshold for the EER and one for each prior, but where
-        nothing is better than to reject every trial; the list's speakers, where its
-        paths name them.
+        For `write_decision`: a threshold for the EER; one for each prior, but where
+        nothing is better than to reject every trial; those that a tenth, a hundredth and a
+        thousandth of the impostor trials reach, where these are two trials at least; the
+        list's speakers, where its paths name them.
 
     Example
     -------
@@ -55,6 +62,10 @@ def make_decision(
         "eer": result["eer_threshold"],
         **{f"min_dcf_{p}": result[f"min_dcf_threshold_{p}"] for p in p_targets},
     }
+    curve = det_curve(scores, trials.labels)
+    for rate in FALSE_ALARM_RATES:
+        if rate * result["impostor_trials"] >= LEAST_FALSE_ALARMS:
+            thresholds[f"{FALSE_ALARM}{rate}"] = curve.at_false_alarms(rate)
     return {
         "scores": "cosine of two embeddings; a pair is accepted at or above a threshold",
         "list": trials.name,
@@ -67,6 +78,43 @@ def make_decision(
         },
         "calibration": Calibration.fit(scores, trials.labels).to_dict(),
     }
+
+
+def false_alarm_threshold(decision: Mapping, rate: float) -> float | None:
+    """The cosine that a share of the impostor trials reaches.
+
+    Between the stored rates the rate's logarithm is taken as linear in the cosine, and
+    beyond them as going on like that.
+
+    Arguments
+    ---------
+    decision : dict
+        As `make_decision` returns it.
+    rate : float
+        > 0.
+
+    Returns
+    -------
+    float or None
+        None where fewer than two rates are stored.
+
+    Example
+    -------
+    >>> stored = {"thresholds": {"false_alarm_0.1": 0.4, "false_alarm_0.01": 0.6}}
+    >>> [round(false_alarm_threshold(stored, rate), 6) for rate in (0.1, 0.01, 0.001)]
+    [0.4, 0.6, 0.8]
+    """
+    stored = sorted(
+        (math.log(float(name.removeprefix(FALSE_ALARM))), value)
+        for name, value in decision["thresholds"].items()
+        if name.startswith(FALSE_ALARM)
+    )
+    if len(stored) < 2:
+        return None
+    rates, cosines = zip(*stored)
+    right = int(np.clip(np.searchsorted(rates, math.log(rate)), 1, len(rates) - 1))
+    slope = (cosines[right] - cosines[right - 1]) / (rates[right] - rates[right - 1])
+    return cosines[right] + slope * (math.log(rate) - rates[right])
 
 
 def write_decision(folder: str | os.PathLike, decision: Mapping) -> None:
@@ -207,6 +255,8 @@ def _check_decision(decision: object) -> None:
         raise ValueError("no thresholds, 'eer' among them")
     for name, value in thresholds.items():
         finite_array(value, f"threshold {name!r}", dimensions=(0,))
+        if name.startswith(FALSE_ALARM) and not _is_rate(name.removeprefix(FALSE_ALARM)):
+            raise ValueError(f"threshold {name!r} names no rate")
     if (calibration := decision.get("calibration")) is not None:
         if not isinstance(calibration, dict):
             raise ValueError("calibration is no mapping")
@@ -214,6 +264,13 @@ def _check_decision(decision: object) -> None:
     speakers = decision.get("speakers", [])
     if not isinstance(speakers, list) or not all(isinstance(s, str) for s in speakers):
         raise ValueError("speakers is no list of names")
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
 
 
 def fingerprint(folder: str | os.PathLike) -> str:

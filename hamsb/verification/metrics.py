@@ -74,6 +74,11 @@ class DetCurve(NamedTuple):
         scale = min(weight_miss, weight_fa) if normalize else 1.0
         return float(cost[best] / scale), self._threshold_at(best)
 
+    def at_false_alarms(self, rate: float) -> float:
+        """The least threshold at which at most a share ``rate`` of the impostor trials is
+        accepted."""
+        return self._threshold_at(int(np.argmax(self.false_alarm <= rate)))
+
     def _threshold_at(self, k: int) -> float:
         """A threshold of operating point k, between scores where that is possible."""
         high = self.thresholds[k]

@@ -86,7 +86,7 @@ def test_scores_are_cosines_with_the_mean_of_normalized_embeddings(store, speech
         store.scores(test[:, :4])
 
 
-def test_the_threshold_for_so_many_speakers(store, speech):
+def test_the_threshold_for_so_many_speakers(store, speech, monkeypatch):
     with pytest.raises(ValueError, match="nobody is enrolled"):
         store.threshold(false_alarms=0.01)
     for number in (1, 2):
@@ -94,6 +94,18 @@ def test_the_threshold_for_so_many_speakers(store, speech):
         expected = (math.log(number / 0.01) + 4) / 10
         assert store.threshold(false_alarms=0.01) == pytest.approx(expected)
     assert store.threshold() == store.threshold(false_alarms=0.1)
+    assert store.false_alarms_by == "calibration"
+    recognition = store._needed().recognition
+    rates = {"false_alarm_0.1": 0.6, "false_alarm_0.01": 0.7, "eer": 0.5}
+    with monkeypatch.context() as patch:
+        patch.setattr(recognition, "decision", {"thresholds": rates})
+        assert store.false_alarms_by == "impostor trials"
+        assert store.threshold(false_alarms=0.2) == pytest.approx(0.6)  # of two speakers
+        assert store.threshold() == pytest.approx(0.6 + 0.1 * math.log10(2))
+        patch.setattr(recognition, "decision", {"thresholds": {"eer": 0.5}})
+        assert store.false_alarms_by is None and store.threshold() == 0.5
+        with pytest.raises(ValueError, match="stores nothing that tells how frequent"):
+            store.threshold(false_alarms=0.2)
     assert (store.threshold("eer"), store.threshold(0.25)) == (0.5, 0.25)
     for share in (0, 1, -0.5, math.nan):
         with pytest.raises(ValueError, match="must be between 0 and 1"):

@@ -8,6 +8,7 @@ import pytest
 
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import (
+    false_alarm_threshold,
     fingerprint,
     make_decision,
     read_decision,
@@ -41,6 +42,31 @@ def test_thresholds_and_calibration_are_those_of_the_list(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["decision.json"]
 
 
+def test_false_alarm_rates_of_the_impostor_trials():
+    """Those that the trials are enough for, and what lies between and beyond."""
+    generator = np.random.default_rng(0)
+    labels = np.r_[np.ones(50, int), np.zeros(300, int)]
+    scores = np.r_[generator.normal(2, 1, 50), -np.log(generator.uniform(size=300)) / 5]
+    paths = ("a/1",) * 350, ("a/2",) * 350
+    decision = make_decision(Trials(labels, *paths, Path("list.txt")), scores)
+    found = {n: t for n, t in decision["thresholds"].items() if n.startswith("false")}
+    assert list(found) == ["false_alarm_0.1", "false_alarm_0.01"]  # 0.3 trials at 0.001
+    for name, threshold in found.items():
+        share = (scores[50:] >= threshold).mean()
+        assert share == pytest.approx(float(name.rpartition("_")[2]), abs=1e-9)
+    high, low = found.values()
+    for rate, expected in (
+        (0.1, high),
+        (0.01, low),
+        (0.01**0.5 * 0.1**0.5, (high + low) / 2),
+        (0.001, 2 * low - high),
+        (0.9999, high + (low - high) * np.log10(0.9999 / 0.1) * -1),
+    ):
+        assert false_alarm_threshold(decision, rate) == pytest.approx(expected)
+    del decision["thresholds"]["false_alarm_0.1"]
+    assert false_alarm_threshold(decision, 0.1) is None
+
+
 def test_no_threshold_where_rejecting_all_is_best():
     stored = make_decision(TRIALS, 1.0 - TRIALS.labels)
     assert list(stored["thresholds"]) == ["eer"]
@@ -71,6 +97,8 @@ def test_what_cannot_decide_is_not_stored(tmp_path):
     b'{"thresholds": {"eer": NaN}}', b'{"thresholds": {"eer": "0.5"}}',
     b'{"thresholds": {"eer": null}}', b'{"thresholds": {"eer": true}}',
     b'{"thresholds": {"eer": 1e999}}', b'{"thresholds": {"eer": [0.5]}}',
+    b'{"thresholds": {"eer": 0.5, "false_alarm_1e": 0.5}}',
+    b'{"thresholds": {"eer": 0.5, "false_alarm_0": 0.5}}',
     b'{"thresholds": {"eer": 0.5}, "calibration": 3}',
     b'{"thresholds": {"eer": 0.5}, "calibration": {"scale": 1}}',
     b'{"thresholds": {"eer": 0.5}, "speakers": "a"}',

@@ -295,7 +295,8 @@ DECISIONS = """Errors at the thresholds that are stored with the model{source}:
 A trial is accepted where its cosine is at or above the threshold. Misses: target trials
 that are rejected; false alarms: impostor trials that are accepted. `eer`, which
 `SpeakerRecognition` decides with, was chosen for as many misses as false alarms in
-percent; `min_dcf_<p>` for the least cost where a share p of the trials is of one speaker.
+percent; `min_dcf_<p>` for the least cost where a share p of the trials is of one speaker;
+`false_alarm_<r>` for a share r of the impostor trials.
 """
 
 

@@ -76,10 +76,11 @@ def main(arguments):
     parser.add_argument("--false-alarms", type=float, default=0.01)
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--decision", help="a file of hamsb threshold")
     parser.add_argument("--cache", help="folder of a cache of embeddings")
     options = parser.parse_args(arguments)
 
-    extractor = EmbeddingExtractor(options.model)
+    extractor = EmbeddingExtractor(options.model, decision=options.decision)
     speakers = defaultdict(list)
     for row in sorted(
         open_source(options.data).rows(extractor.sample_rate), key=lambda row: row.name

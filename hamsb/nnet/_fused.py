@@ -10,6 +10,7 @@ row: memory grows as (B + C) D, not as B C. To everything else they are the tens
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from torch.utils import _pytree
 
-from hamsb.nnet._closed_forms import Distances, blocks, refuse_second_derivative
+from hamsb.nnet._closed_forms import blocks, refuse_second_derivative
 from hamsb.nnet.precision import no_autocast
 
 # Entries of a block on a GPU, of which some three are there at once. A block is computed
@@ -31,17 +32,19 @@ FEW = 2**22
 
 class Cosines:
     """Products of x [N, D] and block after block of y, all of length 1, in the interface
-    of `Distances`.
+    of `hamsb.nnet._closed_forms.Distances`.
 
     Arguments
     ---------
     x : torch.Tensor
         [N, D].
+    c : None
+        There is no curvature.
     dtype : torch.dtype
         Of the products, autocast's.
     """
 
-    def __init__(self, x: Tensor, dtype: torch.dtype):
+    def __init__(self, x: Tensor, c: None, dtype: torch.dtype):
         self.x, self.cast_x, self.dtype = x, x.to(dtype), dtype
         self.grad_x = torch.zeros_like(x)
 
@@ -72,6 +75,60 @@ class Cosines:
         """There is no curvature."""
 
 
+class ByAutograd:
+    """What compares x [N, D] with block after block of y by a plain function and its
+    gradient, in the interface of `hamsb.nnet._closed_forms.Distances`.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [N, D].
+    c : object
+        Nothing that is learned.
+    of_all, of_each : callable
+        (x, y) -> values, of all pairs [N, m], and row by row [N].
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        c: object,
+        of_all: Callable[[Tensor, Tensor], Tensor],
+        of_each: Callable[[Tensor, Tensor], Tensor],
+    ):
+        self.x, self.of_all, self.of_each = x, of_all, of_each
+        self.grad_x = torch.zeros_like(x)
+
+    def values(self, y: Tensor) -> Tensor:
+        """For y [m, D]: [N, m]."""
+        with torch.no_grad():
+            return self.of_all(self.x, y)
+
+    def again(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The values for y [m, D], [N, m], twice; `gradient` needs nothing of them."""
+        values = self.values(y)
+        return values, values
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """Of x and y [N, D], row by row: [N, 1]."""
+        return self.of_each(self.x, y).unsqueeze(1)
+
+    def gradient(self, y: Tensor, values: Tensor, _: Tensor, g: Tensor) -> Tensor:
+        """Of y [m, D], from the gradient g [N, m] of the values; that of x is taken in."""
+        ends = self.x.detach().requires_grad_(), y.detach().requires_grad_()
+        with torch.enable_grad():
+            of_x, of_y = torch.autograd.grad(self.of_all(*ends), ends, g)
+        self.grad_x += of_x
+        return of_y
+
+    def x_gradient(self) -> Tensor:
+        """Of x [N, D], from what was taken in."""
+        return self.grad_x
+
+    def c_gradient(self) -> None:
+        """It is not learned."""
+
+
 @dataclass(eq=False)  # whose fields DistributedDataParallel searches for tensors
 class LazySimilarities:
     """Similarities [B, 1, C] that are not computed yet.
@@ -93,8 +150,8 @@ class LazySimilarities:
         (x, projected centers) -> the similarities [B, C].
     c : float, torch.Tensor or None
         The curvature of distances.
-    settings : tuple
-        What `Distances` takes after c, or `Cosines` after x.
+    pairs : callable
+        (x, c) -> what compares x with blocks of projected centers, as `Cosines`.
     """
 
     x: Tensor
@@ -103,7 +160,7 @@ class LazySimilarities:
     learned: Sequence[Tensor]
     whole: Callable[[Tensor, Tensor], Tensor]
     c: float | Tensor | None
-    settings: tuple
+    pairs: Callable[..., Any]
     _tensor: Tensor | None = None
 
     @classmethod
@@ -113,7 +170,8 @@ class LazySimilarities:
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return cls(x, centers, normalize, (), linear, None, (dtype,))
+        pairs = partial(Cosines, dtype=dtype)
+        return cls(x, centers, normalize, (), linear, None, pairs)
 
     # ------------------------------------------------------------ as a tensor
 
@@ -165,15 +223,13 @@ class LazySimilarities:
     def first(self, most: int = 4096) -> Tensor:
         """Those with the first centers, at most so many: [B, m], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
-            return _pairs(self.x, self.c, self.settings).values(
-                self.project(self.centers[:most])
-            )
+            return self.pairs(self.x, self.c).values(self.project(self.centers[:most]))
 
     def of_targets(self, targets: Tensor) -> Tensor:
         """Those with the centers ``targets`` [B, 1]: [B, 1], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
             rows = self.centers.index_select(0, targets.squeeze(1))  # refuses negatives
-            return _pairs(self.x, self.c, self.settings).of_rows(self.project(rows))
+            return self.pairs(self.x, self.c).of_rows(self.project(rows))
 
     def cross_entropy(
         self, targets: Tensor, value: Tensor, slope: Tensor, scale: float, zero: bool
@@ -190,16 +246,11 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
-        form = (self.project, self.settings, scale, zero)
+        form = (self.project, self.pairs, scale, zero, None)
         losses, _, _ = FusedCrossEntropy.apply(
             self.x, self.centers, self.c, targets, value, slope, form, *self.learned
         )
         return losses
-
-
-def _pairs(x: Tensor, c: float | Tensor | None, settings: tuple) -> Cosines | Distances:
-    """What compares x with blocks of the projected centers."""
-    return Cosines(x, *settings) if c is None else Distances(x, c, *settings)
 
 
 class FusedCrossEntropy(torch.autograd.Function):
@@ -210,10 +261,12 @@ class FusedCrossEntropy(torch.autograd.Function):
     for the backward pass are embeddings, centers and some numbers a row. The gradient goes
     through the projection within each block.
 
-    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], value and slope of
-    the target's penalized similarity [B, 1], (project, settings, scale,
-    zero_below_target), and what the projection learns. Returns the losses [B], and for the
-    backward pass the others' largest logit and the sum of their exponentials less it.
+    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], of which one that
+    is no row of the centers is in none of the blocks, value and slope of the target's
+    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join), and what
+    the projection learns. Where the centers are some of all, ``join`` makes of the largest
+    logit and the sum of exponentials of these those of all. Returns the losses [B], and for
+    the backward pass the others' largest logit and the sum of their exponentials less it.
     """
 
     @staticmethod
@@ -227,12 +280,12 @@ class FusedCrossEntropy(torch.autograd.Function):
         form: tuple,
         *learned: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        project, settings, scale, zero = form
+        project, make_pairs, scale, zero, join = form
         target = value * scale
         highest = torch.full_like(target, -math.inf)
         total = torch.zeros_like(target)
         with no_autocast(x):
-            pairs = _pairs(x, c, settings)
+            pairs = make_pairs(x, c)
             for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
                 logits = pairs.values(project(centers[part])).mul_(scale)
                 if zero:
@@ -244,6 +297,8 @@ class FusedCrossEntropy(torch.autograd.Function):
                 total.mul_((highest - finite).exp_())
                 total += logits.sub_(finite).exp_().sum(1, keepdim=True)
                 highest = top
+        if join is not None:
+            highest, total = join(highest, total)
         excess = highest + total.log() - target
         # softplus; torch's is exact to 2e-9 alone.
         losses = excess.clamp_min(0) + excess.abs().neg_().exp_().log1p_()
@@ -264,8 +319,8 @@ class FusedCrossEntropy(torch.autograd.Function):
         refuse_second_derivative("the fused loss", "a head with fused=False")
         x, centers, c, *rows = ctx.saved_tensors
         targets, value, slope, highest, total, *learned = rows
-        project, settings, scale, zero = ctx.form
-        pairs = _pairs(x, ctx.fixed if c is None else c, settings)
+        project, make_pairs, scale, zero, _ = ctx.form
+        pairs = make_pairs(x, ctx.fixed if c is None else c)
         target = value * scale
         others = torch.sigmoid(highest + total.log() - target) * scale * grad.unsqueeze(1)
         of_target = -slope * others

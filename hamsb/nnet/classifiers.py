@@ -10,9 +10,15 @@ compares it block by block: [B, C] is never held, which otherwise limits the num
 speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss it
 is the tensor.
 
+With ``sharded=True`` the processes of a training share the centers out, a block of rows
+to each (`hamsb.nnet._sharded`), and the loss, computed block by block, is that of the
+joined batch. In one process it changes nothing.
+
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +27,13 @@ from torch.nn.functional import linear, normalize
 from hamsb.nnet import _fused
 from hamsb.nnet._batches import vectors
 from hamsb.nnet._fused import LazySimilarities
+from hamsb.nnet._sharded import (
+    Shard,
+    ShardedSimilarities,
+    average_gradients,
+    is_parted,
+    start,
+)
 from hamsb.nnet.balls import Ball, check_ball
 from hamsb.nnet.precision import no_autocast
 from hamsb.utils.checks import check_flag, check_positive, check_whole
@@ -50,6 +63,8 @@ class CosineClassifier(nn.Module):
         Xavier-uniform, as in SpeechBrain.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
+    sharded : bool
+        Share the centers out over the processes (`hamsb.nnet._sharded`).
 
     Example
     -------
@@ -59,6 +74,7 @@ class CosineClassifier(nn.Module):
     """
 
     gives = "cosine"
+    of_classes = "weight"  # the parameter that has a row for each
 
     def __init__(
         self,
@@ -66,18 +82,26 @@ class CosineClassifier(nn.Module):
         out_neurons: int,
         initial_scale: float | None = None,
         fused: bool = False,
+        sharded: bool = False,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
         check_flag("fused", fused)
+        check_flag("sharded", sharded)
         self.fused = fused
-        if initial_scale is None:
-            weight = nn.init.xavier_uniform_(torch.empty(out_neurons, input_size))
-        else:
+        self.shard = Shard(out_neurons) if sharded else None
+        bound = math.sqrt(3) * math.sqrt(2 / (input_size + out_neurons))
+
+        def draw(rows: Tensor) -> None:
+            if initial_scale is None:  # Xavier's, of all rows
+                rows.uniform_(-bound, bound)
+            else:
+                rows.normal_().mul_(initial_scale)
+
+        if initial_scale is not None:
             check_positive("initial_scale", initial_scale)
-            weight = torch.randn(out_neurons, input_size) * initial_scale
-        self.weight = nn.Parameter(weight)
+        self.weight = nn.Parameter(start(self.shard, out_neurons, input_size, draw))
 
     def forward(self, x: Tensor) -> Tensor | LazySimilarities:
         """The cosine of each embedding with each center.
@@ -91,10 +115,14 @@ class CosineClassifier(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, 1, C], in [-1, 1]. With ``fused``, in training, what stands for it.
+            [B, 1, C], in [-1, 1]. With ``fused`` or ``sharded``, in training, what stands
+            for it.
         """
         x = vectors("embeddings", x, self.weight.shape[1])
         x = normalize(x)
+        if self.shard is not None and is_parted(self.shard):
+            lazy = LazySimilarities.cosines(x, self.weight)
+            return ShardedSimilarities.of(lazy, self.shard, self.training)
         if _hands_on(self, x):
             return LazySimilarities.cosines(x, self.weight)
         return linear(x, normalize(self.weight)).unsqueeze(1)
@@ -102,11 +130,11 @@ class CosineClassifier(nn.Module):
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.weight)
+        return len(self.weight) if self.shard is None else self.shard.classes
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return _sizes(self.weight)
+        return _sizes(self, self.weight)
 
 
 class HyperbolicClassifier(nn.Module):
@@ -137,6 +165,8 @@ class HyperbolicClassifier(nn.Module):
         moves its direction alone; None, as published: its length is learned too.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
+    sharded : bool
+        Share the centers out over the processes (`hamsb.nnet._sharded`).
 
     Example
     -------
@@ -147,6 +177,7 @@ class HyperbolicClassifier(nn.Module):
     """
 
     gives = "distance"
+    of_classes = "centers"  # the parameter that has a row for each
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
 
     def __init__(
@@ -158,6 +189,7 @@ class HyperbolicClassifier(nn.Module):
         batch_norm: bool = False,
         center_norm: float | None = None,
         fused: bool = False,
+        sharded: bool = False,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
@@ -166,12 +198,20 @@ class HyperbolicClassifier(nn.Module):
         check_positive("initial_scale", initial_scale)
         check_flag("batch_norm", batch_norm)
         check_flag("fused", fused)
+        check_flag("sharded", sharded)
         if center_norm is not None:
             check_positive("center_norm", center_norm)
         self.fused = fused
         self.ball = ball
         self.center_norm = center_norm
-        self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * initial_scale)
+        self.shard = Shard(out_neurons) if sharded else None
+
+        def draw(rows: Tensor) -> None:
+            rows.normal_().mul_(initial_scale)
+
+        self.centers = nn.Parameter(start(self.shard, out_neurons, input_size, draw))
+        if is_parted(self.shard):
+            average_gradients(ball)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
@@ -187,14 +227,17 @@ class HyperbolicClassifier(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, 1, C], float32 or wider, <= 0. With ``fused``, in training, what stands
-            for it.
+            [B, 1, C], float32 or wider, <= 0. With ``fused`` or ``sharded``, in training,
+            what stands for it.
         """
         x = vectors("embeddings", x, self.centers.shape[1])
         if hasattr(self, "batch_norm"):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
+        if self.shard is not None and is_parted(self.shard):
+            lazy = self.ball.lazy_similarity(points, self.centers, self._project)
+            return ShardedSimilarities.of(lazy, self.shard, self.training)
         if _hands_on(self, x):
             return self.ball.lazy_similarity(points, self.centers, self._project)
         return self.ball.pairwise_similarity(points, self._project(self.centers)).unsqueeze(
@@ -202,7 +245,8 @@ class HyperbolicClassifier(nn.Module):
         )
 
     def euclidean_centers(self) -> Tensor:
-        """The centers as they enter the ball's projection: [C, D]."""
+        """The centers as they enter the ball's projection: [C, D]; where processes share
+        them out, this one's."""
         return self._of_one_length(self.centers)
 
     def _of_one_length(self, centers: Tensor) -> Tensor:
@@ -217,11 +261,11 @@ class HyperbolicClassifier(nn.Module):
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.centers)
+        return len(self.centers) if self.shard is None else self.shard.classes
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return _sizes(self.centers)
+        return _sizes(self, self.centers)
 
 
 def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
@@ -230,6 +274,5 @@ def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
     return head.fused and many and head.training and torch.is_grad_enabled()
 
 
-def _sizes(centers: Tensor) -> str:
-    out_neurons, input_size = centers.shape
-    return f"input_size={input_size}, out_neurons={out_neurons}"
+def _sizes(head: CosineClassifier | HyperbolicClassifier, centers: Tensor) -> str:
+    return f"input_size={centers.shape[1]}, out_neurons={head.out_neurons}"

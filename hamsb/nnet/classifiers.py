@@ -75,6 +75,7 @@ class CosineClassifier(nn.Module):
 
     gives = "cosine"
     of_classes = "weight"  # the parameter that has a row for each
+    training_arguments = ("sharded",)  # which an export does without
 
     def __init__(
         self,
@@ -178,6 +179,7 @@ class HyperbolicClassifier(nn.Module):
 
     gives = "distance"
     of_classes = "centers"  # the parameter that has a row for each
+    training_arguments = ("sharded",)  # which an export does without
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
 
     def __init__(

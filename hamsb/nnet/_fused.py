@@ -246,7 +246,7 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
-        form = (self.project, self.pairs, scale, zero, None)
+        form = (self.project, self.pairs, scale, zero, None, 1)
         losses, _, _ = FusedCrossEntropy.apply(
             self.x, self.centers, self.c, targets, value, slope, form, *self.learned
         )
@@ -263,10 +263,11 @@ class FusedCrossEntropy(torch.autograd.Function):
 
     Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], of which one that
     is no row of the centers is in none of the blocks, value and slope of the target's
-    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join), and what
-    the projection learns. Where the centers are some of all, ``join`` makes of the largest
-    logit and the sum of exponentials of these those of all. Returns the losses [B], and for
-    the backward pass the others' largest logit and the sum of their exponentials less it.
+    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join, times), and
+    what the projection learns. Where the centers are some of all, ``join`` makes of the
+    largest logit and the sum of exponentials of these those of all. All gradients but that
+    of the centers are taken ``times`` what they are. Returns the losses [B], and for the
+    backward pass the others' largest logit and the sum of their exponentials less it.
     """
 
     @staticmethod
@@ -280,7 +281,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         form: tuple,
         *learned: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        project, make_pairs, scale, zero, join = form
+        project, make_pairs, scale, zero, join, _ = form
         target = value * scale
         highest = torch.full_like(target, -math.inf)
         total = torch.zeros_like(target)
@@ -319,7 +320,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         refuse_second_derivative("the fused loss", "a head with fused=False")
         x, centers, c, *rows = ctx.saved_tensors
         targets, value, slope, highest, total, *learned = rows
-        project, make_pairs, scale, zero, _ = ctx.form
+        project, make_pairs, scale, zero, _, times = ctx.form
         pairs = make_pairs(x, ctx.fixed if c is None else c)
         target = value * scale
         others = torch.sigmoid(highest + total.log() - target) * scale * grad.unsqueeze(1)
@@ -348,6 +349,10 @@ class FusedCrossEntropy(torch.autograd.Function):
                     if each is not None:
                         whole += each
             grad_x, grad_c = pairs.x_gradient(), pairs.c_gradient()
+        if times != 1:
+            grad_x = grad_x * times
+            grad_c = None if grad_c is None else grad_c * times
+            grads_learned = [each * times for each in grads_learned]
         return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
 
 

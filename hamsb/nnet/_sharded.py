@@ -297,18 +297,18 @@ class ShardedSimilarities(LazySimilarities):
         scale, zero
             As for `LazySimilarities.cross_entropy`.
         """
-        number = self.shard.processes
+        form = (self.project, self.pairs, scale, zero, _join, self.shard.processes)
         losses, _, _ = FusedCrossEntropy.apply(
             self.joined,
-            _Scaled.apply(self.centers, 1 / number),
+            self.centers,
             self.c,
             self._places(targets),
             value,
             slope,
-            (self.project, self.pairs, scale, zero, _join),
+            form,
             *self.learned,
         )
-        return _Scaled.apply(losses, number)
+        return losses
 
     def _places(self, targets: Tensor) -> Tensor:
         """The targets [B, 1] of all processes as rows of this one's centers, [n B, 1]."""

@@ -152,6 +152,8 @@ class LazySimilarities:
         The curvature of distances.
     pairs : callable
         (x, c) -> what compares x with blocks of projected centers, as `Cosines`.
+    fraction : float
+        What part of the centers a loss takes, by `drawn`.
     """
 
     x: Tensor
@@ -161,17 +163,20 @@ class LazySimilarities:
     whole: Callable[[Tensor, Tensor], Tensor]
     c: float | Tensor | None
     pairs: Callable[..., Any]
+    fraction: float = 1.0
     _tensor: Tensor | None = None
 
     @classmethod
-    def cosines(cls, x: Tensor, centers: Tensor) -> "LazySimilarities":
+    def cosines(
+        cls, x: Tensor, centers: Tensor, fraction: float = 1.0
+    ) -> "LazySimilarities":
         """Of x [B, D], of length 1, and centers of any; products in autocast's
         precision."""
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         pairs = partial(Cosines, dtype=dtype)
-        return cls(x, centers, normalize, (), linear, None, pairs)
+        return cls(x, centers, normalize, (), linear, None, pairs, fraction)
 
     # ------------------------------------------------------------ as a tensor
 
@@ -247,8 +252,9 @@ class LazySimilarities:
             Whether logits below the target's become 0.
         """
         form = (self.project, self.pairs, scale, zero, None, 1)
+        centers, targets = drawn(self.centers, targets, self.fraction)
         losses, _, _ = FusedCrossEntropy.apply(
-            self.x, self.centers, self.c, targets, value, slope, form, *self.learned
+            self.x, centers, self.c, targets, value, slope, form, *self.learned
         )
         return losses
 
@@ -263,11 +269,11 @@ class FusedCrossEntropy(torch.autograd.Function):
 
     Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], of which one that
     is no row of the centers is in none of the blocks, value and slope of the target's
-    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join, times), and
-    what the projection learns. Where the centers are some of all, ``join`` makes of the
-    largest logit and the sum of exponentials of these those of all. All gradients but that
-    of the centers are taken ``times`` what they are. Returns the losses [B], and for the
-    backward pass the others' largest logit and the sum of their exponentials less it.
+    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join, times),
+    and what the projection learns. Where the centers are some of all, ``join`` makes of
+    the largest logit and the sum of exponentials of these those of all. All gradients but
+    that of the centers are taken ``times`` what they are. Returns the losses [B], and for
+    the backward pass the others' largest logit and the sum of their exponentials less it.
     """
 
     @staticmethod
@@ -354,6 +360,31 @@ class FusedCrossEntropy(torch.autograd.Function):
             grad_c = None if grad_c is None else grad_c * times
             grads_learned = [each * times for each in grads_learned]
         return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
+
+
+def drawn(centers: Tensor, targets: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Some of the centers, drawn from torch's generator of their device, those of the
+    targets always among them; and the targets' rows in these.
+
+    Arguments
+    ---------
+    centers : torch.Tensor
+        [C, D].
+    targets : torch.Tensor
+        Rows of them, [N, 1]; one that is none stays so.
+    fraction : float
+        In (0, 1]: so many of C, but at least N.
+    """
+    number = len(centers)
+    few = max(math.ceil(fraction * number), len(targets))
+    if few >= number:
+        return centers, targets
+    inside = (targets >= 0) & (targets < number)
+    order = torch.rand(number + 1, device=centers.device)
+    order.scatter_(0, torch.where(inside, targets, number).squeeze(1), 2)
+    chosen = order[:-1].topk(few).indices.sort().values
+    rows = torch.searchsorted(chosen, targets)
+    return centers.index_select(0, chosen), torch.where(inside, rows, -1)
 
 
 def _put(block: Tensor, part: slice, targets: Tensor, value: Tensor | float) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_to_all_single
 
 from hamsb.nnet._batches import gathered, processes
-from hamsb.nnet._fused import FusedCrossEntropy, LazySimilarities
+from hamsb.nnet._fused import FusedCrossEntropy, LazySimilarities, drawn
 from hamsb.nnet.precision import no_autocast
 
 #: Rows of centers drawn at once. A multiple of 16: torch draws normal numbers by so many.
@@ -298,15 +298,9 @@ class ShardedSimilarities(LazySimilarities):
             As for `LazySimilarities.cross_entropy`.
         """
         form = (self.project, self.pairs, scale, zero, _join, self.shard.processes)
+        centers, places = drawn(self.centers, self._places(targets), self.fraction)
         losses, _, _ = FusedCrossEntropy.apply(
-            self.joined,
-            self.centers,
-            self.c,
-            self._places(targets),
-            value,
-            slope,
-            form,
-            *self.learned,
+            self.joined, centers, self.c, places, value, slope, form, *self.learned
         )
         return losses
 

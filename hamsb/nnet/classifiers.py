@@ -14,6 +14,14 @@ With ``sharded=True`` the processes of a training share the centers out, a block
 to each (`hamsb.nnet._sharded`), and the loss, computed block by block, is that of the
 joined batch. In one process it changes nothing.
 
+With ``class_fraction=0.1`` the loss compares a batch with a tenth of the speakers, drawn
+anew each time, its own among them (Partial FC, arXiv 2010.05222, 2203.15565), and takes
+hardly more than a tenth of the time. It is another loss: it lacks most negatives, so it
+is too small, by some ``log(1 / class_fraction)`` where they weigh more than the target,
+and its gradient leans on the speakers that were drawn. What is drawn is a function of
+seed, epoch and step in a run of hamsb, and of the number of processes, each of which
+draws from its own speakers.
+
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
 """
@@ -36,7 +44,7 @@ from hamsb.nnet._sharded import (
 )
 from hamsb.nnet.balls import Ball, check_ball
 from hamsb.nnet.precision import no_autocast
-from hamsb.utils.checks import check_flag, check_positive, check_whole
+from hamsb.utils.checks import check_flag, check_positive, check_whole, is_number
 
 
 class CosineClassifier(nn.Module):
@@ -65,6 +73,9 @@ class CosineClassifier(nn.Module):
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
     sharded : bool
         Share the centers out over the processes (`hamsb.nnet._sharded`).
+    class_fraction : float
+        What part of the speakers the loss takes in training, in (0, 1]; at least as many
+        as the batch has utterances.
 
     Example
     -------
@@ -75,7 +86,7 @@ class CosineClassifier(nn.Module):
 
     gives = "cosine"
     of_classes = "weight"  # the parameter that has a row for each
-    training_arguments = ("sharded",)  # which an export does without
+    training_arguments = ("sharded", "class_fraction")  # which an export does without
 
     def __init__(
         self,
@@ -84,12 +95,15 @@ class CosineClassifier(nn.Module):
         initial_scale: float | None = None,
         fused: bool = False,
         sharded: bool = False,
+        class_fraction: float = 1.0,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
         check_flag("fused", fused)
         check_flag("sharded", sharded)
+        _check_fraction(class_fraction)
+        self.class_fraction = class_fraction
         self.fused = fused
         self.shard = Shard(out_neurons) if sharded else None
         bound = math.sqrt(3) * math.sqrt(2 / (input_size + out_neurons))
@@ -122,10 +136,10 @@ class CosineClassifier(nn.Module):
         x = vectors("embeddings", x, self.weight.shape[1])
         x = normalize(x)
         if self.shard is not None and is_parted(self.shard):
-            lazy = LazySimilarities.cosines(x, self.weight)
+            lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
             return ShardedSimilarities.of(lazy, self.shard, self.training)
         if _hands_on(self, x):
-            return LazySimilarities.cosines(x, self.weight)
+            return LazySimilarities.cosines(x, self.weight, self.class_fraction)
         return linear(x, normalize(self.weight)).unsqueeze(1)
 
     @property
@@ -168,6 +182,9 @@ class HyperbolicClassifier(nn.Module):
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
     sharded : bool
         Share the centers out over the processes (`hamsb.nnet._sharded`).
+    class_fraction : float
+        What part of the speakers the loss takes in training, in (0, 1]; at least as many
+        as the batch has utterances.
 
     Example
     -------
@@ -179,7 +196,7 @@ class HyperbolicClassifier(nn.Module):
 
     gives = "distance"
     of_classes = "centers"  # the parameter that has a row for each
-    training_arguments = ("sharded",)  # which an export does without
+    training_arguments = ("sharded", "class_fraction")  # which an export does without
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
 
     def __init__(
@@ -192,6 +209,7 @@ class HyperbolicClassifier(nn.Module):
         center_norm: float | None = None,
         fused: bool = False,
         sharded: bool = False,
+        class_fraction: float = 1.0,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
@@ -201,6 +219,8 @@ class HyperbolicClassifier(nn.Module):
         check_flag("batch_norm", batch_norm)
         check_flag("fused", fused)
         check_flag("sharded", sharded)
+        _check_fraction(class_fraction)
+        self.class_fraction = class_fraction
         if center_norm is not None:
             check_positive("center_norm", center_norm)
         self.fused = fused
@@ -238,10 +258,10 @@ class HyperbolicClassifier(nn.Module):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
         if self.shard is not None and is_parted(self.shard):
-            lazy = self.ball.lazy_similarity(points, self.centers, self._project)
+            lazy = self._lazy(points)
             return ShardedSimilarities.of(lazy, self.shard, self.training)
         if _hands_on(self, x):
-            return self.ball.lazy_similarity(points, self.centers, self._project)
+            return self._lazy(points)
         return self.ball.pairwise_similarity(points, self._project(self.centers)).unsqueeze(
             1
         )
@@ -255,6 +275,11 @@ class HyperbolicClassifier(nn.Module):
         if self.center_norm is None:
             return centers
         return self.center_norm * normalize(centers, dim=1)
+
+    def _lazy(self, points: Tensor) -> LazySimilarities:
+        lazy = self.ball.lazy_similarity(points, self.centers, self._project)
+        lazy.fraction = self.class_fraction
+        return lazy
 
     def _project(self, centers: Tensor) -> Tensor:
         """Some centers [m, D] as points of the ball, [m, D]."""
@@ -272,8 +297,17 @@ class HyperbolicClassifier(nn.Module):
 
 def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
     """Whether a head leaves the similarities of embeddings [B, D] to the loss."""
-    many = len(x) * head.out_neurons > _fused.FEW
-    return head.fused and many and head.training and torch.is_grad_enabled()
+    many = head.fused and len(x) * head.out_neurons > _fused.FEW
+    some = head.class_fraction < 1
+    return (many or some) and head.training and torch.is_grad_enabled()
+
+
+def _check_fraction(value: float) -> None:
+    if not (is_number(value) and 0 < value <= 1):
+        raise ValueError(
+            f"class_fraction={value}: must lie in (0, 1], as 0.1 for a tenth of the "
+            "speakers in each step."
+        )
 
 
 def _sizes(head: CosineClassifier | HyperbolicClassifier, centers: Tensor) -> str:

@@ -1,5 +1,6 @@
 """Centers shared out over processes against one process on the joined batch."""
 
+import math
 import re
 
 import pytest
@@ -110,6 +111,11 @@ def work(processes):
             head.eval()
             with torch.no_grad():
                 found[i, "evaluated"] = head(x)
+        head, (x, targets) = head_of("clipped"), own(rank, processes)
+        head.class_fraction = 0.4
+        value = HAMSoftmax(0.2, 5.0)(head(x), targets)
+        value.backward()
+        found["some"] = value.detach(), head.centers.grad, x.grad
         torch.manual_seed(3)
         start = [CosineClassifier(3, 70, sharded=True).weight.detach()]
         start += [CosineClassifier(3, 70, 0.1, sharded=True).weight.detach()]
@@ -200,6 +206,20 @@ def test_in_evaluation_each_has_the_similarities_of_its_batch(found):
         assert type(ours) is torch.Tensor
         close(ours, expected)
         assert torch.equal(ours.argmax(2), expected.argmax(2))
+
+
+def test_some_classes_are_drawn_by_each(found):
+    """Of its own; the targets' are among them."""
+    whole, grads = alone("clipped", HAMSoftmax(0.2, 5.0), len(found))
+    values = [process["some"][0] for process in found]
+    assert all(value == values[0] and value < whole for value in values)
+    given = torch.cat([process["some"][1] for process in found]) != 0
+    for process in found:
+        _, rows, of_x = process["some"]
+        assert (rows != 0).any(1).sum() <= max(math.ceil(0.4 * len(rows)), B)
+        assert of_x.any()
+    _, targets = batch()
+    assert given[targets.flatten()].any(1).all()
 
 
 def test_the_start_is_that_of_one_process(found):

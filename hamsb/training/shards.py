@@ -119,7 +119,7 @@ def keep_shards(checkpointer: Checkpointer) -> None:
 
 def save_module(module: nn.Module, path: str | os.PathLike) -> None:
     """Write a module's state, and what this process has of it; all processes call it."""
-    state, own = dict(module.state_dict()), {}
+    state, own = module.state_dict(), {}
     for name, shard in parted(module).items():
         own[name] = shard.first, state.pop(name)
     _write(Path(path), state, own)
@@ -181,11 +181,14 @@ def load_optimizer(
         f"{index}.{key}": value
         for index, values in state["state"].items()
         for key, value in values.items()
-        if torch.is_tensor(value) and value.ndim
+        if torch.is_tensor(value)
     }
-    for name, rows in _own_rows(Path(path), stored, owner).items():
+    rows = {name: value for name, value in stored.items() if value.ndim}
+    found = _own_rows(Path(path), rows, owner)
+    for name in stored.keys() | found.keys():  # nothing stays in the file
         index, key = name.split(".", 1)
-        state["state"].setdefault(int(index), {})[key] = rows
+        value = found[name] if name in found else stored[name].clone()
+        state["state"].setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(state)
 
 

@@ -117,10 +117,10 @@ def work(processes):
         value.backward()
         found["some"] = value.detach(), head.centers.grad, x.grad
         torch.manual_seed(3)
-        start = [CosineClassifier(3, 70, sharded=True).weight.detach()]
-        start += [CosineClassifier(3, 70, 0.1, sharded=True).weight.detach()]
+        start = [CosineClassifier(3, 65, sharded=True).weight.detach()]
+        start += [CosineClassifier(3, 65, 0.1, sharded=True).weight.detach()]
         ball = ClippedUnitBall(1.0)
-        start += [HyperbolicClassifier(3, 70, ball, sharded=True).centers.detach()]
+        start += [HyperbolicClassifier(3, 65, ball, sharded=True).centers.detach()]
         found["start"] = [*start, torch.randn(3)]
         found["errors"] = list(errors(rank, processes))
         return found
@@ -224,8 +224,8 @@ def test_some_classes_are_drawn_by_each(found):
 
 def test_the_start_is_that_of_one_process(found):
     torch.manual_seed(3)
-    heads = CosineClassifier(3, 70), CosineClassifier(3, 70, 0.1)
-    hyperbolic = HyperbolicClassifier(3, 70, ClippedUnitBall(1.0))
+    heads = CosineClassifier(3, 65), CosineClassifier(3, 65, 0.1)
+    hyperbolic = HyperbolicClassifier(3, 65, ClippedUnitBall(1.0))
     expected = [*(head.weight for head in heads), hyperbolic.centers]
     for ours, theirs in zip(zip(*(process["start"] for process in found)), expected):
         assert len({len(each) for each in ours}) > (len(found) == 3)

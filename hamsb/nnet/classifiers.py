@@ -16,11 +16,11 @@ joined batch. In one process it changes nothing.
 
 With ``class_fraction=0.1`` the loss compares a batch with a tenth of the speakers, drawn
 anew each time, its own among them (Partial FC, arXiv 2010.05222, 2203.15565), and takes
-hardly more than a tenth of the time. It is another loss: it lacks most negatives, so it
-is too small, by some ``log(1 / class_fraction)`` where they weigh more than the target,
-and its gradient leans on the speakers that were drawn. What is drawn is a function of
-seed, epoch and step in a run of hamsb, and of the number of processes, each of which
-draws from its own speakers.
+hardly more than a tenth of the time; the optimizer's step is that of all centers. It is
+another loss: it lacks most negatives, so it is too small, by some ``log(1 /
+class_fraction)`` where they weigh more than the target, and its gradient leans on the
+speakers that were drawn. What is drawn is a function of seed, epoch and step in a run of
+hamsb, and of the number of processes, each of which draws from its own speakers.
 
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.

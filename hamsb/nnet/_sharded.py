@@ -227,6 +227,7 @@ class ShardedSimilarities(LazySimilarities):
 
     shard: Shard = field(kw_only=True)
     _joined: Tensor | None = field(default=None, init=False)
+    _placed: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, lazy: LazySimilarities, shard: Shard, training: bool) -> Any:
@@ -306,7 +307,10 @@ class ShardedSimilarities(LazySimilarities):
 
     def _places(self, targets: Tensor) -> Tensor:
         """The targets [B, 1] of all processes as rows of this one's centers, [n B, 1]."""
-        return torch.cat(self.shard.exchanged(targets)) - self.shard.first
+        if self._placed is None or self._placed[0] is not targets:
+            joined = torch.cat(self.shard.exchanged(targets))
+            self._placed = targets, joined - self.shard.first
+        return self._placed[1]
 
 
 def _join(highest: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:

@@ -208,6 +208,12 @@ def test_a_gradient_that_is_not_finite_stops_all(trained):
     assert all(each["broken"] for done in (found[2], found[3]) for each in done)
 
 
+def test_the_size_of_a_head_is_that_of_all_its_parts():
+    head = hamsb.CosineClassifier(2, 5, sharded=True)
+    head.shard.processes, head.shard.classes = 2, 1_000_000
+    assert millions(nn.Sequential(head, nn.Linear(1000, 1000))) == "3.00 M"
+
+
 def test_parts_hold_their_rows_alone(trained):
     folder, _ = trained
     (checkpoint,) = (

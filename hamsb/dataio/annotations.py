@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ADVICE = "give the csv file of the training data, a run's save/train.csv"
+_HEADER = 1 << 16  # bytes that the first line of a table has, at most
 
 
 class Utterance(NamedTuple):
@@ -230,6 +231,32 @@ def begins_with_json(path: str | os.PathLike) -> bool:
         return False
     with open(path, "rb") as stream:
         return stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def has_column(path: str | os.PathLike, column: str) -> bool:
+    """Whether a file's first line is the header of a csv file with a column of this name;
+    False for none.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "recordings.txt")
+    ...     _ = path.write_text("ID, wav\\nu1,a.wav\\n")
+    ...     has_column(path, "wav"), has_column(path, "spk_id")
+    (True, False)
+    """
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as stream:
+        line = stream.readline(_HEADER)
+    try:
+        text = line.decode("utf-8-sig")
+        delimiter = "\t" if "\t" in text else ","
+        header = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error, StopIteration):
+        return False
+    return column in header
 
 
 def read_lines(path: str | os.PathLike, advice: str = ADVICE) -> Iterator[tuple[int, str]]:

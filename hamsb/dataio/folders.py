@@ -55,7 +55,7 @@ class Folders(Source):
         """The folders that an utterance lies in."""
         return "Folders " + f"{self.inside}/{FLAT if self.depth == 1 else TREE}".lstrip("/")
 
-    def rows(self, sample_rate: int) -> Iterator[Row]:
+    def rows(self, sample_rate: int | None) -> Iterator[Row]:
         """As `Source.rows`."""
         yield from self._walk(self.base, "", 0)
 

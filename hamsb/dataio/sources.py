@@ -17,6 +17,8 @@ JSON lines                           objects of the same keys
 Kaldi directory                      ``wav.scp`` and ``utt2spk``, maybe ``segments``
 ===================================  =================================================
 
+Where nobody asks for speakers, ``spk_id`` and ``utt2spk`` may be missing.
+
 A source gives its utterances as a stream of `hamsb.dataio.utterances.Row`, and finds
 those that a trial list names. It opens no audio, but for the rate of the files of which a
 Kaldi directory's segments tell seconds.
@@ -25,13 +27,19 @@ Kaldi directory's segments tell seconds.
 import functools
 import os
 
+from hamsb.dataio.annotations import begins_with_json, has_column
 from hamsb.dataio.folders import CnCeleb, Folders, is_cn_celeb
-from hamsb.dataio.tables import ADVICE, KaldiDirectory, Table
+from hamsb.dataio.tables import KaldiDirectory, Table, advice
 from hamsb.dataio.utterances import Source
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl")
 
 
 def open_source(
-    path: str | os.PathLike, key: str = "data_folder", prefix: str = ""
+    path: str | os.PathLike,
+    key: str = "data_folder",
+    prefix: str = "",
+    speakers: bool = True,
 ) -> Source:
     """Recognize a data source by what it holds.
 
@@ -43,6 +51,9 @@ def open_source(
         What an error calls it.
     prefix : str
         What its utterances' and speakers' names are to begin with.
+    speakers : bool
+        Whether it must tell whose the utterances are. Where it need not, a table may lack
+        ``spk_id``, and a Kaldi directory ``utt2spk``.
 
     Raises
     ------
@@ -66,16 +77,39 @@ def open_source(
             raise ValueError(
                 f"{key}={path}: give the Kaldi directory, {os.path.dirname(path)}"
             )
-        return Table(path, prefix)
+        return Table(path, prefix, speakers)
     if not os.path.isdir(path):
-        raise FileNotFoundError(f"{key}={path}: no such file or folder; {ADVICE}.")
+        raise FileNotFoundError(
+            f"{key}={path}: no such file or folder; {advice(speakers)}."
+        )
     if is_kaldi(path):
-        return KaldiDirectory(path, prefix)
+        return KaldiDirectory(path, prefix, speakers)
     if os.path.isdir(os.path.join(path, "wav")):
         return Folders(path, prefix, "wav")
     if is_cn_celeb(path):
         return CnCeleb(path, prefix)
     return Folders(path, prefix, "")
+
+
+def is_listed(path: str | os.PathLike) -> bool:
+    """Whether text files name the utterances of a data source: a Kaldi directory, or a
+    table by what it holds, whatever it is called. What is called as a table, or as a file
+    of a Kaldi directory, was meant to be one.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "recordings.txt"
+    >>> _ = path.write_text('{"wav": "a.wav"}\\n')
+    >>> is_listed(path)
+    True
+    """
+    if os.path.isdir(path):
+        return is_kaldi(path)
+    name = os.path.basename(path)
+    meant = name == "wav.scp" or os.fspath(name).lower().endswith(_TABLES)
+    return os.path.isfile(path) and (
+        meant or begins_with_json(path) or has_column(path, "wav")
+    )
 
 
 def is_kaldi(path: str | os.PathLike) -> bool:

@@ -18,10 +18,15 @@ from hamsb.dataio.utterances import (
     without_extension,
 )
 
-ADVICE = (
+_ADVICE = (
     "data are a folder of audio files, a Kaldi directory, or a csv file or a list of JSON "
-    "lines with wav and spk_id"
+    "lines with wav"
 )
+
+
+def advice(speakers: bool) -> str:
+    """What data may be, for an error; with the speakers or without."""
+    return _ADVICE + " and spk_id" * speakers
 
 
 class _Record(NamedTuple):
@@ -37,13 +42,21 @@ class _Record(NamedTuple):
 
 
 class _Listed(Source):
-    """A source of which text files name the utterances."""
+    """A source of which text files name the utterances.
+
+    Where speakers are not needed, a record whose file tells none has "".
+    """
+
+    def __init__(self, path: str, prefix: str = "", speakers: bool = True):
+        super().__init__(path, prefix)
+        self.speakers = speakers  # needed
+        self.advice = advice(speakers)
 
     def records(self, sample_rate: int | None) -> Iterator[_Record]:
         """All utterances, without the prefix; without a rate, the file's own counts."""
         raise NotImplementedError
 
-    def rows(self, sample_rate: int) -> Iterator[Row]:
+    def rows(self, sample_rate: int | None) -> Iterator[Row]:
         """As `Source.rows`."""
         before, size, mtime = "", 0, 0
         names: dict[str, str] = {}  # one text a speaker or session
@@ -81,7 +94,9 @@ class _Listed(Source):
             asked = stems.get(without_extension(own))
             if asked is None:
                 continue
-            session = f"{record.speaker}/{record.session}" if record.session else ""
+            session = ""
+            if record.speaker and record.session:
+                session = f"{record.speaker}/{record.session}"
             where = record.path, record.start, record.stop
             found = Found(*where, record.speaker, session)
             for name in asked:
@@ -92,23 +107,26 @@ class _Listed(Source):
 class Table(_Listed):
     """A csv file, or a list of JSON lines."""
 
-    needed = ("wav", "spk_id")
-    optional = ("ID", "session", "start", "stop")
-
-    def __init__(self, path: str, prefix: str = ""):
-        super().__init__(path, prefix)
-        next(read_fields(path, self.needed, self.optional, ADVICE))  # is it one?
+    def __init__(self, path: str, prefix: str = "", speakers: bool = True):
+        super().__init__(path, prefix, speakers)
+        _, (_, speaker, *_) = next(self._rows())  # is it one?
         self.layout = "JSON lines" if begins_with_json(path) else "csv file"
+        self.layout += " without speakers" * (not speakers and not speaker)
+
+    def _rows(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Line, and file, speaker, name, session, start and stop of each."""
+        needed = ["wav", *["spk_id"] * self.speakers]
+        others = [*["spk_id"] * (not self.speakers), "ID", "session", "start", "stop"]
+        return read_fields(self.path, needed, others, self.advice)
 
     def records(self, sample_rate: int | None) -> Iterator[_Record]:
         """One a row."""
         folder = os.path.dirname(self.path)
-        rows = read_fields(self.path, self.needed, self.optional, ADVICE)
-        for line, (wav, speaker, name, session, start, stop) in rows:
-            if not (wav and speaker):
+        for line, (wav, speaker, name, session, start, stop) in self._rows():
+            if not (wav and (speaker or not self.speakers)):
                 raise ValueError(
-                    f"{self.path}:{line}: needs a file and a speaker, found wav={wav!r}, "
-                    f"spk_id={speaker!r}."
+                    f"{self.path}:{line}: needs a file{' and a speaker' * self.speakers}, "
+                    f"found wav={wav!r}, spk_id={speaker!r}."
                 )
             if wav[0] in "{$":
                 self._refuse_placeholder(line, wav)
@@ -125,8 +143,8 @@ class Table(_Listed):
             if not name:
                 stem, suffix = os.path.splitext(wav)
                 name, suffix = (f"{stem}-{first}-{last}", "") if first else (stem, suffix)
-            elif not session and name.startswith(f"{speaker}/") and name.count("/") > 1:
-                session = name.split("/")[1]
+            elif speaker and not session and name.startswith(f"{speaker}/"):
+                session = name.split("/")[1] if name.count("/") > 1 else ""
             yield _Record(name, suffix, path, speaker, session, first, last)
 
     def _sample(self, name: str, text: str, line: int) -> int:
@@ -153,11 +171,11 @@ class Table(_Listed):
 class KaldiDirectory(_Listed):
     """``wav.scp`` and ``utt2spk``, and ``segments`` where files hold several utterances."""
 
-    layout = "Kaldi directory"
-
-    def __init__(self, path: str, prefix: str = ""):
-        super().__init__(path, prefix)
-        if not os.path.isfile(self._file("utt2spk")):
+    def __init__(self, path: str, prefix: str = "", speakers: bool = True):
+        super().__init__(path, prefix, speakers)
+        told = os.path.isfile(self._file("utt2spk"))
+        self.layout = "Kaldi directory" + " without speakers" * (not told)
+        if speakers and not told:
             how = ""
             if os.path.isfile(self._file("spk2utt")):
                 how = "; utils/spk2utt_to_utt2spk.pl makes it of spk2utt"
@@ -178,7 +196,7 @@ class KaldiDirectory(_Listed):
             return
         paths = {name: path for _, name, path in self._paths()}
         rate_of = functools.lru_cache(_rate)
-        keyed = read_keyed(segments, ADVICE)
+        keyed = read_keyed(segments, self.advice)
         for line, name, rest, speaker in self._with_speakers("segments", keyed):
             fields = rest.split()
             if len(fields) != 3:
@@ -211,7 +229,7 @@ class KaldiDirectory(_Listed):
     def _paths(self) -> Iterator[tuple[int, str, str]]:
         """Line, name and audio file of each recording."""
         scp, base = self._file("wav.scp"), ""
-        for line, name, path in read_keyed(scp, ADVICE):
+        for line, name, path in read_keyed(scp, self.advice):
             if path.endswith("|"):
                 raise ValueError(
                     f"{scp}:{line}: {path!r} is a command, and only files are read. Have "
@@ -236,7 +254,10 @@ class KaldiDirectory(_Listed):
         """The rows of a file with their speakers. Both files are read side by side: in
         Kaldi they have one order, and another one takes memory alone."""
         utt2spk = self._file("utt2spk")
-        others = iter(read_keyed(utt2spk, ADVICE))
+        if not os.path.isfile(utt2spk):
+            yield from ((line, name, rest, "") for line, name, rest in rows)
+            return
+        others = iter(read_keyed(utt2spk, self.advice))
         ahead: dict[str, tuple[int, str]] = {}
         for line, name, rest in rows:
             while name not in ahead:

@@ -167,13 +167,13 @@ class Source:
         self.path = path
         self.prefix = prefix
 
-    def rows(self, sample_rate: int) -> Iterator[Row]:
+    def rows(self, sample_rate: int | None) -> Iterator[Row]:
         """All utterances, and audio files that are none. Nothing is opened.
 
         Arguments
         ---------
-        sample_rate : int
-            Of the audio, in Hz, where the source has seconds.
+        sample_rate : int or None
+            Of the audio, in Hz, where the source has seconds; None: each file's own.
 
         Raises
         ------

@@ -220,31 +220,49 @@ def _declare_enroll(commands):
         commands,
         "enroll",
         _enroll,
-        "add recordings of a speaker to a store\n\n"
+        "add recordings of a speaker, or of many, to a store\n\n"
         "The store is one text file (JSON), made if need be, for one model. A speaker may\n"
         "have any number of recordings, enrolled at once or one by one; one that is there\n"
         "is not added again. If one is bad, nothing is added.",
     )
+    parser.usage = (
+        "hamsb enroll [options] MODEL STORE NAME AUDIO [AUDIO ...]\n"
+        "       hamsb enroll [options] MODEL STORE --speakers DATA [DATA ...]"
+    )
     _add_model(parser)
     _add_store(parser)
     parser.add_argument("name", metavar="NAME", help="of the speaker")
-    _add_audio(parser)
+    _add_audio(parser, "*")
+    parser.add_argument(
+        "--speakers",
+        action="store_true",
+        help="instead of NAME and AUDIO, DATA follow, which tell whose a recording is: "
+        "folders of speakers, Kaldi directories, csv files, JSON lines; all of their "
+        "speakers are enrolled",
+    )
+    _add_speed(parser)
 
 
 def _enroll(options):
-    from hamsb.dataio.recordings import find_recordings
+    from hamsb.dataio.recordings import find_recordings, find_speakers
     from hamsb.inference.speakers import Speakers
 
-    if os.path.exists(options.name):
+    if options.speakers:
+        found = find_speakers([options.name, *options.audio], _note)
+    elif os.path.exists(options.name):
         raise ValueError(
             f"name={options.name}: a file or folder; the speaker's name comes before the "
             "recordings."
         )
-    files = find_recordings(options.audio).values()
+    else:
+        found = {options.name: list(find_recordings(options.audio).values())}
     speakers = Speakers(options.store, _load(options))
-    added = speakers.enroll(options.name, files)
-    there = len(speakers.utterances(options.name))
-    print(f"{options.store}: {added} recordings added, {options.name} has {there}")
+    with _faults() as faults:
+        added = speakers.enroll_many(found, faults=faults, **_speed(options))
+    there = f"{len(speakers)} speakers are in it"
+    if not options.speakers:
+        there = f"{options.name} has {len(speakers.utterances(options.name))}"
+    print(f"{options.store}: {added} recordings added, {there}")
 
 
 def _declare_speakers(commands):
@@ -570,11 +588,11 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="file of speakers, speakers.json")
 
 
-def _add_audio(parser: argparse.ArgumentParser) -> None:
+def _add_audio(parser: argparse.ArgumentParser, number: str = "+") -> None:
     parser.add_argument(
         "audio",
         metavar="AUDIO",
-        nargs="+",
+        nargs=number,
         help="audio files; folders, for all below them; lists (.txt) of a path a line, "
         "- for one on standard input; Kaldi directories, csv files, JSON lines",
     )

@@ -164,7 +164,8 @@ class Speakers:
         speakers : mapping of str to iterable of path or Utterance
             Name -> audio files of that speaker, or stretches of files.
         **options
-            Of `EmbeddingExtractor.embed_files`.
+            Of `EmbeddingExtractor.embed_files`. With ``faults`` all bad recordings are
+            told, and not the first alone.
 
         Returns
         -------
@@ -198,6 +199,10 @@ class Speakers:
         embedded = extractor.embed_files(
             {k: path for k, (_, path) in new.items()}, **options
         )
+        if faults := options.get("faults"):
+            raise ValueError(
+                f"{len(faults)} of {len(new)} recordings are bad, and none was enrolled."
+            )
         seconds = embedded.lengths().tolist()
         rows = [tuple(map(_short, row)) for row in embedded.matrix.tolist()]
         with self._changing():

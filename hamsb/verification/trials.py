@@ -394,20 +394,22 @@ def listed_speakers(
     for source in _open(roots, "test_data_folder"):
         if source.tells_speakers:
             for name, found in source.find({*trials.utterances, *members}).items():
-                told.setdefault(name, set()).update(each.speaker for each in found)
+                if theirs := {each.speaker for each in found} - {""}:
+                    told.setdefault(name, set()).update(theirs)
     speakers: set[str] = set()
+    known: dict[str, tuple[str, str]] = {}
     for name in trials.utterances:
         for utterance in models.get(name, (name,)):
             if utterance in told:
                 speakers |= told[utterance]
             elif "/" in utterance:
                 speakers.add(speaker_of(utterance))
-    unknown = [
-        name for name in trials.utterances if name not in models and name not in told
-    ]
-    _ = dataclasses.replace(
-        trials, told=dict.fromkeys(set(trials.utterances) - set(unknown), ("-", ""))
-    ).speakers  # refuses the others where no folder names a speaker
+            else:
+                break
+        else:
+            if name in models or name in told:
+                known[name] = "-", ""
+    _ = dataclasses.replace(trials, told=known).speakers  # refuses the others
     return speakers
 
 
@@ -416,7 +418,7 @@ def listed_speakers(
 
 def _open(roots: str | os.PathLike | Iterable[str | os.PathLike], key: str) -> list[Source]:
     roots = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
-    return [open_source(root, key) for root in roots]
+    return [open_source(root, key, speakers=False) for root in roots]
 
 
 def _models(trials: Trials) -> dict[str, tuple[str, ...]]:
@@ -558,10 +560,15 @@ def _told(
     told = {}
     for name, utterances in parts.items():
         source, first = found[utterances[0]]
-        if source.tells_speakers:
+        if source.tells_speakers and first.speaker:
             told[name] = first.speaker, first.session
         if name in models:
-            speakers = {found[each][1].speaker or speaker_of(each) for each in utterances}
+            speakers = {
+                found[each][1].speaker or ("/" in each and speaker_of(each)) or ""
+                for each in utterances
+            }
+            if speakers == {""}:
+                continue
             if len(speakers) > 1:
                 raise ValueError(
                     f"{_MODELS}: the model {name} has utterances of "

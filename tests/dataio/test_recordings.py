@@ -68,6 +68,24 @@ def test_tables_and_kaldi_directories(tree):
     assert Path(stretch.wav).samefile(one) and stretch[1:] == (80, 400)
     (tree / "t.csv").write_text(f"ID,wav,spk_id,start,stop\nx,{one},anna,0,400\n")
     assert find_recordings(["t.csv"]) == {"x": Utterance(str(one), 0, 400)}
+    for name, text in (
+        ("u.txt", f"ID, wav\nx,{one}\n"),  # what it holds counts, not its name
+        ("u", f'{{"wav": "{one}", "ID": "x"}}\n'),
+        ("v.tsv", f"spk_id\twav\tID\n\t{one}\tx\n"),
+    ):
+        (tree / name).write_text(text)
+        assert find_recordings([name]) == {"x": one}, name
+    (tree / "kaldi" / "utt2spk").unlink()
+    assert list(find_recordings(["kaldi"])) == ["u1"]
+    with pytest.raises(
+        ValueError, match="^audio=.*wav.scp: give the Kaldi directory, .*i$"
+    ):
+        find_recordings(["kaldi/wav.scp"])
+    (tree / "u.csv").write_text("path\na.wav\n")
+    with pytest.raises(
+        ValueError, match="u.csv:1: no column wav, .* JSON lines with wav.$"
+    ):
+        find_recordings(["u.csv"])
     (tree / "u.csv").write_text(f"ID,wav,spk_id\nx,{other},anna\n")
     with pytest.raises(ValueError, match="^u.csv: two recordings are called x, .* one sou"):
         find_recordings(["t.csv", "u.csv"])

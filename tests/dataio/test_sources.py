@@ -24,6 +24,17 @@ def test_each_layout_is_known(tmp_path):
     write(kaldi / "utt2spk", "a id1\n")
     touch(kaldi, "wav/id1/a.wav")
     tree = touch(tmp_path / "t", "wav/id1/s/a.wav", "wav/id1/b.wav", "wav/id2/s/a.flac")
+    nameless = write(tmp_path / "y/wav.scp", "a /a.wav\n").parent
+    for path, layout in [
+        (write(tmp_path / "y.csv", "ID,wav,spk_id\na,a.wav,\n"), "csv file without"),
+        (write(tmp_path / "y.list", '{"wav": "a.wav"}\n'), "JSON lines without speakers"),
+        (nameless, "Kaldi directory without speakers"),
+    ]:
+        source = open_source(path, speakers=False)
+        assert source.layout.startswith(layout)
+        assert [row.speaker for row in source.rows(16000)] == [""]
+        with pytest.raises((ValueError, FileNotFoundError), match="speaker|spk_id|utt2spk"):
+            list(open_source(path).rows(16000))
     for source, layout in [
         (tree, "Folders wav/<speaker>/<session>/<utterance>"),
         (tree / "wav", "Folders <speaker>/<session>/<utterance>"),

@@ -55,6 +55,9 @@ def test_reasons_of_a_table(tmp_path):
 
 
 def test_a_wrong_table_is_named_with_the_line(tmp_path):
+    path = write(tmp_path / "x.csv", "wav\n a.wav\n \n")
+    with pytest.raises(ValueError, match="x.csv:3: needs a file, found wav=''"):
+        rows(open_source(path, speakers=False))
     for row, message in [
         (",id1,0,1", "x.csv:3: needs a file and a speaker, found wav='', spk_id='id1'"),
         ("a.wav,id1,0.5,1.5", "x.csv:3: start='0.5': must be .*samples .not seconds"),

@@ -14,7 +14,7 @@ import kaldiio
 import numpy as np
 import pytest
 
-from hamsb.inference import SpeakerRecognition, cli, speakers
+from hamsb.inference import EmbeddingExtractor, SpeakerRecognition, cli, speakers
 from hamsb.utils import packages
 from hamsb.verification import cache as cache_module
 from hamsb.verification.batches import _Work
@@ -106,6 +106,9 @@ def test_what_cannot_be_meant_is_status_2(hamsb, model, speech, tmp_path):
         (["identify", model, tmp_path / "s.json", speech], "no such file; see hamsb enr"),
         (["speakers", tmp_path / "s.json"], "no such file; see hamsb enroll"),
         (["enroll", model, tmp_path / "s.json", model, speech], "the speaker's name comes"),
+        (["enroll", model, tmp_path / "s.json"], "are required: NAME"),
+        (["enroll", model, tmp_path / "s.json", "--speakers", "no"], "speakers=.*no: no s"),
+        (["enroll", model, tmp_path / "s.json", "a"], "no recordings: name audio files"),
         (["info", tmp_path / "no"], "no such folder"),
     ]:  # fmt: skip
         status, out, messages = hamsb(*arguments)
@@ -282,6 +285,43 @@ def test_a_bad_recording_is_never_a_decision(hamsb, model, speech, bad_recording
             assert messages.startswith(f"hamsb: error: {path}: {said}")
 
 
+def test_all_speakers_of_data_are_enrolled_at_once(
+    hamsb, model, speech, tmp_path, bad_recordings, monkeypatch
+):
+    table, store = tmp_path / "data.txt", tmp_path / "s.json"
+    whole = tmp_path / "alone.json"
+    for name in ("a", "b"):
+        assert hamsb("enroll", model, whole, name, speech / name)[0] == 0
+    calls, embed = [], EmbeddingExtractor.embed_files
+    monkeypatch.setattr(
+        EmbeddingExtractor,
+        "embed_files",
+        lambda *given, **options: calls.append(options) or embed(*given, **options),
+    )
+    status, out, messages = hamsb(
+        "enroll", model, store, "--speakers", speech, "--batch-size", 2
+    )
+    assert (status, out) == (0, f"{store}: 4 recordings added, 2 speakers are in it\n")
+    assert messages == (
+        f"hamsb: {speech}: Folders <speaker>/<utterance>: 2 speakers, 4 recordings\n"
+    )
+    assert store.read_bytes() == whole.read_bytes()
+    assert [options["batch_size"] for options in calls] == [2]
+    silent, short, *_ = bad_recordings
+    rows = [("a", silent), ("c", short), ("d", speech / "b" / "1.wav")]
+    table.write_text("spk_id,wav\n" + "".join(f"{name},{p}\n" for name, p in rows))
+    status, out, messages = hamsb("enroll", model, store, "--speakers", table)
+    assert (status, out) == (cli.EXPECTED, "") and "the same recording as one" in messages
+    write_wav(tmp_path / "new.wav", 8000, seed=9)
+    rows = [("a", silent), ("c", short), ("d", tmp_path / "new.wav")]
+    table.write_text("spk_id,wav\n" + "".join(f"{name},{p}\n" for name, p in rows))
+    status, out, messages = hamsb("enroll", model, store, "--speakers", table)
+    assert (status, out) == (cli.EXPECTED, "")
+    assert f"{silent}: silent" in messages and f"{short}: " in messages
+    assert "error: 2 of 3 recordings are bad, and none was enrolled" in messages
+    assert store.read_bytes() == whole.read_bytes()
+
+
 def test_a_file_whose_name_is_no_text(hamsb, model, speech, tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
     shutil.copy(speech / "a" / "1.wav", path)
@@ -317,7 +357,8 @@ def test_speakers_are_enrolled_listed_identified_and_removed(
     for path in bad_recordings:
         good = speech / "b" / "3.flac"
         status, out, messages = hamsb("enroll", model, store, "bob", good, path)
-        assert (status, out) == (cli.EXPECTED, "") and f"error: {path}: " in messages
+        assert (status, out) == (cli.EXPECTED, "") and f"hamsb: {path}: " in messages
+        assert "error: 1 of 2 recordings are bad, and none was enrolled" in messages
     assert store.read_bytes() == before
 
     who, other = speech / "b" / "1.wav", speech / "b" / "3.flac"

@@ -286,6 +286,25 @@ def test_the_data_tell_the_speakers(tmp_path):
     assert [trials.session_of(name) for name in ("u0", "u1")] == ["a/s", "b/s"]
 
 
+def test_data_that_tell_no_speakers(tmp_path):
+    """The names tell, where they begin with a folder, as of folders."""
+    data = tmp_path / "x.csv"
+    data.write_text(
+        "ID,wav,session\nu1,1.wav,s\nu2,2.wav,s\nid1/a,3.wav,s\nid2/a,4.wav,s\n"
+    )
+    path = tmp_path / "trials.txt"
+    path.write_text("1 m id1/a\n0 m id2/a\n")
+    (tmp_path / "enroll.map").write_text("m u1 u2\n")
+    (trials,), files = read_lists(path, data)
+    assert trials.told == {} and [file.name for file in files["m"]] == ["1.wav", "2.wav"]
+    with pytest.raises(ValueError, match="trials.txt:1: no speaker in 'm'"):
+        _ = trials.speakers
+    with pytest.raises(ValueError, match="trials.txt:1: no speaker in 'm'"):
+        listed_speakers(path, data)
+    (tmp_path / "enroll.map").write_text("m id1/b id1/c\n")
+    assert listed_speakers(path, data) == {"id1", "id2"}
+
+
 def test_labels_that_contradict_the_speakers(tmp_path, corpus, caplog):
     """An error where the data tell the speakers; folders may be something else."""
     rows = [(f"u{i}", tmp_path / f"{i}.wav", f"id{i % 2}") for i in range(4)]

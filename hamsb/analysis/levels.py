@@ -7,7 +7,7 @@ import numpy as np
 
 from hamsb.analysis.distance_tree import level_codes
 from hamsb.verification.groups import Metadata
-from hamsb.verification.trials import speaker_of
+from hamsb.verification.trials import Trials, place_in, speaker_of
 
 #: Levels that an utterance's path tells; all others are columns of the metadata.
 FROM_PATH = ("speaker", "session", "utterance")
@@ -73,7 +73,10 @@ class Levels:
 
 
 def find_levels(
-    names: Sequence[str], utterances: Sequence[str], metadata: Metadata | None = None
+    names: Sequence[str],
+    utterances: Sequence[str],
+    metadata: Metadata | None = None,
+    lists: Sequence[Trials] = (),
 ) -> Levels:
     """The levels of utterances.
 
@@ -85,6 +88,8 @@ def find_levels(
     utterances : sequence of str
         ``<speaker>/...``.
     metadata : Metadata, optional
+    lists : sequence of Trials
+        That have the utterances; an error names the line.
 
     Raises
     ------
@@ -117,7 +122,7 @@ def find_levels(
             where = f"{metadata.path} has none" if metadata is not None else "there is none"
             raise ValueError(
                 f"levels={list(names)}: {where} in {name} for any of the "
-                f"{len(utterances)} utterances, such as {utterances[0]}."
+                f"{len(utterances)} utterances, such as {_placed(utterances[0], lists)}."
             )
         columns.append(column)
     levels = Levels(tuple(names), tuple(utterances), np.array(columns).T)
@@ -129,12 +134,23 @@ def find_levels(
                 speaker for speaker in owner if sum(o == speaker for o, _ in pairs) > 1
             )
             speaker = levels.speakers[owner == twice][0]
-            values = sorted(value for o, value in pairs if o == twice)
+            first: dict[str, str] = {}  # utterance of each value
+            for whose, value, utterance in zip(owner, columns[level], utterances):
+                if whose == twice:
+                    first.setdefault(value, utterance)
+            values = sorted(first)
+            where = " and ".join(_placed(first[value], lists) for value in values[:2])
             raise ValueError(
-                f"levels={list(names)}: {speaker} has more than one {name}, {values}; a "
-                "level of the session belongs behind speaker."
+                f"levels={list(names)}: {speaker} has more than one {name}, {values}, of "
+                f"{where}; a level of the session belongs behind speaker."
             )
     return levels
+
+
+def _placed(utterance: str, lists: Sequence[Trials]) -> str:
+    """An utterance, and where it is named, for an error."""
+    place = place_in(lists, {utterance})
+    return f"{utterance} ({place})" if place else utterance
 
 
 def choose_utterances(
@@ -180,11 +196,15 @@ def choose_utterances(
 
 
 def numbers_of(
-    column: str, utterances: Sequence[str], metadata: Metadata | None
+    column: str,
+    utterances: Sequence[str],
+    metadata: Metadata | None,
+    lists: Sequence[Trials] = (),
 ) -> list[float]:
     """A column of numbers about each utterance; NaN where it has none.
 
-    ValueError without metadata, or where a field is no number.
+    ValueError without metadata, or where a field is no number; names the line of the
+    lists.
     """
     if metadata is None:
         raise ValueError(f"noise={column}: is a column of the metadata; give these.")
@@ -197,6 +217,6 @@ def numbers_of(
         except ValueError:
             raise ValueError(
                 f"noise={column}: must be a column of numbers, but {metadata.path} has "
-                f"{value!r} for {name}."
+                f"{value!r} for {_placed(name, lists)}."
             ) from None
     return found

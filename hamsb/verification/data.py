@@ -140,8 +140,8 @@ class VerificationData:
 
 def by_speaker(
     lists: Sequence[Trials], files: Mapping[str, Enrolment]
-) -> dict[str, Recording]:
-    """The recordings of some lists by names whose first folder is the speaker.
+) -> tuple[list[Trials], dict[str, Recording]]:
+    """Some lists and their recordings by names whose first folder is the speaker.
 
     Arguments
     ---------
@@ -151,11 +151,19 @@ def by_speaker(
 
     Returns
     -------
+    list of Trials
+        With the names of `speaker_first`, so that errors about these find their lines.
     dict of str to Path or Utterance
-        By `speaker_first`.
+        By those names.
     """
     named = speaker_first(lists)
-    return {
+    renamed = []
+    for trials in lists:
+        enrol, test = (
+            tuple(named[name] for name in side) for side in (trials.enrol, trials.test)
+        )
+        renamed.append(dataclasses.replace(trials, enrol=enrol, test=test, told={}))
+    return renamed, {
         named[name]: file
         for name, file in files.items()
         if not isinstance(file, tuple) or isinstance(file, Utterance)

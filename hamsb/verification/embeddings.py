@@ -23,7 +23,7 @@ from hamsb.utils.sharing import gathered, own_part, share
 from hamsb.verification.batches import check_numbers, embed_recordings
 from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.encoding import Encoder
-from hamsb.verification.trials import Enrolment, Trials, speaker_of
+from hamsb.verification.trials import Enrolment, Trials, place_in, speaker_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -546,7 +546,6 @@ def _place(message, sets, lists):
             for path in recordings({name: utterances[name]})
             if message.startswith(f"{path}:")
         }
-        for trials in lists:
-            if named & set(trials.utterances):
-                return f"{trials.path}:{trials.first_line(named)[0]}: "
+        if place := place_in(lists, named):
+            return f"{place}: "
     return ""

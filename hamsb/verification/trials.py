@@ -147,6 +147,22 @@ class Trials:
         raise ValueError(f"{self.path}: no line names one of {sorted(utterances)}")
 
 
+def place_in(lists: Iterable[Trials], utterances: Collection[str]) -> str:
+    """Where the first of some lists that has one of some utterances names it first, as
+    ``O.txt:3``; "" where none does.
+
+    Example
+    -------
+    >>> trials = Trials(np.array([1, 0]), ("a", "a"), ("b", "c"), Path("O.txt"))
+    >>> place_in([trials], {"c"}), place_in([trials], {"d"})
+    ('O.txt:2', '')
+    """
+    for trials in lists:
+        if not {*utterances}.isdisjoint(trials.utterances):
+            return f"{trials.path}:{trials.first_line(utterances)[0]}"
+    return ""
+
+
 def read_lists(
     files: str | os.PathLike | Sequence[str | os.PathLike] | None,
     roots: str | os.PathLike | Sequence[str | os.PathLike],

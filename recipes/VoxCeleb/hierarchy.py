@@ -115,8 +115,8 @@ def check(hparams):
 
 
 def read_tree(hparams):
-    """The chosen utterances' files, their levels, the noise of each or None, and which
-    speakers are in which list."""
+    """The chosen utterances' files, their levels, the noise of each or None, the lists
+    that have them by the same names, and which speakers are in which list."""
     names = [name for name in hparams["levels"] if name not in FROM_PATH]
     columns = [*names, *filter(None, [hparams["noise"]])]
     metadata = None
@@ -125,27 +125,28 @@ def read_tree(hparams):
     lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
     for trials in lists:
         _ = trials.speakers  # every path begins with one
-    named = by_speaker(lists, files)
+    data = VerificationData(lists, files)
     if metadata is not None:
         metadata = metadata.renamed(speaker_first(lists))
-    below = find_levels(hparams["levels"], sorted(named), metadata).below
+    lists, named = by_speaker(lists, files)
+    below = find_levels(hparams["levels"], sorted(named), metadata, lists).below
     chosen = choose_utterances(
         named, hparams["utterances"], hparams["points"], below, hparams["seed"]
     )
-    levels = find_levels(hparams["levels"], chosen, metadata)
+    levels = find_levels(hparams["levels"], chosen, metadata, lists)
     noise = None
     if hparams["noise"] is not None:
-        noise = numbers_of(hparams["noise"], chosen, metadata)
-    data = VerificationData(lists, files)
-    return {name: named[name] for name in chosen}, levels, noise, data
+        noise = numbers_of(hparams["noise"], chosen, metadata, lists)
+    return {name: named[name] for name in chosen}, levels, noise, lists, data
 
 
 # --------------------------------------------------------------------------- one model
 
 
-def measure(hparams, path, data, files, levels, noise, run_opts):
+def measure(hparams, path, tree, run_opts):
     """What was measured of one model, its space, its overlaps with the speakers, and its
     device."""
+    files, levels, noise, lists, data = tree
     encoder = load_encoder(path, run_opts)
     trained, ball = trained_ball(encoder), hparams["ball"]
     if ball == "model" and trained is None and several(hparams["model"]):
@@ -158,7 +159,7 @@ def measure(hparams, path, data, files, levels, noise, run_opts):
     (embeddings,) = embed_sets(
         encoder.encode_batch,
         [files],
-        data.lists,
+        lists,
         encoder.hparams.audio_normalizer.sample_rate,
         progress=not run_opts.noprogressbar,
         cache=cache,
@@ -273,14 +274,12 @@ def main(arguments):
 
 def judge(arguments, hparams, systems, tree, folder, run_opts):
     """Measure all models, and write the results into a folder that is this run's alone."""
-    files, levels, noise, data = tree
+    files, levels, *_ = tree
     judged, spaces, overlaps = {}, {}, {}
     for name, paths in systems.items():
         judged[name] = []
         for path in paths:
-            one, space, found, device = measure(
-                hparams, path, data, files, levels, noise, run_opts
-            )
+            one, space, found, device = measure(hparams, path, tree, run_opts)
             judged[name].append(one)
             spaces[name], overlaps[str(path)] = space, found
             for warning in overlap_warnings(found):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from matplotlib.figure import Figure
 
 import hierarchy
@@ -204,3 +205,17 @@ def test_speakers_and_sessions_are_those_that_a_table_tells(run, corpus, tmp_pat
     found = numbers(run(**given, levels="[speaker, mic]", metadata=tmp_path / "meta.csv"))
     assert [level["groups"] for level in found["levels"]][0] == 6
     assert found["levels"][1]["missing"] == 0
+    given["metadata"] = tmp_path / "meta.csv"  # errors find the line of the list
+    message = r"more than one mic, \['a', 'b'\], of id00/x/u-\S+ \(\S+O.txt:\d+\) and "
+    with pytest.raises(ValueError, match=message):
+        run(**given, levels="[mic, speaker]")
+    with pytest.raises(ValueError, match=r"'[ab]' for id00/x/u-\S+ \(\S+/O.txt:1\)."):
+        run(**given, levels="[speaker]", noise="mic")
+    first, line = text.split()[1], "O.txt:1: "
+    wav = next(wav for wav, name in names.items() if name == first)
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(16000), 16000)
+    broken = "\n".join(table).replace(str(corpus / "test" / "wav" / wav), str(silent))
+    (tmp_path / "data.csv").write_text(broken)
+    with pytest.raises(ValueError, match=f"{line}{silent}: silent"):
+        run(**given, levels="[speaker]")

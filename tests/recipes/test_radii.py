@@ -223,6 +223,19 @@ def test_bad_audio_names_list_and_line(run, corpus, tmp_path):
     (tmp_path / "test" / "wav" / first).write_bytes(b"RIFF, but no audio")
     with pytest.raises(ValueError, match=f"O.txt:1: .*{first}: cannot be read"):
         run(test_data_folder=tmp_path / "test", utterances="null")
+    text, rows = (corpus / "O.txt").read_text(), ["ID,wav,spk_id"]  # speakers are told
+    for number, wav in enumerate(sorted((tmp_path / "test" / "wav").glob("*/*/*.wav"))):
+        name = "/".join(wav.parts[-3:])
+        text = text.replace(name, f"u{number:02d}")
+        rows.append(f"u{number:02d},{wav},{wav.parts[-3]}")
+    (tmp_path / "O.txt").write_text(text)
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    with pytest.raises(ValueError, match=f"O.txt:1: .*{first}: cannot be read"):
+        run(
+            test_data_folder=tmp_path / "data.csv",
+            verification_file=tmp_path / "O.txt",
+            utterances="null",
+        )
 
 
 def test_results_appear_whole_or_not_at_all(run, monkeypatch):

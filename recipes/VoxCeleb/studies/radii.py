@@ -227,7 +227,8 @@ def relate(arguments, hparams, encoder, folder, progress):
         _ = trials.speakers  # every path begins with one
     known = model_speakers(hparams["model"])
     overlaps = find_overlaps(VerificationData(lists, files), known)
-    files = choose(by_speaker(lists, files), hparams["utterances"], hparams["seed"])
+    lists, files = by_speaker(lists, files)
+    files = choose(files, hparams["utterances"], hparams["seed"])
     measured = embed_conditions(
         encoder.encode_batch,
         ball,

@@ -25,6 +25,7 @@ Exit status
 import argparse
 import contextlib
 import io
+import json
 import math
 import os
 import sys
@@ -471,9 +472,9 @@ def _declare_threshold(commands):
         "TRIALS is a list of lines 'label enrol test' (1: the same speaker), or\n"
         "Kaldi's, or a csv file, of speakers who neither trained the model nor are to be\n"
         "recognized later; DATA holds their audio. Prints error rates and writes the\n"
-        "decision into a file of its own, which verify, identify and track take as\n"
-        "--decision. The model stays as it is. Fewer than 30 trials of a kind, or 5\n"
-        "speakers, are refused.",
+        "decision into a file of its own, which verify, identify, track and export\n"
+        "take as --decision. The model stays as it is. Fewer than 30 trials of a kind,\n"
+        "or 5 speakers, are refused.",
     )
     _add_model(parser)
     parser.add_argument("trials", metavar="TRIALS", help="a trial list")
@@ -529,13 +530,16 @@ def _declare_export(commands):
     parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
     parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
     parser.add_argument("--savedir", help="where files of a hub are kept")
+    _add_decision(parser)
 
 
 def _export(options):
-    from hamsb.inference.onnx import OPSET, export_onnx
+    from hamsb.inference.onnx import OPSET, export_onnx, read_metadata
     from hamsb.utils.tables import markdown_table
 
-    found = export_onnx(options.model, options.onnx, savedir=options.savedir)
+    found = export_onnx(
+        options.model, options.onnx, savedir=options.savedir, decision=options.decision
+    )
     header = ["seconds", "rows", "largest difference, relative", "least cosine"]
     rows = [
         [f"{x.seconds:.2f}", x.rows, f"{x.difference:.1e}", f"{x.cosine:.8f}"]
@@ -545,6 +549,14 @@ def _export(options):
     print(markdown_table(header, rows, left=0))
     size = os.path.getsize(options.onnx) / 1e6
     print(f"{options.onnx}: {size:.1f} MB, opset {OPSET}; wav [B, T] -> embedding [B, D]")
+    if thresholds := read_metadata(options.onnx).get("thresholds"):
+        numbers = [f"{name} {x:.4f}" for name, x in json.loads(thresholds).items()]
+        print(f"thresholds in it: {', '.join(numbers)}")
+    else:
+        _note(
+            "no threshold is in it, since the model has none: find one on trials of your "
+            "own with hamsb threshold, and export again with --decision."
+        )
 
 
 # ----------------------------------------------------------- what several of them share
@@ -605,6 +617,10 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
         help="a cosine, or the name of one that is stored with the model: eer, "
         "min_dcf_0.01, ...; hamsb info lists them",
     )
+    _add_decision(parser)
+
+
+def _add_decision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decision",
         metavar="FILE",

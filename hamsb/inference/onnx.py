@@ -12,7 +12,7 @@ no torch. What it must know beside the network is in the file's metadata, as tex
     of the embedding.
 ``threshold``, ``thresholds``
     the cosine from which two embeddings are of one speaker, and all that the model has,
-    in JSON; not there where none is stored with the model.
+    in JSON; not there where none is stored with the model, and none was given.
 ``calibration``
     ``{"scale": a, "offset": b}``: a * cosine + b is the log-likelihood ratio; in JSON, not
     there where the model has none.
@@ -87,6 +87,7 @@ def export_onnx(
     model: str | os.PathLike,
     path: str | os.PathLike,
     savedir: str | os.PathLike | None = None,
+    decision: str | os.PathLike | dict | None = None,
 ) -> list[Parity]:
     """Write a model as an ONNX file that gives the model's embeddings.
 
@@ -106,6 +107,9 @@ def export_onnx(
         The file to write; its folder is made if need be.
     savedir : str or Path, optional
         Where files of a hub are kept.
+    decision : str, Path or dict, optional
+        Whose thresholds and calibration the file has, in place of the model's own: as for
+        `EmbeddingExtractor`.
 
     Returns
     -------
@@ -117,7 +121,8 @@ def export_onnx(
     FileNotFoundError
         No model is there.
     ValueError
-        torch cannot write the network as ONNX, or onnxruntime gives other embeddings.
+        torch cannot write the network as ONNX, or onnxruntime gives other embeddings; the
+        decision is another model's.
     ImportError
         The extra ``[onnx]`` is not installed.
 
@@ -130,7 +135,7 @@ def export_onnx(
     with optional("onnx"):
         import onnx
 
-    extractor = EmbeddingExtractor(model, savedir=savedir)
+    extractor = EmbeddingExtractor(model, savedir=savedir, decision=decision)
     if extractor.least_samples is None:
         raise ValueError(
             f"model={model}: embeds one second of noise as any other, or fails there; "
@@ -153,6 +158,15 @@ def export_onnx(
                     f"least cosine {each.cosine:.6f} (limit {ALIKE})."
                 )
     return found
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a file of `export_onnx` tells beside its network; the module's docstring says
+    what that is."""
+    with optional("onnx"):
+        import onnx
+
+    return {each.key: each.value for each in onnx.load(path).metadata_props}
 
 
 def compare(path: str | os.PathLike, extractor: EmbeddingExtractor) -> list[Parity]:

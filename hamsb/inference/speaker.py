@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import speechbrain.inference.speaker
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from speechbrain.inference.classifiers import EncoderClassifier
-from speechbrain.utils.fetching import FetchFrom, fetch, guess_source
+from speechbrain.utils.fetching import FetchConfig, FetchFrom, fetch, guess_source
 from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.audio import check_audio, load_audio
@@ -37,6 +39,7 @@ from hamsb.verification.training_data import TRAINING
 logger = get_logger(__name__)
 
 _SOURCE = "source.txt"  # in a savedir: whose files it holds
+_FETCH = FetchConfig()
 _FETCHING = ("local_strategy", "fetch_config")  # how SpeechBrain fetches files
 
 
@@ -147,12 +150,11 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             raise _not_on_hub(place, error) from error
         if elsewhere:
             options = {key: kwargs[key] for key in _FETCHING if key in kwargs}
-            paths = [  # with all that a fingerprint is of, whatever was asked for before
-                _fetch_beside(str(source), name, savedir=savedir, **options)
-                for name in (DECISION, TRAINING, "embedding.yaml")
-            ]
-            if model is not None and "decision" not in kwargs and paths[0] is not None:
-                model.decision = read_decision(paths[0].parent)
+            # with all that a fingerprint is of, whatever was asked for before
+            names = DECISION, TRAINING, "embedding.yaml"
+            beside = _fetch_beside(str(source), names, savedir=savedir, **options)
+            if model is not None and "decision" not in kwargs and DECISION in beside:
+                model.decision = read_decision(beside[DECISION].parent)
         if savedir is not None:
             with replacing(Path(savedir, _SOURCE)) as partial:
                 partial.write_text(f"{place}\n", encoding="utf-8")
@@ -384,7 +386,7 @@ def source_folder(source: str | os.PathLike, hparams_file: str = HPARAMS) -> Pat
     """
     if Path(source).is_dir():
         return Path(source)
-    return Path(fetch(hparams_file, source=os.fspath(source))).parent
+    return _fetch_first(os.fspath(source), hparams_file).parent
 
 
 def fetch_texts(source: str) -> Path:
@@ -410,9 +412,7 @@ def fetch_texts(source: str) -> Path:
         folder = Path(fetch(HPARAMS, source=source)).parent
     except (OSError, ValueError) as error:
         raise _not_on_hub(source, error) from error
-    for name in ("embedding.yaml", DECISION, TRAINING, "README.md"):
-        with contextlib.suppress(EntryNotFoundError, OSError):  # not all have it
-            fetch(name, source=source)
+    _fetch_beside(source, ("embedding.yaml", DECISION, TRAINING, "README.md"))
     return folder
 
 
@@ -424,20 +424,36 @@ def _not_on_hub(source, error):
     )
 
 
-def _fetch_beside(source: str, name: str, **options: Any) -> Path | None:
-    """A file that lies beside a model on a hub or the web, as SpeechBrain fetches it; None
-    where it is not there, or where that cannot be known without the hub."""
-    try:
-        return Path(fetch(name, source, **options))
-    except LocalEntryNotFoundError:
-        if name == DECISION:
-            logger.warning(
-                f"{DECISION} of {source} is not in the cache, and the hub was not reached: "
-                "the model is used without a threshold."
-            )
-    except (EntryNotFoundError, ValueError):  # a ValueError from another web address
-        pass
-    return None
+def _fetch_beside(source: str, names: Iterable[str], **options: Any) -> dict[str, Path]:
+    """Those of some files that lie beside a model on a hub or the web, once that was
+    loaded. A hub that is not reached is waited for once."""
+    found = {}
+    asked = options.pop("fetch_config", _FETCH)
+    for name in names:
+        try:
+            found[name] = _fetch_first(source, name, fetch_config=asked, **options)
+        except LocalEntryNotFoundError:
+            asked = dataclasses.replace(asked, allow_network=False)
+            if name == DECISION:
+                logger.warning(
+                    f"{DECISION} of {source} is not in the cache, and the hub was not "
+                    "reached: the model is used without a threshold."
+                )
+        except (EntryNotFoundError, ValueError):  # a ValueError from another web address
+            pass
+    return found
+
+
+def _fetch_first(
+    source: str, name: str, fetch_config: FetchConfig = _FETCH, **options: Any
+) -> Path:
+    """A file as SpeechBrain fetches it, but from the hub's cache where it is there in the
+    version that was fetched last; SpeechBrain asks the hub first, and may wait for it."""
+    cached = dataclasses.replace(fetch_config, allow_network=False)
+    if guess_source(source)[0] == FetchFrom.HUGGING_FACE and fetch_config.allow_network:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return Path(fetch(name, source, fetch_config=cached, **options))
+    return Path(fetch(name, source, fetch_config=fetch_config, **options))
 
 
 def _check_savedir(savedir: str | os.PathLike, source: str) -> None:

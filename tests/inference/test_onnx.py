@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -12,16 +13,21 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.lobes.models.ResNet import ResNet
 
 import hamsb
 from hamsb.inference import EmbeddingExtractor, SpeakerRecognition
 from hamsb.inference import onnx as exporting
 from hamsb.inference.cli import main
-from hamsb.inference.onnx import compare, export_onnx
+from hamsb.inference.onnx import compare, export_onnx, read_metadata
 from hamsb.training.export import export_model
 from hamsb.utils import packages
 from hamsb.verification.calibration import Calibration
-from hamsb.verification.decision import fingerprint, write_decision
+from hamsb.verification.decision import (
+    fingerprint,
+    write_decision,
+    write_own_decision,
+)
 from runs import code_blocks, write_wav
 
 onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
@@ -233,6 +239,33 @@ def test_a_file_that_onnxruntime_cannot_run_is_not_written(models, written, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_decision_of_ones_own_is_in_the_file(models, written, tmp_path, capsys):
+    """In place of the model's; the program of the README decides by it."""
+    folder, file, own = (
+        models / "ecapa" / "export",
+        tmp_path / "m.onnx",
+        tmp_path / "d.json",
+    )
+    other = {"thresholds": {"eer": -0.75, "min_dcf_0.05": 0.5}}
+    write_own_decision(own, other, fingerprint(folder))
+    command = ["export", str(folder), "--onnx", str(file), "--decision", str(own)]
+    assert main(command) == 0
+    assert (
+        "\nthresholds in it: eer -0.7500, min_dcf_0.05 0.5000\n" in capsys.readouterr().out
+    )
+    found = read_metadata(file)
+    assert (found["threshold"], "calibration" in found) == ("-0.75", False)
+    assert found["fingerprint"] == fingerprint(folder)
+    write_own_decision(own, other, "0a")
+    assert main(command) == 2 and "of another model (0a)" in capsys.readouterr().err
+    plain = tmp_path / "plain"
+    shutil.copytree(folder, plain)
+    (plain / "decision.json").unlink()
+    assert main(["export", str(plain), "--onnx", str(file)]) == 0
+    assert "no threshold is in it" in capsys.readouterr().err
+    assert "threshold" not in read_metadata(file)
+
+
 def test_the_comparison_begins_at_the_models_least_length(models, monkeypatch):
     assert (exporting.SECONDS[0], exporting.SECONDS[-1]) == (0.5, 60.0)
     monkeypatch.setattr(exporting, "SECONDS", (0.001, 0.5, 1.3))
@@ -309,25 +342,57 @@ class Placed(torch.nn.Module):
         return self.places((features.mean(1) > 0).long()[:, :1]) + features[:, :1]
 
 
-def test_a_network_with_an_embedding_layer(tmp_path):
-    class Frames(torch.nn.Module):
-        def forward(self, wav):
-            return wav.unfold(1, 4, 4)
+class Frames(torch.nn.Module):
+    """Features without SpeechBrain's: samples, cut."""
 
-    class Same(torch.nn.Module):
-        def forward(self, features, lengths):
-            return features * 2
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
 
-    modules = {
-        "compute_features": Frames(),
-        "mean_var_norm": Same(),
-        "embedding_model": Placed(),
-    }
+    def forward(self, wav):
+        return wav.unfold(1, self.size, self.size)
+
+
+class Twice(torch.nn.Module):
+    def forward(self, features, lengths):
+        return features * 2
+
+
+def embedded(modules, wavs):
+    """What the graph of a model with these modules gives."""
     recognition = SimpleNamespace(mods=modules)
     extractor = SimpleNamespace(recognition=recognition, sample_rate=400, source="model")
     proto = exporting._graph(extractor)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
+    return session.run(["embedding"], {"wav": wavs.numpy()})[0]
+
+
+def test_a_network_with_an_embedding_layer():
+    modules = {
+        "compute_features": Frames(4),
+        "mean_var_norm": Twice(),
+        "embedding_model": Placed(),
+    }
     wavs = torch.randn(3, 560)
-    (found,) = session.run(["embedding"], {"wav": wavs.numpy()})
+    found = embedded(modules, wavs)
     expected = modules["embedding_model"](modules["compute_features"](wavs) * 2)
     assert np.allclose(found, expected.detach().flatten(1), atol=1e-6)
+
+
+def test_a_resnet():
+    """Other rows and another length than it was traced with; with few channels, and
+    without the features, which are in every model's file."""
+    torch.manual_seed(0)
+    network = ResNet(8, channels=[2, 2, 4, 4], block_sizes=[1, 1, 1, 1], lin_neurons=16)
+    for buffer in network.buffers():  # statistics of batches
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    modules = {
+        "compute_features": Frames(8),
+        "mean_var_norm": Twice(),
+        "embedding_model": network.eval(),
+    }
+    wavs = torch.randn(3, 560)
+    expected = network(modules["compute_features"](wavs) * 2).detach()
+    found = embedded(modules, wavs)
+    assert np.abs(found - expected.numpy()).max() < 1e-3 * expected.abs().max()

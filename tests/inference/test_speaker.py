@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import speechbrain.inference.speaker as stock
 import torch
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.encoder import CategoricalEncoder
@@ -247,6 +247,27 @@ def test_a_model_of_a_hub_without_a_decision(
         model.verify_files(*files[:2])
     said = "decision.json of owner/name is not in the cache, and the hub was not reached"
     assert (said in caplog.text) is not reached
+
+
+def test_a_hub_that_is_not_reached_is_waited_for_once(folder, monkeypatch):
+    """Apart from what SpeechBrain's own loading asks for."""
+    asked = []
+
+    def download(filename, local_files_only, **_):
+        if not local_files_only:
+            asked.append(filename)
+        if filename in ("decision.json", "training.json", "README.md"):
+            raise LocalEntryNotFoundError("no network")
+        return folder / filename
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    beside = ("decision.json", "training.json", "embedding.yaml", "README.md")
+    for load in (SpeakerRecognition.from_hparams, speaker.fetch_texts):
+        asked.clear()
+        load("owner/name")
+        assert [name for name in asked if name in beside] == ["decision.json"]
+    asked.clear()
+    assert speaker.source_folder("owner/name") == folder and asked == []
 
 
 def test_a_model_of_the_web_has_its_decision(folder, files, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,11 +19,15 @@ from types import SimpleNamespace
 import compare
 import numpy as np
 import pytest
+import speechbrain
 import yaml
 
+import train
 from conftest import REPOSITORY
+from hamsb.training import study
 from hamsb.training.study import Run
 from hamsb.verification.bootstrap import bootstrap_eer
+from runs import fork
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_in_train  # noqa: E402
@@ -104,9 +109,43 @@ def with_search(*points, **search_options):
 # ------------------------------------------------------------------ for real
 
 
-def test_real_runs(comparison, out, capsys):
-    file = comparison(keep_checkpoints=False)
+class Forked:
+    """What a study needs of subprocess.Popen, for train.py: in a child of this process,
+    which has imported all of it, on one thread."""
+
+    def __init__(self, command, stdout, env, **_):
+        _, script, *arguments = command
+        assert Path(script) == compare.TRAIN
+        self.status = None
+
+        def run():
+            os.setsid()
+            os.environ.update(env)
+            speechbrain.utils.logger.get_environment_description = lambda: "not listed"
+            train.main(arguments)
+
+        self.pid = fork(run, stdout.name)
+
+    def poll(self):
+        if self.status is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.status = os.waitstatus_to_exitcode(ended[1])
+        return self.status
+
+
+def test_real_runs(comparison, out, capsys, monkeypatch):
+    """The first run is a process of its own, as all are; the second costs less."""
+    file = comparison(keep_checkpoints=False, processes=2)  # a thread each
+    begun = []
+
+    def popen(command, **options):
+        begun.append(command)
+        return (subprocess.Popen if len(begun) == 1 else Forked)(command, **options)
+
+    monkeypatch.setattr(
+        study, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen})
+    )
     compare.main([file])
+    assert len(begun) == 2
     screen = capsys.readouterr().out
     report = (out / "report.md").read_text()
     assert "| am | veri_test | 1 |" in screen and "| am | veri_test | 1 |" in report

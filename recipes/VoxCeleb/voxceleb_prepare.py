@@ -325,7 +325,8 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
     _check_shared(found, excluded, options)
     _check_ids(found)
     usable, left_out, counts = _sort_out(found, excluded, options, workers)
-    _check_size(usable, options, least, _why_left_out(usable, left_out, counts))
+    why = _why_left_out(usable, left_out, counts, options["min_duration"])
+    _check_size(usable, options, least, why)
     held_out = _hold_out(usable, options["dev_speakers"], options["seed"])
     development = [u for u in usable if u.row.speaker in held_out]
     training = [u for u in usable if u.row.speaker not in held_out]
@@ -604,12 +605,13 @@ def _sort_out(found, excluded, options, workers):
     return usable, sorted(left_out), counts
 
 
-def _why_left_out(usable, left_out, counts):
+def _why_left_out(usable, left_out, counts, shortest):
     """Why there are no more files, for an error: what precedes it and what follows."""
     if not left_out:
         return "", " No file was left out."
     parts = [
         f"{counts[reason]:,} {text.partition(': left')[0]}"
+        + f" (min_duration={shortest})" * (reason == "too_short")
         for reason, text in REASONS.items()
         if counts[reason] and reason != "stereo"
     ]

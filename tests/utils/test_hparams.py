@@ -252,3 +252,18 @@ def test_a_yaml_that_moved_into_a_folder_is_found(tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             read_yaml(tmp_path / f"{asked}.yaml")
         assert f"did you mean {tmp_path}/{offered}.yaml" in str(error.value)
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    """Though what was resolved is kept; an included file counts, too."""
+    path, other = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    other.write_text("x: 1\n")
+    for text, changed in (
+        ("a: 1\nb: !ref <a>\n", lambda: path.write_text("a: 2\nb: !ref <a>\n")),
+        ("a: !include:b.yaml\n", lambda: other.write_text("x: 2\n")),
+    ):
+        path.write_text(text)
+        before = resolve(path)
+        assert resolve(path, "a: 3") != before == resolve(path)
+        changed()
+        assert resolve(path) == before.replace("1", "2") != before

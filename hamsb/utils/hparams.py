@@ -377,12 +377,12 @@ def resolve(hparams_file: str | os.PathLike, overrides: str = "") -> str:
     path = Path(hparams_file)
     text = path.read_bytes() if path.is_file() else b""
     if b"!include:" in text or "!include:" in overrides:  # other files count, too
-        return _resolved.__wrapped__(hparams_file, overrides, text)
-    return _resolved(hparams_file, overrides, text)
+        return _resolved.__wrapped__(os.fspath(hparams_file), overrides, text)
+    return _resolved(os.fspath(hparams_file), overrides, text)
 
 
 @functools.lru_cache(maxsize=64)
-def _resolved(hparams_file: str | os.PathLike, overrides: str, content: bytes) -> str:
+def _resolved(hparams_file: str, overrides: str, content: bytes) -> str:
     """As `resolve`; a run asks several times for the same, which takes 0.1 s each."""
     text = _overridden(hparams_file, overrides)
     try:

@@ -592,7 +592,9 @@ def test_development_speakers_have_two_usable_files(tmp_path):
         short(tmp_path / f"wav/id{number}/s0/1.wav")
     prepared = prepare(tmp_path, dev_speakers=3)
     assert {row["spk_id"] for row in rows(prepared.dev_csv)} == {"id00", "id01", "id02"}
-    message = "dev_speakers=4: of the 9 .* 3 have two .* 6 of 24 files .*: 6 too short .min_d"
+    message = (
+        "dev_speakers=4: of the 9 .* 3 have two .* 6 of 24 files .*: 6 too short .min_d"
+    )
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path, dev_speakers=4)
 

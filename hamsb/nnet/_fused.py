@@ -9,7 +9,7 @@ row: memory grows as (B + C) D, not as B C. To everything else they are the tens
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,6 +95,9 @@ class LazySimilarities:
         The curvature of distances.
     settings : tuple
         What `Distances` takes after c, or `Cosines` after x.
+    sub_centers : int
+        K, the centers of a class, of which the most similar one counts: above 1 the
+        centers are [C, K, D], and ``project`` makes [m K, D] of [m, K, D].
     """
 
     x: Tensor
@@ -104,6 +107,7 @@ class LazySimilarities:
     whole: Callable[[Tensor, Tensor], Tensor]
     c: float | Tensor | None
     settings: tuple
+    sub_centers: int = 1
     _tensor: Tensor | None = None
 
     @classmethod
@@ -114,6 +118,18 @@ class LazySimilarities:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         return cls(x, centers, normalize, (), linear, None, (dtype,))
+
+    def maximum(self, sub_centers: int) -> "LazySimilarities":
+        """Of classes with so many centers each, one after another: the highest."""
+        if sub_centers == 1:
+            return self
+        return replace(
+            self,
+            centers=self.centers.unflatten(0, (-1, sub_centers)),
+            project=lambda centers: self.project(centers.flatten(0, 1)),
+            whole=lambda x, y: maximum(self.whole(x, y), sub_centers),
+            sub_centers=sub_centers,
+        )
 
     # ------------------------------------------------------------ as a tensor
 
@@ -165,15 +181,16 @@ class LazySimilarities:
     def first(self, most: int = 4096) -> Tensor:
         """Those with the first centers, at most so many: [B, m], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
-            return _pairs(self.x, self.c, self.settings).values(
-                self.project(self.centers[:most])
-            )
+            return self._pairs().values(self.project(self.centers[:most]))
 
     def of_targets(self, targets: Tensor) -> Tensor:
         """Those with the centers ``targets`` [B, 1]: [B, 1], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
             rows = self.centers.index_select(0, targets.squeeze(1))  # refuses negatives
-            return _pairs(self.x, self.c, self.settings).of_rows(self.project(rows))
+            return self._pairs().of_rows(self.project(rows))
+
+    def _pairs(self) -> "Cosines | Distances | Maximum":
+        return _pairs(self.x, self.c, (self.settings, self.sub_centers))
 
     def cross_entropy(
         self, targets: Tensor, value: Tensor, slope: Tensor, scale: float, zero: bool
@@ -190,16 +207,67 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
-        form = (self.project, self.settings, scale, zero)
+        form = (self.project, (self.settings, self.sub_centers), scale, zero)
         losses, _, _ = FusedCrossEntropy.apply(
             self.x, self.centers, self.c, targets, value, slope, form, *self.learned
         )
         return losses
 
 
-def _pairs(x: Tensor, c: float | Tensor | None, settings: tuple) -> Cosines | Distances:
+def _pairs(
+    x: Tensor, c: float | Tensor | None, settings: tuple
+) -> "Cosines | Distances | Maximum":
     """What compares x with blocks of the projected centers."""
-    return Cosines(x, *settings) if c is None else Distances(x, c, *settings)
+    of_each, sub_centers = settings
+    pairs = Cosines(x, *of_each) if c is None else Distances(x, c, *of_each)
+    return pairs if sub_centers == 1 else Maximum(pairs, sub_centers)
+
+
+def maximum(similarities: Tensor, sub_centers: int) -> Tensor:
+    """The highest similarity to a class's centers, which stand one after another: [..., C]
+    of [..., C K]."""
+    if sub_centers == 1:
+        return similarities
+    return similarities.unflatten(-1, (-1, sub_centers)).max(-1).values
+
+
+class Maximum:
+    """The highest similarity to the K centers of a class, in the interface of
+    `Distances`: y is [m K, D], values are [N, m]. Its gradient is that of one center,
+    where several are as similar.
+
+    Arguments
+    ---------
+    pairs : Cosines or Distances
+    sub_centers : int
+        K.
+    """
+
+    def __init__(self, pairs: Cosines | Distances, sub_centers: int):
+        self.pairs, self.sub_centers = pairs, sub_centers
+        self.x_gradient, self.c_gradient = pairs.x_gradient, pairs.c_gradient
+
+    def values(self, y: Tensor) -> Tensor:
+        """For y [m K, D]: [N, m]."""
+        return maximum(self.pairs.values(y), self.sub_centers)
+
+    def again(self, y: Tensor) -> tuple[Tensor, Any]:
+        """The values, [N, m], and what `gradient` needs of them."""
+        values, state = self.pairs.again(y)
+        highest = values.unflatten(1, (-1, self.sub_centers)).max(2)
+        return highest.values, (values, state, highest.indices)
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """Of x [N, D] and y [N K, D], K rows for one: [N, 1]."""
+        rows = y.unflatten(0, (-1, self.sub_centers)).unbind(1)
+        return torch.cat([self.pairs.of_rows(each) for each in rows], 1).amax(1, True)
+
+    def gradient(self, y: Tensor, values: Tensor, state: Any, g: Tensor) -> Tensor:
+        """Of y [m K, D], from the gradient g [N, m]; that of x and c is taken in."""
+        values, state, which = state
+        g_of_each = torch.zeros_like(values).unflatten(1, (-1, self.sub_centers))
+        g_of_each.scatter_(2, which.unsqueeze(2), g.to(values.dtype).unsqueeze(2))
+        return self.pairs.gradient(y, values, state, g_of_each.flatten(1))
 
 
 class FusedCrossEntropy(torch.autograd.Function):
@@ -233,7 +301,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         total = torch.zeros_like(target)
         with no_autocast(x):
             pairs = _pairs(x, c, settings)
-            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+            for part in _class_blocks(centers, x):
                 logits = pairs.values(project(centers[part])).mul_(scale)
                 if zero:
                     logits.masked_fill_(logits < target, 0)
@@ -274,7 +342,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         grad_centers = torch.empty_like(centers)
         grads_learned = [torch.zeros_like(each) for each in learned]
         with no_autocast(x):
-            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+            for part in _class_blocks(centers, x):
                 block = centers[part].detach().requires_grad_()
                 with torch.enable_grad():
                     projected = project(block)
@@ -294,6 +362,12 @@ class FusedCrossEntropy(torch.autograd.Function):
                         whole += each
             grad_x, grad_c = pairs.x_gradient(), pairs.c_gradient()
         return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
+
+
+def _class_blocks(centers: Tensor, x: Tensor) -> list[slice]:
+    """Slices of the classes of centers [C, D] or [C, K, D]."""
+    size = len(x) * centers[0].numel() // centers.shape[-1]
+    return blocks(len(centers), size, x.device, GPU_BLOCK)
 
 
 def _put(block: Tensor, part: slice, targets: Tensor, value: Tensor | float) -> None:

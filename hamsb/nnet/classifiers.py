@@ -3,7 +3,9 @@
 They stand where SpeechBrain's ``Classifier`` stands: embeddings [B, 1, D] to
 similarities [B, 1, C], unscaled. Scale and margin belong to the loss
 (``hamsb.nnet.losses``). What is learned for a speaker is called its center (class
-weight, prototype).
+weight, prototype). With ``sub_centers=K`` a speaker has K of them, and is as similar as
+the most similar of these (Deng et al., ECCV 2020; for speakers arXiv 2110.05042):
+recordings of one speaker need not lie around one point.
 
 With ``fused=True`` a head in training hands on what it would compare, and the loss
 compares it block by block: [B, C] is never held, which otherwise limits the number of
@@ -20,7 +22,7 @@ from torch.nn.functional import linear, normalize
 
 from hamsb.nnet import _fused
 from hamsb.nnet._batches import vectors
-from hamsb.nnet._fused import LazySimilarities
+from hamsb.nnet._fused import LazySimilarities, maximum
 from hamsb.nnet.balls import Ball, check_ball
 from hamsb.nnet.precision import no_autocast
 from hamsb.utils.checks import check_flag, check_positive, check_whole
@@ -48,6 +50,9 @@ class CosineClassifier(nn.Module):
     initial_scale : float, optional
         The centers start as N(0, 1) times this, ``1e-3`` in HAM-Softmax's head; None:
         Xavier-uniform, as in SpeechBrain.
+    sub_centers : int
+        K, the number of centers of a speaker. The weight is [C K, D], those of a speaker
+        one after another.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
 
@@ -65,22 +70,26 @@ class CosineClassifier(nn.Module):
         input_size: int,
         out_neurons: int,
         initial_scale: float | None = None,
+        sub_centers: int = 1,
         fused: bool = False,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
+        check_whole("sub_centers", sub_centers, 1)
         check_flag("fused", fused)
         self.fused = fused
+        self.sub_centers = sub_centers
+        shape = out_neurons * sub_centers, input_size
         if initial_scale is None:
-            weight = nn.init.xavier_uniform_(torch.empty(out_neurons, input_size))
+            weight = nn.init.xavier_uniform_(torch.empty(shape))
         else:
             check_positive("initial_scale", initial_scale)
-            weight = torch.randn(out_neurons, input_size) * initial_scale
+            weight = torch.randn(shape) * initial_scale
         self.weight = nn.Parameter(weight)
 
     def forward(self, x: Tensor) -> Tensor | LazySimilarities:
-        """The cosine of each embedding with each center.
+        """The cosine of each embedding with each speaker's center, or its most similar one.
 
         Arguments
         ---------
@@ -95,18 +104,19 @@ class CosineClassifier(nn.Module):
         """
         x = vectors("embeddings", x, self.weight.shape[1])
         x = normalize(x)
-        if _hands_on(self, x):
-            return LazySimilarities.cosines(x, self.weight)
-        return linear(x, normalize(self.weight)).unsqueeze(1)
+        if _hands_on(self, x, self.weight):
+            return LazySimilarities.cosines(x, self.weight).maximum(self.sub_centers)
+        cosines = linear(x, normalize(self.weight))
+        return maximum(cosines, self.sub_centers).unsqueeze(1)
 
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.weight)
+        return len(self.weight) // self.sub_centers
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return _sizes(self.weight)
+        return _sizes(self, self.weight)
 
 
 class HyperbolicClassifier(nn.Module):
@@ -135,6 +145,9 @@ class HyperbolicClassifier(nn.Module):
     center_norm : float or None
         Scale every center to this length before the projection, so that training
         moves its direction alone; None, as published: its length is learned too.
+    sub_centers : int
+        K, the number of centers of a speaker. The centers are [C K, D], those of a
+        speaker one after another.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
 
@@ -157,11 +170,13 @@ class HyperbolicClassifier(nn.Module):
         initial_scale: float = 1e-3,
         batch_norm: bool = False,
         center_norm: float | None = None,
+        sub_centers: int = 1,
         fused: bool = False,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
+        check_whole("sub_centers", sub_centers, 1)
         check_ball(ball)
         check_positive("initial_scale", initial_scale)
         check_flag("batch_norm", batch_norm)
@@ -171,12 +186,14 @@ class HyperbolicClassifier(nn.Module):
         self.fused = fused
         self.ball = ball
         self.center_norm = center_norm
-        self.centers = nn.Parameter(torch.randn(out_neurons, input_size) * initial_scale)
+        self.sub_centers = sub_centers
+        shape = out_neurons * sub_centers, input_size
+        self.centers = nn.Parameter(torch.randn(shape) * initial_scale)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
     def forward(self, x: Tensor) -> Tensor | LazySimilarities:
-        """Minus the distance of each embedding to each center.
+        """Minus the distance of each embedding to each speaker's center, or nearest one.
 
         Arguments
         ---------
@@ -195,14 +212,17 @@ class HyperbolicClassifier(nn.Module):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
-        if _hands_on(self, x):
-            return self.ball.lazy_similarity(points, self.centers, self._project)
-        return self.ball.pairwise_similarity(points, self._project(self.centers)).unsqueeze(
-            1
-        )
+        if _hands_on(self, x, self.centers):
+            lazy = self.ball.lazy_similarity(points, self.centers, self._project)
+            if isinstance(lazy, Tensor):
+                return maximum(lazy, self.sub_centers)
+            return lazy.maximum(self.sub_centers)
+        similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
+        return maximum(similarities, self.sub_centers).unsqueeze(1)
 
     def euclidean_centers(self) -> Tensor:
-        """The centers as they enter the ball's projection: [C, D]."""
+        """The centers as they enter the ball's projection: [C K, D], those of a speaker
+        one after another."""
         return self._of_one_length(self.centers)
 
     def _of_one_length(self, centers: Tensor) -> Tensor:
@@ -217,19 +237,21 @@ class HyperbolicClassifier(nn.Module):
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.centers)
+        return len(self.centers) // self.sub_centers
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return _sizes(self.centers)
+        return _sizes(self, self.centers)
 
 
-def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
+def _hands_on(
+    head: CosineClassifier | HyperbolicClassifier, x: Tensor, centers: Tensor
+) -> bool:
     """Whether a head leaves the similarities of embeddings [B, D] to the loss."""
-    many = len(x) * head.out_neurons > _fused.FEW
+    many = len(x) * len(centers) > _fused.FEW
     return head.fused and many and head.training and torch.is_grad_enabled()
 
 
-def _sizes(centers: Tensor) -> str:
-    out_neurons, input_size = centers.shape
-    return f"input_size={input_size}, out_neurons={out_neurons}"
+def _sizes(head: CosineClassifier | HyperbolicClassifier, centers: Tensor) -> str:
+    text = f"input_size={centers.shape[1]}, out_neurons={head.out_neurons}"
+    return text if head.sub_centers == 1 else f"{text}, sub_centers={head.sub_centers}"

@@ -41,7 +41,7 @@ NOISES = {"distortions": "{folder: distortions, noises: 1, responses: 4}"}
 TRAINED = {
     **{
         f"train_ecapa_{loss}": (train, {"batch_size": 12})
-        for loss in ("softmax", "am", "aam", "ram", "h", "ham", "blend")
+        for loss in ("softmax", "am", "aam", "aam_origin", "ram", "h", "ham", "blend")
     },
     "finetune_ham": (
         train,
@@ -336,8 +336,9 @@ def test_yamls_differ_only_in_what_they_are_about():
     for one, other, allowed in (
         *(
             ("train_ecapa_ham", f"train_ecapa_{loss}", HEAD_AND_LOSS)
-            for loss in ("softmax", "am", "aam", "ram", "h")
+            for loss in ("softmax", "am", "aam", "aam_origin", "ram", "h")
         ),
+        ("train_ecapa_aam", "train_ecapa_aam_origin", {"classifier", "output_folder"}),
         ("train_ecapa_ham", "train_ecapa_blend", HEAD_AND_LOSS | BLEND),
         ("train_ecapa_ham", "backbones/resnet_ham", BACKBONE | PARALLEL | CYCLE),
         ("train_ecapa_ham", "backbones/xvector_ham", BACKBONE | PARALLEL | {"lr_final"}),

@@ -17,7 +17,12 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from torch.utils import _pytree
 
-from hamsb.nnet._closed_forms import Distances, blocks, refuse_second_derivative
+from hamsb.nnet._closed_forms import (
+    Distances,
+    MarginCrossEntropy,
+    blocks,
+    refuse_second_derivative,
+)
 from hamsb.nnet.precision import no_autocast
 
 # Entries of a block on a GPU, of which some three are there at once. A block is computed
@@ -207,6 +212,11 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
+        if torch.compiler.is_compiling():
+            similarities = self.tensor().squeeze(1)
+            return MarginCrossEntropy.apply(
+                similarities, targets, value, slope, scale, zero
+            )
         form = (self.project, (self.settings, self.sub_centers), scale, zero)
         losses, _, _ = FusedCrossEntropy.apply(
             self.x, self.centers, self.c, targets, value, slope, form, *self.learned

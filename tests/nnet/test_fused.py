@@ -44,6 +44,7 @@ HEADS = {
     ),
 }
 COSINE_LOSSES = [Softmax(5.0), AMSoftmax(0.2, 30.0), AAMSoftmax(0.3, 30.0), RAMSoftmax()]
+COSINE_LOSSES += [AAMSoftmax(0.3, 30.0, top_k=5)]
 DISTANCE_LOSSES = [HSoftmax(3.0), HAMSoftmax(0.3, 10.0)]
 PAIRS = [
     (name, loss)

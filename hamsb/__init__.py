@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hamsb.inference.speakers import Speakers
     from hamsb.integrations.huggingface import SSLFeatures
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
+    from hamsb.nnet.binary import SphereFace2
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
     from hamsb.nnet.losses import (
@@ -67,6 +68,7 @@ _PLACES = {
     "SpeakerRecognition": "inference.speaker",
     "Speakers": "inference.speakers",
     "SpeedPerturb": "augment.time_domain",
+    "SphereFace2": "nnet.binary",
     "SupCon": "nnet.contrastive",
     "Telephone": "augment.telephone",
     "TensorBoardLogger": "training.tensorboard",
@@ -121,6 +123,7 @@ __all__ = [
     "SpeakerRecognition",
     "Speakers",
     "SpeedPerturb",
+    "SphereFace2",
     "SupCon",
     "Telephone",
     "TensorBoardLogger",

@@ -319,8 +319,7 @@ class AAMSoftmax(AMSoftmax):
     expects = ("cosine",)
 
     def _check_margin(self, value: float) -> None:
-        if value >= math.pi:
-            raise ValueError(f"margin={value}: must be an angle in [0, pi), in radians.")
+        check_angle(value)
 
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine of the angle plus the margin, and its derivative by the cosine."""
@@ -398,6 +397,12 @@ class HAMSoftmax(AMSoftmax):
     """
 
     expects = ("distance",)
+
+
+def check_angle(margin: float) -> None:
+    """ValueError where a margin is no angle below pi."""
+    if margin >= math.pi:
+        raise ValueError(f"margin={margin}: must be an angle in [0, pi), in radians.")
 
 
 def turned(cosine: Tensor, margin: float) -> tuple[Tensor, Tensor]:

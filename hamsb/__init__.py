@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hamsb.nnet.binary import SphereFace2
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
+    from hamsb.nnet.haam import HAAMClassifier, HAAMSoftmax
     from hamsb.nnet.losses import (
         AAMSoftmax,
         AMSoftmax,
@@ -50,6 +51,8 @@ _PLACES = {
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
     "EmbeddingExtractor": "inference.extraction",
+    "HAAMClassifier": "nnet.haam",
+    "HAAMSoftmax": "nnet.haam",
     "HAMSoftmax": "nnet.losses",
     "HSCL": "nnet.contrastive",
     "HSoftmax": "nnet.losses",
@@ -105,6 +108,8 @@ __all__ = [
     "CosineMargin",
     "CosineSimilarity",
     "EmbeddingExtractor",
+    "HAAMClassifier",
+    "HAAMSoftmax",
     "HAMSoftmax",
     "HSCL",
     "HSoftmax",

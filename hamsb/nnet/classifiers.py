@@ -159,7 +159,7 @@ class HyperbolicClassifier(nn.Module):
     torch.Size([8, 1, 5])
     """
 
-    gives = "distance"
+    gives: str | tuple[str, ...] = "distance"
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
 
     def __init__(
@@ -212,13 +212,16 @@ class HyperbolicClassifier(nn.Module):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
-        if _hands_on(self, x, self.centers):
+        if self._hands_on(x):
             lazy = self.ball.lazy_similarity(points, self.centers, self._project)
             if isinstance(lazy, Tensor):
                 return maximum(lazy, self.sub_centers)
             return lazy.maximum(self.sub_centers)
         similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
         return maximum(similarities, self.sub_centers).unsqueeze(1)
+
+    def _hands_on(self, x: Tensor) -> bool:
+        return _hands_on(self, x, self.centers)
 
     def euclidean_centers(self) -> Tensor:
         """The centers as they enter the ball's projection: [C K, D], those of a speaker

@@ -316,7 +316,7 @@ class AAMSoftmax(AMSoftmax):
     tensor([[-0.5000,  0.1000]])
     """
 
-    expects = ("cosine",)
+    expects: Collection[str] = ("cosine",)
 
     def _check_margin(self, value: float) -> None:
         check_angle(value)

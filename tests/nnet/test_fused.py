@@ -207,6 +207,22 @@ def test_speechbrains_losses_take_it():
     torch.testing.assert_close(fused, plain)
 
 
+def test_compiled_it_is_the_tensor():
+    """One graph with the loss, and its gradients."""
+    torch._dynamo.reset()
+    head, (x, targets) = head_of("clipped", True, torch.float64), batch()
+    loss, found = HAMSoftmax(0.3, 10.0), []
+
+    def step(x, targets):
+        return loss(head(x), targets)
+
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        a = x.clone().requires_grad_()
+        value = function(a, targets)
+        found.append([value, *torch.autograd.grad(value, [a, head.centers])])
+    torch.testing.assert_close(*found)
+
+
 def test_it_is_handed_on_in_training_alone(monkeypatch):
     head, (x, _) = head_of("clipped", True, torch.float64), batch()
     with torch.no_grad():

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from hamsb.integrations.huggingface import SSLFeatures
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
     from hamsb.nnet.binary import SphereFace2
+    from hamsb.nnet.busemann import BusemannClassifier
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
+    from hamsb.nnet.confidence import ConfidentClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
     from hamsb.nnet.haam import HAAMClassifier, HAAMSoftmax
     from hamsb.nnet.losses import (
@@ -45,8 +47,10 @@ _PLACES = {
     "AMSoftmax": "nnet.losses",
     "AddNoise": "augment.time_domain",
     "AddReverb": "augment.time_domain",
+    "BusemannClassifier": "nnet.busemann",
     "Checkpointer": "training.checkpoints",
     "ClippedUnitBall": "nnet.balls",
+    "ConfidentClassifier": "nnet.confidence",
     "CosineClassifier": "nnet.classifiers",
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
@@ -102,8 +106,10 @@ __all__ = [
     "AMSoftmax",
     "AddNoise",
     "AddReverb",
+    "BusemannClassifier",
     "Checkpointer",
     "ClippedUnitBall",
+    "ConfidentClassifier",
     "CosineClassifier",
     "CosineMargin",
     "CosineSimilarity",

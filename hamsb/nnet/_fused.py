@@ -165,6 +165,10 @@ class LazySimilarities:
             self._tensor = self.whole(self.x, self.project(self.centers)).unsqueeze(1)
         return self._tensor
 
+    def numbers(self) -> Tensor:
+        """The similarities [B, C], for a loss that computes with all of them itself."""
+        return self.tensor().squeeze(1)
+
     @classmethod
     def __torch_function__(
         cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None

@@ -444,7 +444,7 @@ def turned_back(cosine: Tensor, margin: float) -> Tensor:
 def whole(similarities: Tensor | LazySimilarities) -> Tensor:
     """Similarities [B, C], computed if they are not yet."""
     if isinstance(similarities, LazySimilarities):
-        return similarities.tensor().squeeze(1)
+        return similarities.numbers()
     return similarities
 
 

@@ -219,6 +219,11 @@ def relate(arguments, hparams, encoder, folder, progress):
     ball, sub_centers = trained_ball(encoder), 1
     if ball is not None:
         ball, head = ball.double(), encoder.mods["classifier"]
+        if not hasattr(head, "euclidean_centers"):
+            raise ValueError(
+                f"model={hparams['model']}: its head, {type(head).__name__}, has no "
+                "centers within the ball; give a model with hamsb.HyperbolicClassifier."
+            )
         vectors, sub_centers = head.euclidean_centers(), head.sub_centers
         centers = measure(ball, vectors.detach().cpu().double())
         names = class_names(encoder, head.out_neurons, counts, annotation)

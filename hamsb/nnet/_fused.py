@@ -10,6 +10,7 @@ row: memory grows as (B + C) D, not as B C. To everything else they are the tens
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from torch.nn.functional import linear, normalize
 from torch.utils import _pytree
 
 from hamsb.nnet._closed_forms import (
-    Distances,
     MarginCrossEntropy,
     blocks,
     refuse_second_derivative,
@@ -36,17 +36,19 @@ FEW = 2**22
 
 class Cosines:
     """Products of x [N, D] and block after block of y, all of length 1, in the interface
-    of `Distances`.
+    of `hamsb.nnet._closed_forms.Distances`.
 
     Arguments
     ---------
     x : torch.Tensor
         [N, D].
+    c : None
+        There is no curvature.
     dtype : torch.dtype
         Of the products, autocast's.
     """
 
-    def __init__(self, x: Tensor, dtype: torch.dtype):
+    def __init__(self, x: Tensor, c: None, dtype: torch.dtype):
         self.x, self.cast_x, self.dtype = x, x.to(dtype), dtype
         self.grad_x = torch.zeros_like(x)
 
@@ -77,6 +79,60 @@ class Cosines:
         """There is no curvature."""
 
 
+class ByAutograd:
+    """What compares x [N, D] with block after block of y by a plain function and its
+    gradient, in the interface of `hamsb.nnet._closed_forms.Distances`.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [N, D].
+    c : object
+        Nothing that is learned.
+    of_all, of_each : callable
+        (x, y) -> values, of all pairs [N, m], and row by row [N].
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        c: object,
+        of_all: Callable[[Tensor, Tensor], Tensor],
+        of_each: Callable[[Tensor, Tensor], Tensor],
+    ):
+        self.x, self.of_all, self.of_each = x, of_all, of_each
+        self.grad_x = torch.zeros_like(x)
+
+    def values(self, y: Tensor) -> Tensor:
+        """For y [m, D]: [N, m]."""
+        with torch.no_grad():
+            return self.of_all(self.x, y)
+
+    def again(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The values for y [m, D], [N, m], twice; `gradient` needs nothing of them."""
+        values = self.values(y)
+        return values, values
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """Of x and y [N, D], row by row: [N, 1]."""
+        return self.of_each(self.x, y).unsqueeze(1)
+
+    def gradient(self, y: Tensor, values: Tensor, _: Tensor, g: Tensor) -> Tensor:
+        """Of y [m, D], from the gradient g [N, m] of the values; that of x is taken in."""
+        ends = self.x.detach().requires_grad_(), y.detach().requires_grad_()
+        with torch.enable_grad():
+            of_x, of_y = torch.autograd.grad(self.of_all(*ends), ends, g)
+        self.grad_x += of_x
+        return of_y
+
+    def x_gradient(self) -> Tensor:
+        """Of x [N, D], from what was taken in."""
+        return self.grad_x
+
+    def c_gradient(self) -> None:
+        """It is not learned."""
+
+
 @dataclass(eq=False)  # whose fields DistributedDataParallel searches for tensors
 class LazySimilarities:
     """Similarities [B, 1, C] that are not computed yet.
@@ -89,20 +145,20 @@ class LazySimilarities:
     x : torch.Tensor
         Embeddings as they are compared, [B, D].
     centers : torch.Tensor
-        What is learned for the speakers, [C, D].
+        What is learned for the speakers, [C, D]; of several each, [C, K, D].
     project : callable
-        Centers [m, D] -> as they are compared, [m, D]; each of its own.
+        Centers [m, D] -> as they are compared, [m, D]; each of its own. Or [m, K, D] ->
+        [m K, D].
     learned : sequence of torch.Tensor
         What else ``project`` may learn.
     whole : callable
         (x, projected centers) -> the similarities [B, C].
     c : float, torch.Tensor or None
         The curvature of distances.
-    settings : tuple
-        What `Distances` takes after c, or `Cosines` after x.
-    sub_centers : int
-        K, the centers of a class, of which the most similar one counts: above 1 the
-        centers are [C, K, D], and ``project`` makes [m K, D] of [m, K, D].
+    pairs : callable
+        (x, c) -> what compares x with blocks of projected centers, as `Cosines`.
+    fraction : float
+        What part of the centers a loss takes, by `drawn`.
     """
 
     x: Tensor
@@ -111,18 +167,21 @@ class LazySimilarities:
     learned: Sequence[Tensor]
     whole: Callable[[Tensor, Tensor], Tensor]
     c: float | Tensor | None
-    settings: tuple
-    sub_centers: int = 1
+    pairs: Callable[..., Any]
+    fraction: float = 1.0
     _tensor: Tensor | None = None
 
     @classmethod
-    def cosines(cls, x: Tensor, centers: Tensor) -> "LazySimilarities":
+    def cosines(
+        cls, x: Tensor, centers: Tensor, fraction: float = 1.0
+    ) -> "LazySimilarities":
         """Of x [B, D], of length 1, and centers of any; products in autocast's
         precision."""
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return cls(x, centers, normalize, (), linear, None, (dtype,))
+        pairs = partial(Cosines, dtype=dtype)
+        return cls(x, centers, normalize, (), linear, None, pairs, fraction)
 
     def maximum(self, sub_centers: int) -> "LazySimilarities":
         """Of classes with so many centers each, one after another: the highest."""
@@ -133,7 +192,7 @@ class LazySimilarities:
             centers=self.centers.unflatten(0, (-1, sub_centers)),
             project=lambda centers: self.project(centers.flatten(0, 1)),
             whole=lambda x, y: maximum(self.whole(x, y), sub_centers),
-            sub_centers=sub_centers,
+            pairs=lambda x, c: Maximum(self.pairs(x, c), sub_centers),
         )
 
     # ------------------------------------------------------------ as a tensor
@@ -165,8 +224,18 @@ class LazySimilarities:
             self._tensor = self.whole(self.x, self.project(self.centers)).unsqueeze(1)
         return self._tensor
 
+    def compiled(self) -> "Tensor | LazySimilarities":
+        """What a loss takes of these under torch.compile."""
+        return self
+
     def numbers(self) -> Tensor:
-        """The similarities [B, C], for a loss that computes with all of them itself."""
+        """The similarities [B, C], for a loss that computes with all of them itself; a
+        ValueError where it should take some."""
+        if self.fraction < 1:
+            raise ValueError(
+                f"class_fraction={self.fraction}: such a loss takes all speakers; give a "
+                "softmax without top_k, or leave class_fraction out."
+            )
         return self.tensor().squeeze(1)
 
     @classmethod
@@ -190,16 +259,13 @@ class LazySimilarities:
     def first(self, most: int = 4096) -> Tensor:
         """Those with the first centers, at most so many: [B, m], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
-            return self._pairs().values(self.project(self.centers[:most]))
+            return self.pairs(self.x, self.c).values(self.project(self.centers[:most]))
 
     def of_targets(self, targets: Tensor) -> Tensor:
         """Those with the centers ``targets`` [B, 1]: [B, 1], without gradient."""
         with torch.no_grad(), no_autocast(self.x):
             rows = self.centers.index_select(0, targets.squeeze(1))  # refuses negatives
-            return self._pairs().of_rows(self.project(rows))
-
-    def _pairs(self) -> "Cosines | Distances | Maximum":
-        return _pairs(self.x, self.c, (self.settings, self.sub_centers))
+            return self.pairs(self.x, self.c).of_rows(self.project(rows))
 
     def cross_entropy(
         self, targets: Tensor, value: Tensor, slope: Tensor, scale: float, zero: bool
@@ -221,20 +287,12 @@ class LazySimilarities:
             return MarginCrossEntropy.apply(
                 similarities, targets, value, slope, scale, zero
             )
-        form = (self.project, (self.settings, self.sub_centers), scale, zero)
+        form = (self.project, self.pairs, scale, zero, None, 1)
+        centers, targets = drawn(self.centers, targets, self.fraction)
         losses, _, _ = FusedCrossEntropy.apply(
-            self.x, self.centers, self.c, targets, value, slope, form, *self.learned
+            self.x, centers, self.c, targets, value, slope, form, *self.learned
         )
         return losses
-
-
-def _pairs(
-    x: Tensor, c: float | Tensor | None, settings: tuple
-) -> "Cosines | Distances | Maximum":
-    """What compares x with blocks of the projected centers."""
-    of_each, sub_centers = settings
-    pairs = Cosines(x, *of_each) if c is None else Distances(x, c, *of_each)
-    return pairs if sub_centers == 1 else Maximum(pairs, sub_centers)
 
 
 def maximum(similarities: Tensor, sub_centers: int) -> Tensor:
@@ -252,12 +310,12 @@ class Maximum:
 
     Arguments
     ---------
-    pairs : Cosines or Distances
+    pairs : Cosines, or another in that interface
     sub_centers : int
         K.
     """
 
-    def __init__(self, pairs: Cosines | Distances, sub_centers: int):
+    def __init__(self, pairs: Any, sub_centers: int):
         self.pairs, self.sub_centers = pairs, sub_centers
         self.x_gradient, self.c_gradient = pairs.x_gradient, pairs.c_gradient
 
@@ -292,10 +350,13 @@ class FusedCrossEntropy(torch.autograd.Function):
     for the backward pass are embeddings, centers and some numbers a row. The gradient goes
     through the projection within each block.
 
-    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], value and slope of
-    the target's penalized similarity [B, 1], (project, settings, scale,
-    zero_below_target), and what the projection learns. Returns the losses [B], and for the
-    backward pass the others' largest logit and the sum of their exponentials less it.
+    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], of which one that
+    is no row of the centers is in none of the blocks, value and slope of the target's
+    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join, times),
+    and what the projection learns. Where the centers are some of all, ``join`` makes of
+    the largest logit and the sum of exponentials of these those of all. All gradients but
+    that of the centers are taken ``times`` what they are. Returns the losses [B], and for
+    the backward pass the others' largest logit and the sum of their exponentials less it.
     """
 
     @staticmethod
@@ -309,12 +370,12 @@ class FusedCrossEntropy(torch.autograd.Function):
         form: tuple,
         *learned: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        project, settings, scale, zero = form
+        project, make_pairs, scale, zero, join, _ = form
         target = value * scale
         highest = torch.full_like(target, -math.inf)
         total = torch.zeros_like(target)
         with no_autocast(x):
-            pairs = _pairs(x, c, settings)
+            pairs = make_pairs(x, c)
             for part in _class_blocks(centers, x):
                 logits = pairs.values(project(centers[part])).mul_(scale)
                 if zero:
@@ -326,6 +387,8 @@ class FusedCrossEntropy(torch.autograd.Function):
                 total.mul_((highest - finite).exp_())
                 total += logits.sub_(finite).exp_().sum(1, keepdim=True)
                 highest = top
+        if join is not None:
+            highest, total = join(highest, total)
         excess = highest + total.log() - target
         # softplus; torch's is exact to 2e-9 alone.
         losses = excess.clamp_min(0) + excess.abs().neg_().exp_().log1p_()
@@ -346,8 +409,8 @@ class FusedCrossEntropy(torch.autograd.Function):
         refuse_second_derivative("the fused loss", "a head with fused=False")
         x, centers, c, *rows = ctx.saved_tensors
         targets, value, slope, highest, total, *learned = rows
-        project, settings, scale, zero = ctx.form
-        pairs = _pairs(x, ctx.fixed if c is None else c, settings)
+        project, make_pairs, scale, zero, _, times = ctx.form
+        pairs = make_pairs(x, ctx.fixed if c is None else c)
         target = value * scale
         others = torch.sigmoid(highest + total.log() - target) * scale * grad.unsqueeze(1)
         of_target = -slope * others
@@ -375,6 +438,10 @@ class FusedCrossEntropy(torch.autograd.Function):
                     if each is not None:
                         whole += each
             grad_x, grad_c = pairs.x_gradient(), pairs.c_gradient()
+        if times != 1:
+            grad_x = grad_x * times
+            grad_c = None if grad_c is None else grad_c * times
+            grads_learned = [each * times for each in grads_learned]
         return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
 
 
@@ -382,6 +449,31 @@ def _class_blocks(centers: Tensor, x: Tensor) -> list[slice]:
     """Slices of the classes of centers [C, D] or [C, K, D]."""
     size = len(x) * centers[0].numel() // centers.shape[-1]
     return blocks(len(centers), size, x.device, GPU_BLOCK)
+
+
+def drawn(centers: Tensor, targets: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Some of the centers, drawn from torch's generator of their device, those of the
+    targets always among them; and the targets' rows in these.
+
+    Arguments
+    ---------
+    centers : torch.Tensor
+        [C, D].
+    targets : torch.Tensor
+        Rows of them, [N, 1]; one that is none stays so.
+    fraction : float
+        In (0, 1]: so many of C, but at least N.
+    """
+    number = len(centers)
+    few = max(math.ceil(fraction * number), len(targets))
+    if few >= number:
+        return centers, targets
+    inside = (targets >= 0) & (targets < number)
+    order = torch.rand(number + 1, device=centers.device)
+    order.scatter_(0, torch.where(inside, targets, number).squeeze(1), 2)
+    chosen = order[:-1].topk(few).indices.sort().values
+    rows = torch.searchsorted(chosen, targets)
+    return centers.index_select(0, chosen), torch.where(inside, rows, -1)
 
 
 def _put(block: Tensor, part: slice, targets: Tensor, value: Tensor | float) -> None:

@@ -33,8 +33,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from hamsb.nnet._closed_forms import PairwiseDistance
-from hamsb.nnet._fused import LazySimilarities
+from hamsb.nnet._closed_forms import Distances, PairwiseDistance
+from hamsb.nnet._fused import ByAutograd, LazySimilarities
 from hamsb.nnet.precision import full_matmul, no_autocast, widened, widest
 from hamsb.utils.checks import check_choice, check_positive, is_number
 
@@ -274,17 +274,18 @@ class Ball(nn.Module):
 
     def lazy_similarity(
         self, x: Tensor, centers: Tensor, project: Callable[[Tensor], Tensor]
-    ) -> Tensor | LazySimilarities:
+    ) -> LazySimilarities:
         """`pairwise_similarity` of points x [N, D] and what ``project`` makes of centers
-        [M, D], as [N, 1, M], computed block by block by the loss that takes it.
-
-        In a `ClippedUnitBall` with c < 1.0032, whose distance has another form, it is
-        computed here, at once.
-        """
+        [M, D], as [N, 1, M], computed block by block by the loss that takes it."""
         x, centers = widened(x), widened(centers)
-        if self._pair_floor:
-            return self.pairwise_similarity(x, project(centers)).unsqueeze(1)
         c, floor, dtype = self._settings(x)
+        pairs: Callable = functools.partial(Distances, floor=floor, sign=-1, dtype=dtype)
+        if self._pair_floor:  # whose distance has another form
+            pairs = functools.partial(
+                ByAutograd,
+                of_all=lambda x, y: -self.reference_pairwise_distance(x, y),
+                of_each=lambda x, y: -self.distance(x, y),
+            )
         return LazySimilarities(
             x=x,
             centers=centers,
@@ -292,7 +293,7 @@ class Ball(nn.Module):
             learned=tuple(self.parameters()),
             whole=self.pairwise_similarity,
             c=c,
-            settings=(floor, -1, dtype),
+            pairs=pairs,
         )
 
     def _pairwise(self, x: Tensor, y: Tensor, sign: int) -> Tensor:

@@ -12,9 +12,23 @@ compares it block by block: [B, C] is never held, which otherwise limits the num
 speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss it
 is the tensor.
 
+With ``sharded=True`` the processes of a training share the centers out, a block of rows
+to each (`hamsb.nnet._sharded`), and the loss, computed block by block, is that of the
+joined batch. In one process it changes nothing.
+
+With ``class_fraction=0.1`` the loss compares a batch with a tenth of the speakers, drawn
+anew each time, its own among them (Partial FC, arXiv 2010.05222, 2203.15565), and takes
+hardly more than a tenth of the time; the optimizer's step is that of all centers. It is
+another loss: it lacks most negatives, so it is too small, by some ``log(1 /
+class_fraction)`` where they weigh more than the target, and its gradient leans on the
+speakers that were drawn. What is drawn is a function of seed, epoch and step in a run of
+hamsb, and of the number of processes, each of which draws from its own speakers.
+
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +37,16 @@ from torch.nn.functional import linear, normalize
 from hamsb.nnet import _fused
 from hamsb.nnet._batches import vectors
 from hamsb.nnet._fused import LazySimilarities, maximum
+from hamsb.nnet._sharded import (
+    Shard,
+    ShardedSimilarities,
+    average_gradients,
+    is_parted,
+    start,
+)
 from hamsb.nnet.balls import Ball, check_ball
 from hamsb.nnet.precision import no_autocast
-from hamsb.utils.checks import check_flag, check_positive, check_whole
+from hamsb.utils.checks import check_flag, check_positive, check_whole, is_number
 
 
 class CosineClassifier(nn.Module):
@@ -55,6 +76,11 @@ class CosineClassifier(nn.Module):
         one after another.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
+    sharded : bool
+        Share the centers out over the processes (`hamsb.nnet._sharded`).
+    class_fraction : float
+        What part of the speakers the loss takes in training, in (0, 1]; at least as many
+        as the batch has utterances.
 
     Example
     -------
@@ -64,6 +90,8 @@ class CosineClassifier(nn.Module):
     """
 
     gives = "cosine"
+    of_classes = "weight"  # the parameter that has a row for each
+    training_arguments = ("sharded", "class_fraction")  # which an export does without
 
     def __init__(
         self,
@@ -72,21 +100,33 @@ class CosineClassifier(nn.Module):
         initial_scale: float | None = None,
         sub_centers: int = 1,
         fused: bool = False,
+        sharded: bool = False,
+        class_fraction: float = 1.0,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
         check_whole("sub_centers", sub_centers, 1)
         check_flag("fused", fused)
+        check_flag("sharded", sharded)
+        _check_fraction(class_fraction)
+        self.class_fraction = class_fraction
         self.fused = fused
         self.sub_centers = sub_centers
-        shape = out_neurons * sub_centers, input_size
-        if initial_scale is None:
-            weight = nn.init.xavier_uniform_(torch.empty(shape))
-        else:
+        _check_parts(sharded, sub_centers)
+        self.shard = Shard(out_neurons) if sharded else None
+        rows = out_neurons * sub_centers
+        bound = math.sqrt(3) * math.sqrt(2 / (input_size + rows))
+
+        def draw(part: Tensor) -> None:
+            if initial_scale is None:  # Xavier's, of all rows
+                part.uniform_(-bound, bound)
+            else:
+                part.normal_().mul_(initial_scale)
+
+        if initial_scale is not None:
             check_positive("initial_scale", initial_scale)
-            weight = torch.randn(shape) * initial_scale
-        self.weight = nn.Parameter(weight)
+        self.weight = nn.Parameter(start(self.shard, rows, input_size, draw))
 
     def forward(self, x: Tensor) -> Tensor | LazySimilarities:
         """The cosine of each embedding with each speaker's center, or its most similar one.
@@ -100,19 +140,25 @@ class CosineClassifier(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, 1, C], in [-1, 1]. With ``fused``, in training, what stands for it.
+            [B, 1, C], in [-1, 1]. With ``fused`` or ``sharded``, in training, what stands
+            for it.
         """
         x = vectors("embeddings", x, self.weight.shape[1])
         x = normalize(x)
+        if self.shard is not None and is_parted(self.shard):
+            lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
+            return ShardedSimilarities.of(lazy, self.shard, self.training)
         if _hands_on(self, x, self.weight):
-            return LazySimilarities.cosines(x, self.weight).maximum(self.sub_centers)
+            lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
+            return lazy.maximum(self.sub_centers)
         cosines = linear(x, normalize(self.weight))
         return maximum(cosines, self.sub_centers).unsqueeze(1)
 
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.weight) // self.sub_centers
+        rows = len(self.weight) // self.sub_centers
+        return rows if self.shard is None else self.shard.classes
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
@@ -150,6 +196,11 @@ class HyperbolicClassifier(nn.Module):
         speaker one after another.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
+    sharded : bool
+        Share the centers out over the processes (`hamsb.nnet._sharded`).
+    class_fraction : float
+        What part of the speakers the loss takes in training, in (0, 1]; at least as many
+        as the batch has utterances.
 
     Example
     -------
@@ -160,6 +211,8 @@ class HyperbolicClassifier(nn.Module):
     """
 
     gives: str | tuple[str, ...] = "distance"
+    of_classes = "centers"  # the parameter that has a row for each
+    training_arguments = ("sharded", "class_fraction")  # which an export does without
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
 
     def __init__(
@@ -172,6 +225,8 @@ class HyperbolicClassifier(nn.Module):
         center_norm: float | None = None,
         sub_centers: int = 1,
         fused: bool = False,
+        sharded: bool = False,
+        class_fraction: float = 1.0,
     ):
         super().__init__()
         check_whole("input_size", input_size, 1)
@@ -181,14 +236,26 @@ class HyperbolicClassifier(nn.Module):
         check_positive("initial_scale", initial_scale)
         check_flag("batch_norm", batch_norm)
         check_flag("fused", fused)
+        check_flag("sharded", sharded)
+        _check_fraction(class_fraction)
+        self.class_fraction = class_fraction
         if center_norm is not None:
             check_positive("center_norm", center_norm)
         self.fused = fused
         self.ball = ball
         self.center_norm = center_norm
         self.sub_centers = sub_centers
-        shape = out_neurons * sub_centers, input_size
-        self.centers = nn.Parameter(torch.randn(shape) * initial_scale)
+        _check_parts(sharded, sub_centers)
+        self.shard = Shard(out_neurons) if sharded else None
+
+        def draw(rows: Tensor) -> None:
+            rows.normal_().mul_(initial_scale)
+
+        self.centers = nn.Parameter(
+            start(self.shard, out_neurons * sub_centers, input_size, draw)
+        )
+        if is_parted(self.shard):
+            average_gradients(ball)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
@@ -204,19 +271,19 @@ class HyperbolicClassifier(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, 1, C], float32 or wider, <= 0. With ``fused``, in training, what stands
-            for it.
+            [B, 1, C], float32 or wider, <= 0. With ``fused`` or ``sharded``, in training,
+            what stands for it.
         """
         x = vectors("embeddings", x, self.centers.shape[1])
         if hasattr(self, "batch_norm"):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
+        if self.shard is not None and is_parted(self.shard):
+            lazy = self._lazy(points)
+            return ShardedSimilarities.of(lazy, self.shard, self.training)
         if self._hands_on(x):
-            lazy = self.ball.lazy_similarity(points, self.centers, self._project)
-            if isinstance(lazy, Tensor):
-                return maximum(lazy, self.sub_centers)
-            return lazy.maximum(self.sub_centers)
+            return self._lazy(points).maximum(self.sub_centers)
         similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
         return maximum(similarities, self.sub_centers).unsqueeze(1)
 
@@ -225,13 +292,18 @@ class HyperbolicClassifier(nn.Module):
 
     def euclidean_centers(self) -> Tensor:
         """The centers as they enter the ball's projection: [C K, D], those of a speaker
-        one after another."""
+        one after another; where processes share them out, this one's."""
         return self._of_one_length(self.centers)
 
     def _of_one_length(self, centers: Tensor) -> Tensor:
         if self.center_norm is None:
             return centers
         return self.center_norm * normalize(centers, dim=1)
+
+    def _lazy(self, points: Tensor) -> LazySimilarities:
+        lazy = self.ball.lazy_similarity(points, self.centers, self._project)
+        lazy.fraction = self.class_fraction
+        return lazy
 
     def _project(self, centers: Tensor) -> Tensor:
         """Some centers [m, D] as points of the ball, [m, D]."""
@@ -240,7 +312,8 @@ class HyperbolicClassifier(nn.Module):
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.centers) // self.sub_centers
+        rows = len(self.centers) // self.sub_centers
+        return rows if self.shard is None else self.shard.classes
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
@@ -251,8 +324,24 @@ def _hands_on(
     head: CosineClassifier | HyperbolicClassifier, x: Tensor, centers: Tensor
 ) -> bool:
     """Whether a head leaves the similarities of embeddings [B, D] to the loss."""
-    many = len(x) * len(centers) > _fused.FEW
-    return head.fused and many and head.training and torch.is_grad_enabled()
+    many = head.fused and len(x) * len(centers) > _fused.FEW
+    some = head.class_fraction < 1
+    return (many or some) and head.training and torch.is_grad_enabled()
+
+
+def _check_fraction(value: float) -> None:
+    if not (is_number(value) and 0 < value <= 1):
+        raise ValueError(
+            f"class_fraction={value}: must lie in (0, 1], as 0.1 for a tenth of the "
+            "speakers in each step."
+        )
+
+
+def _check_parts(sharded: bool, sub_centers: int) -> None:
+    if sharded and sub_centers > 1:
+        raise ValueError(
+            f"sub_centers={sub_centers}: not with sharded=True; leave one of them out."
+        )
 
 
 def _sizes(head: CosineClassifier | HyperbolicClassifier, centers: Tensor) -> str:

@@ -75,7 +75,8 @@ class HAAMSoftmax(AAMSoftmax):
     def turned_similarity(self, points: LazySimilarities, targets: Tensor) -> Tensor:
         """Minus ``d_m`` of each row and its target, [B, 1], differentiable."""
         centers = points.centers.index_select(0, targets.squeeze(1))
-        c, floor = cast(float | Tensor, points.c), points.settings[0]
+        c = cast(float | Tensor, points.c)
+        floor = cast(partial, points.pairs).keywords["floor"]
         with no_autocast(points.x):
             x = points.x.to(widest(points.x))
             w = points.project(centers).to(x.dtype)

@@ -107,6 +107,8 @@ class SpeakerLoss(nn.Module):
                 f"predictions of shape {list(predictions.shape)}: expected [B, 1, C]."
             )
         targets = speaker_indices("targets", targets, predictions).unsqueeze(1)
+        if isinstance(predictions, LazySimilarities) and torch.compiler.is_compiling():
+            predictions = predictions.compiled()
         if isinstance(predictions, LazySimilarities):
             self._look_once(predictions.first, targets, classes)
             return self.losses(predictions, targets).mean()

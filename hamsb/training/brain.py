@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ from hamsb.training.position import Feed, Position, own_share
 from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
 from hamsb.training.report import millions, one_line
+from hamsb.training.shards import (
+    check_optimizer,
+    check_shards,
+    keep_shards,
+    parted,
+    parted_parameters,
+    read_module,
+)
 from hamsb.training.step import (
     fit_by_view,
     fused_on_cuda,
@@ -96,7 +105,8 @@ class EmbeddingBrain(sb.Brain):
     """
 
     opt_class: Callable  # Brain's
-    step: int  # and this
+    step: int  # and these
+    compile_module_keys: list[str] | None
     script = ""
     by_view = False
     averaged = ("embedding_model",)
@@ -130,6 +140,8 @@ class EmbeddingBrain(sb.Brain):
         self.fresh: dict[str, str] = {}
         self.unsaved: dict[str, torch.nn.Module] = {}
         self.unsaved_before: dict[str, str] = {}
+        self.parted = parted_parameters(self.modules)  # of heads that processes share out
+        check_shards(self.modules)
         self.begun_from: dict | None = None  # of fine-tuning: what run.json says of it
         self.head_alone = False  # is this an epoch in which the head alone learns?
 
@@ -256,6 +268,10 @@ class EmbeddingBrain(sb.Brain):
         self.opt_class = grouped
         super().init_optimizers()
         self.opt_class = given
+        if self.parted:
+            check_optimizer(self.optimizer)
+        if self.checkpointer is not None:
+            keep_shards(self.checkpointer)
 
     def make_dataloader(
         self, dataset: Any, stage: sb.Stage, *args: Any, **kwargs: Any
@@ -275,6 +291,11 @@ class EmbeddingBrain(sb.Brain):
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage != sb.Stage.TRAIN:
             return loader
+        if self.parted and not (kwargs.get("drop_last") or kwargs.get("batch_sampler")):
+            raise ValueError(
+                "dataloader_options: a head with sharded: True takes batches of one size; "
+                "give drop_last: True."
+            )
         self.loader = loader
         self.batches = min(len(loader), self.debug_batches) if self.debug else len(loader)
         counted = getattr(self.hparams, "steps_per_epoch", None)
@@ -302,6 +323,18 @@ class EmbeddingBrain(sb.Brain):
             len(dataset), loader_kwargs, self.hparams.seed, *share()
         )
         return options
+
+    def _compile(self) -> None:
+        """As Brain's, but for heads that the processes share out: between the parts of
+        their work they wait for each other."""
+        if self.compile and self.parted:
+            names = self.compile_module_keys or self.modules
+            self.compile_module_keys = [
+                name
+                for name in names
+                if name not in self.modules or not parted(self.modules[name])
+            ]
+        super()._compile()
 
     def _wrap_distributed(self) -> None:
         """As Brain's, but buffers stay where they are, and the yaml's
@@ -570,7 +603,8 @@ class EmbeddingBrain(sb.Brain):
                 load = get_default_hook(module, DEFAULT_LOAD_HOOKS)
                 load(module, latest.paramfiles[saved], True)
             else:
-                module.load_state_dict(average_checkpoints(chosen, saved))
+                reader = partial(read_module, module)
+                module.load_state_dict(average_checkpoints(chosen, saved, reader))
         return sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
 
 

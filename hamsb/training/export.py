@@ -73,6 +73,7 @@ def export_model(
     card: str,
     decision: dict | None = None,
     training: Mapping | None = None,
+    states: Mapping[str, Mapping] | None = None,
 ) -> Path:
     """Write the folder, whole or not at all; an older one is replaced.
 
@@ -98,6 +99,8 @@ def export_model(
         As for `hamsb.verification.decision.write_decision`.
     training : mapping, optional
         As for `hamsb.verification.training_data.write_training`.
+    states : mapping of str to mapping, optional
+        What is saved of modules of which this process has a part alone.
 
     Returns
     -------
@@ -108,7 +111,11 @@ def export_model(
     hparams_yaml = _stand_alone(hparams_yaml, modules)
     with replacing_folder(folder) as partial, disk_errors(partial):
         for name, module in modules.items():
-            _save(module, partial / f"{name}.ckpt")
+            state = (states or {}).get(name)
+            if state is None:
+                _save(module, partial / f"{name}.ckpt")
+            else:
+                torch.save(_on_cpu(state), partial / f"{name}.ckpt")
         if label_encoder is not None:
             label_encoder.save(partial / "label_encoder.ckpt")
         whole = inference_yaml(hparams_yaml, tuple(modules), label_encoder is not None)
@@ -198,12 +205,17 @@ def inference_yaml(hparams_yaml: str, trained: Sequence[str], labels: bool) -> s
 
 def _stand_alone(hparams_yaml: str, modules: Mapping[str, torch.nn.Module]) -> str:
     """The yaml with other arguments for those modules whose own name what the export
-    does not hold: a module says them in ``exported_arguments``."""
+    does not hold: a module says them in ``exported_arguments``; and without those of
+    training alone, which it says in ``training_arguments``."""
     root = yaml.compose(hparams_yaml)
     for key, value in root.value if root else ():
-        given = getattr(modules.get(key.value), "exported_arguments", None)
+        module = modules.get(key.value)
+        given = getattr(module, "exported_arguments", None)
         if given is not None:
             value.value = _Dumper(io.StringIO()).represent_data(given).value
+        left_out = getattr(module, "training_arguments", ())
+        if isinstance(value, yaml.MappingNode):
+            value.value = [each for each in value.value if each[0].value not in left_out]
     return yaml.serialize(root, Dumper=_Dumper) if root else ""
 
 

@@ -35,6 +35,7 @@ from torch import nn
 
 from hamsb.inference.folder import HPARAMS, model_folder
 from hamsb.inference.speaker import SpeakerRecognition, source_folder
+from hamsb.nnet._sharded import shards
 from hamsb.nnet.momentum import MomentumEncoder
 from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.dry_run import same_random_state
@@ -398,9 +399,11 @@ def _take_head(pretrained, ours, labels):
 
 
 def _reordered(theirs, ours, order):
-    """A copy of a head with another's weights, its classes in another order; None where
-    the weights do not fit."""
+    """A copy of a head with another's weights, its classes in another order, where
+    processes share them out those of this one; None where the weights do not fit."""
     state, classes = theirs.state_dict(), len(order)
+    for shard in shards(ours).values():
+        order = order[shard.first : shard.end]
     if order != list(range(classes)):
         rows = classes * getattr(theirs, "sub_centers", 1)  # those of a class together
         for key, value in theirs.named_parameters():

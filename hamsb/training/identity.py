@@ -239,6 +239,8 @@ def bound_to_processes(settings: Mapping, began: Mapping, now: Mapping) -> str |
         return "it may change where the loader shuffles and drops the last batch"
     if not (began.get("normalized_together") and now["normalized_together"]):
         return "it may change where all batches are normalized together, sync_batch_norm"
+    if any(path[-1] == "class_fraction" and part != 1 for path, part in _flat(settings)):
+        return "each process draws for class_fraction from its own speakers"
     if settings.get("fea_augment") is not None:
         return "each process draws the masks of fea_augment by itself"
     if not _draws_by_utterance(settings.get("wav_augment")):

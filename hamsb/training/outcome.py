@@ -22,6 +22,7 @@ from hamsb.training.report import (
     run_table,
     training_facts,
 )
+from hamsb.training.shards import parted, whole_state
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
@@ -104,6 +105,12 @@ def finish(
     output_folder = Path(brain.hparams.output_folder)
     epochs = brain.choose_and_average()
     held_out = None if course.development is None else brain.development_scores()
+    modules = {name: unwrapped(brain.modules[name]) for name in brain.exported()}
+    states = {
+        name: whole_state(module, output_folder)
+        for name, module in modules.items()
+        if parted(module)
+    }
     if not if_main_process():
         course.score(brain, brain.encode)  # its part, once the main process has exported
         return
@@ -124,12 +131,14 @@ def finish(
     export = export_model(
         output_folder / "export",
         course.settings,
-        {name: unwrapped(brain.modules[name]) for name in brain.exported()},
-        labels,
+        modules,
+        labels if "classifier" in modules else None,
         card(NOT_SCORED),
         decision,
         _training_data(brain, course, data),
+        states,
     )
+    states.clear()
 
     scores = course.score(brain, brain.encode)
     systems = [

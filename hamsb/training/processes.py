@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hamsb.training.kept import running_statistics
+from hamsb.training.shards import parted
 from hamsb.utils.checks import check_flag, check_whole
 from hamsb.utils.hparams import plain_keys, resolve
 from hamsb.utils.sharing import gathered, share
@@ -129,8 +130,9 @@ def normalized_together(settings: Mapping, run_opts: RunOptions) -> bool:
     return sync or share()[1] == 1
 
 
-def wrap(module: nn.Module, sync: bool, unused: bool = False) -> DistributedDataParallel:
-    """A module whose gradients are averaged over the processes.
+def wrap(module: nn.Module, sync: bool, unused: bool = False) -> nn.Module:
+    """A module whose gradients are averaged over the processes; one with a head that
+    these share out does so itself.
 
     Its buffers are not sent around: that would write running statistics between the two
     forward passes of a step, and autograd refuses the backward pass of the first.
@@ -146,6 +148,8 @@ def wrap(module: nn.Module, sync: bool, unused: bool = False) -> DistributedData
     """
     if sync:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    if parted(module):
+        return module
     return DistributedDataParallel(
         module, broadcast_buffers=False, find_unused_parameters=unused
     )

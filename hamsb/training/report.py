@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from hamsb.training.shards import parted
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.tables import markdown_table
 
@@ -50,8 +51,12 @@ def one_line(thing: object) -> str:
 
 
 def millions(module: torch.nn.Module) -> str:
-    """How many parameters a module has."""
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
+    """How many parameters a module has, in all processes."""
+    number = sum(p.numel() for p in module.parameters())
+    for name, shard in parted(module).items():
+        rows = module.get_parameter(name)
+        number += (shard.classes - len(rows)) * rows[0].numel()
+    return f"{number / 1e6:.2f} M"
 
 
 def describe(classifier: torch.nn.Module) -> str:

@@ -2,12 +2,14 @@
 their own for some parameters, and an optimizer that a GPU runs as one kernel."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from speechbrain import Stage
+from torch import Tensor, distributed
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Adam, AdamW, Optimizer
 
 if TYPE_CHECKING:
@@ -141,23 +143,66 @@ def own_rates(optimizer: Optimizer) -> Iterator[None]:
             group["lr"] = rate
 
 
-def clip_gradients(optimizer: Optimizer, max_norm: float) -> None:
+def clip_gradients(
+    optimizer: Optimizer, max_norm: float, parted: Collection[int] = ()
+) -> None:
     """Shorten an optimizer's gradient, as one vector over all of its groups.
 
     SpeechBrain looks at the first group alone, which is all parameters only where no
     option of weight decay makes further groups.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+    max_norm : float
+    parted : collection of int
+        The ids of parameters whose rows the processes share out: the vector has those of
+        all processes, which must all call it.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    own = _gradients(p for p in parameters if id(p) in parted)
+    if not own:
+        clip_grad_norm_(parameters, max_norm)
+        return
+    squared = get_total_norm(own).square()
+    distributed.all_reduce(squared)
+    alike = get_total_norm(_gradients(p for p in parameters if id(p) not in parted))
+    total = (alike.to(squared.device).square() + squared).sqrt()
+    clip_grads_with_norm_(parameters, max_norm, total)
+
+
+def share_nonfinite(parameters: Iterable[Tensor]) -> None:
+    """Where a gradient is not finite in one process, have one not be in any, so that all
+    of them leave out the step. All must call it.
+
+    Arguments
+    ---------
+    parameters : iterable of torch.Tensor
+        Whose rows the processes share out.
+    """
+    own = _gradients(parameters)
+    if not own:
+        return
+    largest = torch.stack([torch.linalg.vector_norm(each, float("inf")) for each in own])
+    broken = (~largest.isfinite()).any().float()
+    distributed.all_reduce(broken, distributed.ReduceOp.MAX)
+    for each in own:
+        each[:1] += torch.where(broken > 0, float("nan"), 0.0)
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def optimizers_step(brain: "EmbeddingBrain", optimizers: Iterable[Optimizer]) -> None:
     """Unscale, clip, step and clear: SpeechBrain's ``optimizers_step``, but with
-    `clip_gradients`."""
+    `clip_gradients`, and `share_nonfinite` where such steps are left out."""
     optimizers = list(optimizers)
+    if brain.scaler.is_enabled() or brain.skip_nonfinite_grads:
+        share_nonfinite(p for p in brain.modules.parameters() if id(p) in brain.parted)
     for optimizer in optimizers:
         brain.scaler.unscale_(optimizer)
-        clip_gradients(optimizer, brain.max_grad_norm)
+        clip_gradients(optimizer, brain.max_grad_norm, brain.parted)
     if brain.skip_nonfinite_grads and not brain.scaler.is_enabled():
         brain.check_gradients()
     for optimizer in optimizers:

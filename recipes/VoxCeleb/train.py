@@ -32,6 +32,12 @@ KEYS = [
         "head_epochs", "number", "train the head alone, of pretrained_model", optional=True
     ),
     Key("encoder_lr_factor", "number", "of the rate, for the encoder", optional=True),
+    Key(
+        "export_classifier",
+        "boolean",
+        "export the head, by default one of up to 100,000 speakers",
+        optional=True,
+    ),
 ]
 
 if __name__ == "__main__":
@@ -42,9 +48,10 @@ from hamsb.dataio.pipelines import RandomCrop, SpeakerIndex, add_steps, number_s
 from hamsb.dataio.rows import RowDataset
 from hamsb.training import run
 from hamsb.training.brain import EmbeddingBrain, unwrapped
-from hamsb.training.branches import check_branches
+from hamsb.training.branches import check_branches, classes
 from hamsb.training.cluster_refresh import ClusterRefresh
 from hamsb.training.report import describe, millions
+from hamsb.training.shards import MANY
 from hamsb.utils.command_line import main_or_exit
 from mini.mini_corpus import make_mini_corpus
 from voxceleb_prepare import prepare_voxceleb
@@ -114,7 +121,11 @@ class SpeakerBrain(EmbeddingBrain):
 
     @property
     def averaged(self):
-        return learned(self.modules)
+        names = learned(self.modules)
+        wanted = getattr(self.hparams, "export_classifier", None)
+        if wanted is None:
+            wanted = (classes(unwrapped(self.modules.classifier)) or 0) <= MANY
+        return [name for name in names if wanted or name != "classifier"]
 
     @property
     def training_only(self):

@@ -1,5 +1,6 @@
 """Head and loss in one against the two one after the other."""
 
+import math
 from collections import defaultdict
 
 import pytest
@@ -180,6 +181,65 @@ def test_no_tensor_has_all_similarities(name):
         assert fused or largest.numel == most
 
 
+# ------------------------------------------------------------------ some classes
+
+
+@pytest.mark.parametrize(
+    "name, loss", [("cosine", RAMSoftmax()), ("learned ball", HAMSoftmax())]
+)
+def test_some_classes_are_those_alone(name, loss, monkeypatch):
+    """Loss and gradients are those of a head that has the drawn speakers alone; the
+    batch's own are always among them."""
+    monkeypatch.setattr(_fused, "FEW", 2**22)
+    heads = {fraction: head_of(name, True, torch.float64) for fraction in (0.2, 1.0)}
+    x, targets = batch()
+    for fraction, head in heads.items():
+        head.class_fraction = fraction
+    few = heads[0.2]
+    centers = getattr(few, few.of_classes)
+    torch.manual_seed(5)
+    chosen, rows = _fused.drawn(torch.arange(C).unsqueeze(1), targets, 0.2)
+    assert len(chosen.unique()) == 21 and torch.equal(chosen[rows.squeeze(1)], targets)
+    torch.manual_seed(5)
+    value = loss(few(x), targets)
+    value.backward()
+    whole = heads[1.0]
+    alone = torch.nn.Parameter(centers.detach()[chosen.squeeze(1)])
+    setattr(whole, whole.of_classes, alone)
+    expected = loss(whole(x), rows)
+    expected.backward()
+    assert gap(value, expected) < 1e-12
+    assert gap(centers.grad[chosen.squeeze(1)], alone.grad) < 1e-12
+    assert (centers.grad != 0).any(1).sum() <= len(chosen)
+    assert torch.is_tensor(few.eval()(x))
+
+
+def test_targets_that_are_no_rows_stay_so():
+    chosen, rows = _fused.drawn(
+        torch.arange(C).unsqueeze(1), torch.tensor([[-3], [C], [7], [C - 1]]), 0.1
+    )
+    assert rows[0] == rows[1] == -1
+    assert chosen[rows[2:].squeeze(1)].flatten().tolist() == [7, C - 1]
+
+
+def test_some_classes_make_the_loss_too_small():
+    """By some log(1 / fraction) where negatives weigh more than the target; the mean of
+    the gradients points where that of the whole loss does."""
+    head, loss = head_of("clipped", True, torch.float64), HAMSoftmax(0.3, 3.0)
+    whole = results(head, loss, torch.float64)
+    for fraction in (0.5, 0.2):
+        head.class_fraction, found = fraction, []
+        torch.manual_seed(0)
+        for _ in range(60):
+            head.zero_grad()
+            found.append(results(head, loss, torch.float64))
+        losses = torch.stack([each["loss"] for each in found])
+        less = (whole["loss"] - losses.mean()) / -math.log(fraction)
+        assert (losses < whole["loss"]).all() and 0.7 < less < 1.1
+        mean = torch.stack([each["x"] for each in found]).mean(0).flatten()
+        assert torch.cosine_similarity(mean, whole["x"].flatten(), 0) > 0.98
+
+
 # ------------------------------------------------------------------ as a tensor
 
 
@@ -285,7 +345,10 @@ def test_differentiating_twice_is_refused():
 
 
 @pytest.mark.parametrize("make", [CosineClassifier, HyperbolicClassifier])
-def test_fused_is_a_flag(make):
+def test_bad_settings_are_refused(make):
     ball = {"ball": ClippedUnitBall(3.0)} if make is HyperbolicClassifier else {}
     with pytest.raises(ValueError, match="fused=1"):
         make(D, C, fused=1, **ball)
+    for value in (0, 1.5, True, "0.1"):
+        with pytest.raises(ValueError, match=f"class_fraction={value}: must lie in"):
+            make(D, C, class_fraction=value, **ball)

@@ -34,14 +34,19 @@ ECHO = (
     "max_augmentations: 1, augmentations: [!new:stand_ins.Echo {} ], concat_original: "
 )
 SGD = "!name:torch.optim.SGD {lr: 0.1}"
-BALL = "{ball: !new:hamsb.PoincareBall {curvature: 1.0, learnable: True}}"
+BALL = "ball: !new:hamsb.PoincareBall {curvature: 1.0, learnable: True}"
+PARTED = "classifier.centers"  # each process has a part of its rows
 REFRESH = "{every: 1, k: 2, utterances: 2, seconds: 0.5, hard_ratio: 1.0}"
 # What two processes train as one does: the script, changes of the yaml, and in two
 # processes alone.
 JOINED = {
     "train_ecapa_blend": (
         train,
-        {"sentence_len": 0.5, "classifier": BALL, "global_batch_size": 12},
+        {
+            "sentence_len": 0.5,
+            "classifier": f"{{sharded: True, {BALL}}}",
+            "global_batch_size": 12,
+        },
         {},
     ),
     "small/supcon": (
@@ -126,13 +131,24 @@ def tiny(repository, tiny_options, tiny_distortions):
     return tiny
 
 
-def records(folder, processes):
-    """What the processes of a run have done; all end with one model."""
+def records(folder, processes, parted=False):
+    """What the processes of a run have done; all end with one model, of which each may
+    have a part."""
     found = [torch.load(f"{folder}.{rank}.pt") for rank in range(processes)]
-    for other in found[1:]:
-        for ours, theirs in zip(found[0]["states"], other["states"], strict=True):
+    alike = [
+        [{n: v for n, v in s.items() if n != PARTED or not parted} for s in each["states"]]
+        for each in found
+    ]
+    for other in alike[1:]:
+        for ours, theirs in zip(alike[0], other, strict=True):
             assert same(ours, theirs)
     return found
+
+
+def whole(values, of_all):
+    """Gradients or weights of a process, by parameter, with all rows of what each has a
+    part of."""
+    return {**values, PARTED: torch.cat([each[PARTED] for each in of_all])}
 
 
 def close(joined, single):
@@ -168,7 +184,8 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     for name, (script, changes, _) in JOINED.items():
         folder = tmp_path / Path(name).name
         assert "".join(screens).count(f"Report: {folder}/report.md") == 1
-        ranks = records(folder, 2)
+        parted = "sharded" in changes.get("classifier", "")
+        ranks = records(folder, 2, parted)
         epochs = len(ranks[0]["losses"])
         # Development speakers in each epoch and at the end, trials, clusters.
         together = 8 * (epochs + 1) + 16 + (epochs > 1) * 12
@@ -192,9 +209,12 @@ def test_two_processes_train_as_one(tiny, tmp_path):
             script.main(tiny(name, changes))
         assert [step[0] for step in one["steps"][:2]] == drawn[:2]
         for rank in ranks:
-            for ours, single in zip(rank["steps"][:2], one["steps"][:2]):
-                close(ours[1], single[1])
-                close(ours[2], single[2])
+            for i, single in enumerate(one["steps"][:2]):
+                for values in (1, 2):  # gradients, weights
+                    ours = rank["steps"][i][values]
+                    if parted:
+                        ours = whole(ours, [each["steps"][i][values] for each in ranks])
+                    close(ours, single[values])
         assert max(value.abs().max() for value in single[1].values()) > 0
 
 

@@ -624,6 +624,14 @@ def drawn(samples, size=40):
     )
 
 
+def test_large_heads_are_exported_on_request(brain, monkeypatch):
+    assert brain().averaged == ["embedding_model", "classifier"]
+    assert brain(export_classifier=False).averaged == ["embedding_model"]
+    monkeypatch.setattr(train, "MANY", 4)
+    assert brain().averaged == ["embedding_model"] and brain().card == {"classify": ""}
+    assert "classifier" in brain(export_classifier=True).averaged
+
+
 def test_branches_are_added_by_their_weights(brain):
     costs = hamsb.HAMSoftmax(margin=0.3), hamsb.RAMSoftmax(margin=0.1)
     names = ("classifier", "euclidean_classifier")

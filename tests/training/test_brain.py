@@ -12,10 +12,11 @@ import speechbrain
 import torch
 from speechbrain import Stage
 
-from hamsb import LinearMargin
+from hamsb import CosineClassifier, LinearMargin
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.kept import fingerprint
+from hamsb.training.shards import parted_parameters
 from stand_ins import Embedding
 
 
@@ -77,6 +78,21 @@ def test_modules_may_be_spared_weight_decay(brain):
     both = [id(p) for group in (decayed, free) for p in group["params"]]
     assert sorted(both) == sorted(id(p) for p in spared.modules.parameters())
     assert len(groups()[1]) == 1
+
+
+def test_a_sharded_head_takes_whole_batches_and_is_not_compiled(brain, monkeypatch):
+    made = brain(output_folder=None, seed=0)
+    head = CosineClassifier(6, 5, sharded=True)
+    head.shard.processes = 2
+    made.modules["classifier"] = head
+    made.parted = parted_parameters(made.modules)
+    data = [{"a": torch.ones(1)}] * 3
+    with pytest.raises(ValueError, match="dataloader_options: a head .* drop_last: True"):
+        made.make_dataloader(data, Stage.TRAIN, batch_size=2)
+    made.compile, made.compile_module_keys = True, None
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    made._compile()
+    assert made.compile_module_keys == ["embedding_model"]
 
 
 def test_an_epoch_repeated_replaces_its_entry_and_later_ones(brain, tmp_path):

@@ -11,6 +11,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.classifiers import EncoderClassifier
 
+from hamsb import CosineClassifier
 from hamsb.training.export import (
     export_model,
     inference_yaml,
@@ -110,6 +111,22 @@ def test_folder_holds_the_default_names(tmp_path, model):
     ]
     weights = torch.load(folder / "embedding_model.ckpt")
     assert torch.equal(weights["weight"], model["modules"]["embedding_model"].weight)
+
+
+def test_arguments_of_training_and_parts_of_a_state_are_not_exported(tmp_path, model):
+    head = CosineClassifier(4, 2, sharded=True, class_fraction=0.5)
+    model["modules"]["classifier"] = head
+    text = EXPERIMENT[: EXPERIMENT.index("classifier")]
+    model["hparams_yaml"] = text + (
+        "classifier: !new:hamsb.CosineClassifier\n  input_size: 4\n  out_neurons: 2\n"
+        "  sharded: True\n  class_fraction: 0.5\n"
+    )
+    whole = {"weight": torch.ones(2, 4)}
+    folder = export_model(tmp_path / "export", **model, states={"classifier": whole})
+    assert torch.equal(torch.load(folder / "classifier.ckpt")["weight"], whole["weight"])
+    text = (folder / "hyperparams.yaml").read_text()
+    assert "out_neurons" in text
+    assert "sharded" not in text and "class_fraction" not in text
 
 
 def test_an_encoder_alone_is_exported_without_classes(tmp_path, model):

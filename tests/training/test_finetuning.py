@@ -13,7 +13,8 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.nnet.schedulers import CyclicLRScheduler, update_learning_rate
 from speechbrain.utils import fetching
 
-from hamsb import MomentumEncoder
+from hamsb import CosineClassifier, MomentumEncoder
+from hamsb.training import finetuning
 from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.export import export_model
 from hamsb.training.finetuning import begin, check_finetuning, read_pretrained, start_from
@@ -451,3 +452,11 @@ def test_a_model_on_a_hub_tells_who_trained_it(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching.huggingface_hub, "hf_hub_download", download)
     monkeypatch.chdir(tmp_path)
     assert read_pretrained("owner/ours").speakers == ["ann", "eve"]
+
+
+def test_of_a_head_in_several_processes_each_takes_its_rows():
+    theirs, ours = CosineClassifier(3, 5), CosineClassifier(3, 5, sharded=True)
+    ours.shard.rank, ours.shard.processes = 1, 2
+    ours.weight = torch.nn.Parameter(torch.zeros(3, 3))
+    head = finetuning._reordered(theirs, ours, [4, 3, 2, 1, 0])
+    assert torch.equal(head.weight, theirs.weight[[2, 1, 0]])

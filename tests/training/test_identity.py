@@ -156,6 +156,7 @@ def test_another_number_of_processes_may_share_a_global_batch(start):
         (("hamsb.AddReverb", "stand_ins.Echo"), "but rooms and noises"),
         (("    max", "    augment_prob: 0.5\n    max"), "but rooms and noises"),
         (("global", "fea_augment: {a: 1}\nglobal"), "draws the masks of fea_augment"),
+        (("global", "head: {class_fraction: 0.1}\nglobal"), "draws for class_fraction"),
     ]
 )
 def test_where_the_number_of_processes_changes_what_is_trained(start, case):

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from hamsb.inference.speakers import Speakers
     from hamsb.integrations.huggingface import SSLFeatures
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
+    from hamsb.nnet.binary import SphereFace2
+    from hamsb.nnet.busemann import BusemannClassifier
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
+    from hamsb.nnet.confidence import ConfidentClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
+    from hamsb.nnet.haam import HAAMClassifier, HAAMSoftmax
     from hamsb.nnet.losses import (
         AAMSoftmax,
         AMSoftmax,
@@ -43,12 +47,16 @@ _PLACES = {
     "AMSoftmax": "nnet.losses",
     "AddNoise": "augment.time_domain",
     "AddReverb": "augment.time_domain",
+    "BusemannClassifier": "nnet.busemann",
     "Checkpointer": "training.checkpoints",
     "ClippedUnitBall": "nnet.balls",
+    "ConfidentClassifier": "nnet.confidence",
     "CosineClassifier": "nnet.classifiers",
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
     "EmbeddingExtractor": "inference.extraction",
+    "HAAMClassifier": "nnet.haam",
+    "HAAMSoftmax": "nnet.haam",
     "HAMSoftmax": "nnet.losses",
     "HSCL": "nnet.contrastive",
     "HSoftmax": "nnet.losses",
@@ -67,6 +75,7 @@ _PLACES = {
     "SpeakerRecognition": "inference.speaker",
     "Speakers": "inference.speakers",
     "SpeedPerturb": "augment.time_domain",
+    "SphereFace2": "nnet.binary",
     "SupCon": "nnet.contrastive",
     "Telephone": "augment.telephone",
     "TensorBoardLogger": "training.tensorboard",
@@ -97,12 +106,16 @@ __all__ = [
     "AMSoftmax",
     "AddNoise",
     "AddReverb",
+    "BusemannClassifier",
     "Checkpointer",
     "ClippedUnitBall",
+    "ConfidentClassifier",
     "CosineClassifier",
     "CosineMargin",
     "CosineSimilarity",
     "EmbeddingExtractor",
+    "HAAMClassifier",
+    "HAAMSoftmax",
     "HAMSoftmax",
     "HSCL",
     "HSoftmax",
@@ -121,6 +134,7 @@ __all__ = [
     "SpeakerRecognition",
     "Speakers",
     "SpeedPerturb",
+    "SphereFace2",
     "SupCon",
     "Telephone",
     "TensorBoardLogger",

@@ -236,22 +236,28 @@ def relate_embeddings(
 
 
 @torch.no_grad()
-def nearest_centers(ball: Ball, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Each center's distance to the nearest other one, and its highest cosine to
-    another one, which is not always the same one: two arrays [C]."""
+def nearest_centers(
+    ball: Ball, points: Tensor, sub_centers: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each center's distance to the nearest one of another speaker, and its highest
+    cosine to one of another speaker, which is not always the same one: two arrays, as
+    long as there are points. A speaker's ``sub_centers`` stand one after another."""
     hyperbolic, cosine = HyperbolicSimilarity(ball), CosineSimilarity()
-    distances = -_highest_to_another(hyperbolic, points)
-    return distances, _highest_to_another(cosine, cosine.project(points.double()))
+    speakers = torch.arange(len(points)) // sub_centers
+    distances = -_highest_to_another(hyperbolic, points, speakers)
+    points = cosine.project(points.double())
+    return distances, _highest_to_another(cosine, points, speakers)
 
 
-def _highest_to_another(similarity: Similarity, points: Tensor) -> np.ndarray:
-    """Of each point, the highest similarity to one of the others, [C]."""
+def _highest_to_another(
+    similarity: Similarity, points: Tensor, speakers: Tensor
+) -> np.ndarray:
+    """Of each point, the highest similarity to one of another speaker, [N]."""
     found = []
     for start in range(0, len(points), _ROWS):
-        part = points[start : start + _ROWS]
-        block = similarity.pairwise(part, points)
-        rows = torch.arange(len(part))
-        block[rows, start + rows] = -math.inf
+        part = slice(start, start + _ROWS)
+        block = similarity.pairwise(points[part], points)
+        block.masked_fill_(speakers[part].unsqueeze(1) == speakers, -math.inf)
         found.append(block.amax(1))
     return torch.cat(found).numpy().round(_DIGITS)
 
@@ -263,6 +269,7 @@ def relate_centers(
     counts: Mapping[str, int],
     draws: int,
     seed: int,
+    sub_centers: int = 1,
 ) -> list[dict]:
     """What the centers' radii are related to, lines as of `relate_embeddings`.
 
@@ -270,31 +277,34 @@ def relate_centers(
     ---------
     ball : hamsb.nnet.balls.Ball
     centers : Lengths
-        Of the C centers, in the ball.
+        Of the C centers, or C K sub-centers, in the ball.
     names : sequence of str or None
-        The speaker of each center, where it is one's.
+        The speaker of each class, where it is one's.
     counts : mapping of str to int
         Training utterances of speakers; empty where unknown. Classes that are no
         speaker of it, as those of changed speed, are left out there.
     draws, seed : int
-        As for `correlation`; each center is a speaker.
+        As for `correlation`.
+    sub_centers : int
+        K, of a speaker, one after another.
     """
     if centers.radius is None or centers.points is None:
         raise ValueError("the centers were measured without a ball: they have no radius.")
     radius, found = centers.radius, []
 
     def relate(name: str, which: np.ndarray, others: ArrayLike) -> None:
-        rho = correlation(radius[which], others, which, draws, seed)
+        rho = correlation(radius[which], others, which // sub_centers, draws, seed)
         found.append({"related_to": name, "pairs": len(which), "radius": rho})
 
     everyone = np.arange(len(radius))
-    if len(everyone) > 1:
-        distances, cosines = nearest_centers(ball, centers.points)
+    if len(everyone) > sub_centers:
+        distances, cosines = nearest_centers(ball, centers.points, sub_centers)
         relate("distance to the nearest other center", everyone, distances)
         relate("highest cosine to another center", everyone, cosines)
     if counts:
-        known = [i for i, name in enumerate(names) if name in counts]
-        numbers = [counts[str(names[i])] for i in known]
+        of_each = [name for name in names for _ in range(sub_centers)]
+        known = [i for i, name in enumerate(of_each) if name in counts]
+        numbers = [counts[str(of_each[i])] for i in known]
         relate("number of training utterances", np.array(known, dtype=int), numbers)
     return found
 

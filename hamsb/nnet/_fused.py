@@ -9,7 +9,7 @@ row: memory grows as (B + C) D, not as B C. To everything else they are the tens
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,11 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 from torch.utils import _pytree
 
-from hamsb.nnet._closed_forms import blocks, refuse_second_derivative
+from hamsb.nnet._closed_forms import (
+    MarginCrossEntropy,
+    blocks,
+    refuse_second_derivative,
+)
 from hamsb.nnet.precision import no_autocast
 
 # Entries of a block on a GPU, of which some three are there at once. A block is computed
@@ -141,9 +145,10 @@ class LazySimilarities:
     x : torch.Tensor
         Embeddings as they are compared, [B, D].
     centers : torch.Tensor
-        What is learned for the speakers, [C, D].
+        What is learned for the speakers, [C, D]; of several each, [C, K, D].
     project : callable
-        Centers [m, D] -> as they are compared, [m, D]; each of its own.
+        Centers [m, D] -> as they are compared, [m, D]; each of its own. Or [m, K, D] ->
+        [m K, D].
     learned : sequence of torch.Tensor
         What else ``project`` may learn.
     whole : callable
@@ -178,6 +183,18 @@ class LazySimilarities:
         pairs = partial(Cosines, dtype=dtype)
         return cls(x, centers, normalize, (), linear, None, pairs, fraction)
 
+    def maximum(self, sub_centers: int) -> "LazySimilarities":
+        """Of classes with so many centers each, one after another: the highest."""
+        if sub_centers == 1:
+            return self
+        return replace(
+            self,
+            centers=self.centers.unflatten(0, (-1, sub_centers)),
+            project=lambda centers: self.project(centers.flatten(0, 1)),
+            whole=lambda x, y: maximum(self.whole(x, y), sub_centers),
+            pairs=lambda x, c: Maximum(self.pairs(x, c), sub_centers),
+        )
+
     # ------------------------------------------------------------ as a tensor
 
     @property
@@ -206,6 +223,20 @@ class LazySimilarities:
         if self._tensor is None:
             self._tensor = self.whole(self.x, self.project(self.centers)).unsqueeze(1)
         return self._tensor
+
+    def compiled(self) -> "Tensor | LazySimilarities":
+        """What a loss takes of these under torch.compile."""
+        return self
+
+    def numbers(self) -> Tensor:
+        """The similarities [B, C], for a loss that computes with all of them itself; a
+        ValueError where it should take some."""
+        if self.fraction < 1:
+            raise ValueError(
+                f"class_fraction={self.fraction}: such a loss takes all speakers; give a "
+                "softmax without top_k, or leave class_fraction out."
+            )
+        return self.tensor().squeeze(1)
 
     @classmethod
     def __torch_function__(
@@ -251,12 +282,64 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
+        if torch.compiler.is_compiling():
+            similarities = self.tensor().squeeze(1)
+            return MarginCrossEntropy.apply(
+                similarities, targets, value, slope, scale, zero
+            )
         form = (self.project, self.pairs, scale, zero, None, 1)
         centers, targets = drawn(self.centers, targets, self.fraction)
         losses, _, _ = FusedCrossEntropy.apply(
             self.x, centers, self.c, targets, value, slope, form, *self.learned
         )
         return losses
+
+
+def maximum(similarities: Tensor, sub_centers: int) -> Tensor:
+    """The highest similarity to a class's centers, which stand one after another: [..., C]
+    of [..., C K]."""
+    if sub_centers == 1:
+        return similarities
+    return similarities.unflatten(-1, (-1, sub_centers)).max(-1).values
+
+
+class Maximum:
+    """The highest similarity to the K centers of a class, in the interface of
+    `Distances`: y is [m K, D], values are [N, m]. Its gradient is that of one center,
+    where several are as similar.
+
+    Arguments
+    ---------
+    pairs : Cosines, or another in that interface
+    sub_centers : int
+        K.
+    """
+
+    def __init__(self, pairs: Any, sub_centers: int):
+        self.pairs, self.sub_centers = pairs, sub_centers
+        self.x_gradient, self.c_gradient = pairs.x_gradient, pairs.c_gradient
+
+    def values(self, y: Tensor) -> Tensor:
+        """For y [m K, D]: [N, m]."""
+        return maximum(self.pairs.values(y), self.sub_centers)
+
+    def again(self, y: Tensor) -> tuple[Tensor, Any]:
+        """The values, [N, m], and what `gradient` needs of them."""
+        values, state = self.pairs.again(y)
+        highest = values.unflatten(1, (-1, self.sub_centers)).max(2)
+        return highest.values, (values, state, highest.indices)
+
+    def of_rows(self, y: Tensor) -> Tensor:
+        """Of x [N, D] and y [N K, D], K rows for one: [N, 1]."""
+        rows = y.unflatten(0, (-1, self.sub_centers)).unbind(1)
+        return torch.cat([self.pairs.of_rows(each) for each in rows], 1).amax(1, True)
+
+    def gradient(self, y: Tensor, values: Tensor, state: Any, g: Tensor) -> Tensor:
+        """Of y [m K, D], from the gradient g [N, m]; that of x and c is taken in."""
+        values, state, which = state
+        g_of_each = torch.zeros_like(values).unflatten(1, (-1, self.sub_centers))
+        g_of_each.scatter_(2, which.unsqueeze(2), g.to(values.dtype).unsqueeze(2))
+        return self.pairs.gradient(y, values, state, g_of_each.flatten(1))
 
 
 class FusedCrossEntropy(torch.autograd.Function):
@@ -293,7 +376,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         total = torch.zeros_like(target)
         with no_autocast(x):
             pairs = make_pairs(x, c)
-            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+            for part in _class_blocks(centers, x):
                 logits = pairs.values(project(centers[part])).mul_(scale)
                 if zero:
                     logits.masked_fill_(logits < target, 0)
@@ -336,7 +419,7 @@ class FusedCrossEntropy(torch.autograd.Function):
         grad_centers = torch.empty_like(centers)
         grads_learned = [torch.zeros_like(each) for each in learned]
         with no_autocast(x):
-            for part in blocks(len(centers), len(x), x.device, GPU_BLOCK):
+            for part in _class_blocks(centers, x):
                 block = centers[part].detach().requires_grad_()
                 with torch.enable_grad():
                     projected = project(block)
@@ -360,6 +443,12 @@ class FusedCrossEntropy(torch.autograd.Function):
             grad_c = None if grad_c is None else grad_c * times
             grads_learned = [each * times for each in grads_learned]
         return grad_x, grad_centers, grad_c, *[None] * 4, *grads_learned
+
+
+def _class_blocks(centers: Tensor, x: Tensor) -> list[slice]:
+    """Slices of the classes of centers [C, D] or [C, K, D]."""
+    size = len(x) * centers[0].numel() // centers.shape[-1]
+    return blocks(len(centers), size, x.device, GPU_BLOCK)
 
 
 def drawn(centers: Tensor, targets: Tensor, fraction: float) -> tuple[Tensor, Tensor]:

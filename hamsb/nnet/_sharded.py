@@ -268,6 +268,10 @@ class ShardedSimilarities(LazySimilarities):
             self._tensor = torch.cat(split, 1).unsqueeze(1)
         return self._tensor
 
+    def compiled(self) -> Tensor:
+        """The tensor: the exchange of numbers a row is not to be compiled."""
+        return self.tensor()
+
     def of_targets(self, targets: Tensor) -> Tensor:
         """Those with the centers ``targets`` [B, 1] of the joined batch: [n B, 1]."""
         if targets.device.type == "cpu":  # as an index of a tensor

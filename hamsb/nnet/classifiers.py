@@ -3,7 +3,9 @@
 They stand where SpeechBrain's ``Classifier`` stands: embeddings [B, 1, D] to
 similarities [B, 1, C], unscaled. Scale and margin belong to the loss
 (``hamsb.nnet.losses``). What is learned for a speaker is called its center (class
-weight, prototype).
+weight, prototype). With ``sub_centers=K`` a speaker has K of them, and is as similar as
+the most similar of these (Deng et al., ECCV 2020; for speakers arXiv 2110.05042):
+recordings of one speaker need not lie around one point.
 
 With ``fused=True`` a head in training hands on what it would compare, and the loss
 compares it block by block: [B, C] is never held, which otherwise limits the number of
@@ -34,7 +36,7 @@ from torch.nn.functional import linear, normalize
 
 from hamsb.nnet import _fused
 from hamsb.nnet._batches import vectors
-from hamsb.nnet._fused import LazySimilarities
+from hamsb.nnet._fused import LazySimilarities, maximum
 from hamsb.nnet._sharded import (
     Shard,
     ShardedSimilarities,
@@ -69,6 +71,9 @@ class CosineClassifier(nn.Module):
     initial_scale : float, optional
         The centers start as N(0, 1) times this, ``1e-3`` in HAM-Softmax's head; None:
         Xavier-uniform, as in SpeechBrain.
+    sub_centers : int
+        K, the number of centers of a speaker. The weight is [C K, D], those of a speaker
+        one after another.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
     sharded : bool
@@ -93,6 +98,7 @@ class CosineClassifier(nn.Module):
         input_size: int,
         out_neurons: int,
         initial_scale: float | None = None,
+        sub_centers: int = 1,
         fused: bool = False,
         sharded: bool = False,
         class_fraction: float = 1.0,
@@ -100,26 +106,30 @@ class CosineClassifier(nn.Module):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
+        check_whole("sub_centers", sub_centers, 1)
         check_flag("fused", fused)
         check_flag("sharded", sharded)
         _check_fraction(class_fraction)
         self.class_fraction = class_fraction
         self.fused = fused
+        self.sub_centers = sub_centers
+        _check_parts(sharded, sub_centers)
         self.shard = Shard(out_neurons) if sharded else None
-        bound = math.sqrt(3) * math.sqrt(2 / (input_size + out_neurons))
+        rows = out_neurons * sub_centers
+        bound = math.sqrt(3) * math.sqrt(2 / (input_size + rows))
 
-        def draw(rows: Tensor) -> None:
+        def draw(part: Tensor) -> None:
             if initial_scale is None:  # Xavier's, of all rows
-                rows.uniform_(-bound, bound)
+                part.uniform_(-bound, bound)
             else:
-                rows.normal_().mul_(initial_scale)
+                part.normal_().mul_(initial_scale)
 
         if initial_scale is not None:
             check_positive("initial_scale", initial_scale)
-        self.weight = nn.Parameter(start(self.shard, out_neurons, input_size, draw))
+        self.weight = nn.Parameter(start(self.shard, rows, input_size, draw))
 
     def forward(self, x: Tensor) -> Tensor | LazySimilarities:
-        """The cosine of each embedding with each center.
+        """The cosine of each embedding with each speaker's center, or its most similar one.
 
         Arguments
         ---------
@@ -138,14 +148,17 @@ class CosineClassifier(nn.Module):
         if self.shard is not None and is_parted(self.shard):
             lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
             return ShardedSimilarities.of(lazy, self.shard, self.training)
-        if _hands_on(self, x):
-            return LazySimilarities.cosines(x, self.weight, self.class_fraction)
-        return linear(x, normalize(self.weight)).unsqueeze(1)
+        if _hands_on(self, x, self.weight):
+            lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
+            return lazy.maximum(self.sub_centers)
+        cosines = linear(x, normalize(self.weight))
+        return maximum(cosines, self.sub_centers).unsqueeze(1)
 
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.weight) if self.shard is None else self.shard.classes
+        rows = len(self.weight) // self.sub_centers
+        return rows if self.shard is None else self.shard.classes
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
@@ -178,6 +191,9 @@ class HyperbolicClassifier(nn.Module):
     center_norm : float or None
         Scale every center to this length before the projection, so that training
         moves its direction alone; None, as published: its length is learned too.
+    sub_centers : int
+        K, the number of centers of a speaker. The centers are [C K, D], those of a
+        speaker one after another.
     fused : bool
         Leave more than 4 million similarities to the loss (`hamsb.nnet._fused`).
     sharded : bool
@@ -194,7 +210,7 @@ class HyperbolicClassifier(nn.Module):
     torch.Size([8, 1, 5])
     """
 
-    gives = "distance"
+    gives: str | tuple[str, ...] = "distance"
     of_classes = "centers"  # the parameter that has a row for each
     training_arguments = ("sharded", "class_fraction")  # which an export does without
     batch_norm: nn.BatchNorm1d  # where it is asked for alone
@@ -207,6 +223,7 @@ class HyperbolicClassifier(nn.Module):
         initial_scale: float = 1e-3,
         batch_norm: bool = False,
         center_norm: float | None = None,
+        sub_centers: int = 1,
         fused: bool = False,
         sharded: bool = False,
         class_fraction: float = 1.0,
@@ -214,6 +231,7 @@ class HyperbolicClassifier(nn.Module):
         super().__init__()
         check_whole("input_size", input_size, 1)
         check_whole("out_neurons", out_neurons, 1)
+        check_whole("sub_centers", sub_centers, 1)
         check_ball(ball)
         check_positive("initial_scale", initial_scale)
         check_flag("batch_norm", batch_norm)
@@ -226,19 +244,23 @@ class HyperbolicClassifier(nn.Module):
         self.fused = fused
         self.ball = ball
         self.center_norm = center_norm
+        self.sub_centers = sub_centers
+        _check_parts(sharded, sub_centers)
         self.shard = Shard(out_neurons) if sharded else None
 
         def draw(rows: Tensor) -> None:
             rows.normal_().mul_(initial_scale)
 
-        self.centers = nn.Parameter(start(self.shard, out_neurons, input_size, draw))
+        self.centers = nn.Parameter(
+            start(self.shard, out_neurons * sub_centers, input_size, draw)
+        )
         if is_parted(self.shard):
             average_gradients(ball)
         if batch_norm:
             self.batch_norm = nn.BatchNorm1d(input_size, affine=False)
 
     def forward(self, x: Tensor) -> Tensor | LazySimilarities:
-        """Minus the distance of each embedding to each center.
+        """Minus the distance of each embedding to each speaker's center, or nearest one.
 
         Arguments
         ---------
@@ -260,15 +282,17 @@ class HyperbolicClassifier(nn.Module):
         if self.shard is not None and is_parted(self.shard):
             lazy = self._lazy(points)
             return ShardedSimilarities.of(lazy, self.shard, self.training)
-        if _hands_on(self, x):
-            return self._lazy(points)
-        return self.ball.pairwise_similarity(points, self._project(self.centers)).unsqueeze(
-            1
-        )
+        if self._hands_on(x):
+            return self._lazy(points).maximum(self.sub_centers)
+        similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
+        return maximum(similarities, self.sub_centers).unsqueeze(1)
+
+    def _hands_on(self, x: Tensor) -> bool:
+        return _hands_on(self, x, self.centers)
 
     def euclidean_centers(self) -> Tensor:
-        """The centers as they enter the ball's projection: [C, D]; where processes share
-        them out, this one's."""
+        """The centers as they enter the ball's projection: [C K, D], those of a speaker
+        one after another; where processes share them out, this one's."""
         return self._of_one_length(self.centers)
 
     def _of_one_length(self, centers: Tensor) -> Tensor:
@@ -288,16 +312,19 @@ class HyperbolicClassifier(nn.Module):
     @property
     def out_neurons(self) -> int:
         """C, the number of speakers."""
-        return len(self.centers) if self.shard is None else self.shard.classes
+        rows = len(self.centers) // self.sub_centers
+        return rows if self.shard is None else self.shard.classes
 
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return _sizes(self, self.centers)
 
 
-def _hands_on(head: CosineClassifier | HyperbolicClassifier, x: Tensor) -> bool:
+def _hands_on(
+    head: CosineClassifier | HyperbolicClassifier, x: Tensor, centers: Tensor
+) -> bool:
     """Whether a head leaves the similarities of embeddings [B, D] to the loss."""
-    many = head.fused and len(x) * head.out_neurons > _fused.FEW
+    many = head.fused and len(x) * len(centers) > _fused.FEW
     some = head.class_fraction < 1
     return (many or some) and head.training and torch.is_grad_enabled()
 
@@ -310,5 +337,13 @@ def _check_fraction(value: float) -> None:
         )
 
 
+def _check_parts(sharded: bool, sub_centers: int) -> None:
+    if sharded and sub_centers > 1:
+        raise ValueError(
+            f"sub_centers={sub_centers}: not with sharded=True; leave one of them out."
+        )
+
+
 def _sizes(head: CosineClassifier | HyperbolicClassifier, centers: Tensor) -> str:
-    return f"input_size={centers.shape[1]}, out_neurons={head.out_neurons}"
+    text = f"input_size={centers.shape[1]}, out_neurons={head.out_neurons}"
+    return text if head.sub_centers == 1 else f"{text}, sub_centers={head.sub_centers}"

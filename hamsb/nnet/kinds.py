@@ -1,6 +1,6 @@
 """What heads give and losses expect, as words, so that the two can be compared.
 
-A head or a similarity has an attribute ``gives``, one of `KINDS`; a loss has an attribute
+A head or a similarity has an attribute ``gives``, of `KINDS`; a loss has an attribute
 ``expects``, a tuple of them:
 
     class MyHead(nn.Module):
@@ -24,6 +24,7 @@ KINDS = {
     "cosine": "cosines",
     "distance": "minus distances",
     "logits": "logits",
+    "points": "points of a ball",
     "embedding": "embeddings",
     "views": "two views of each utterance",
 }
@@ -36,6 +37,7 @@ HEADS = {
     "cosine": "hamsb.CosineClassifier",
     "distance": "hamsb.HyperbolicClassifier",
     "logits": "torch.nn.Linear",
+    "points": "hamsb.HAAMClassifier",
     "embedding": "torch.nn.Identity",
 }
 

@@ -17,7 +17,12 @@ predictions may be (`hamsb.nnet.kinds`):
 
 AAM-Softmax turns angles, and RAM-Softmax's zero lies in the middle of the cosines: on
 minus distances both would train, to nothing. H- and HAM-Softmax are the names of
-`Softmax` and `AMSoftmax` on minus distances alone.
+`Softmax` and `AMSoftmax` on minus distances alone. Not a softmax is
+`hamsb.nnet.binary.SphereFace2`, on cosines.
+
+With ``top_k=5`` in AM-, AAM- or HAM-Softmax the 5 speakers that are most similar to an
+utterance, its own left out, count as more similar by ``top_k_margin``: the inter-top-k
+penalty (Zhao et al., arXiv 2110.05042).
 
 The first call outside of torch.compile looks at the values of the predictions and
 targets, for which a GPU is waited for once. Later calls do not.
@@ -25,10 +30,10 @@ targets, for which a GPU is waited for once. Later calls do not.
 ``margin`` and ``scale`` may be set during training (a margin schedule does);
 nothing derived from them is kept. Targets stay sparse: no one-hot matrix.
 
-A loss is defined by what it makes of the target's similarity (``penalize``) and
-by whether logits below the target's become 0 (``zero_below_target``). From these
-come both the reference form (``logits``, then cross-entropy) and the closed form
-that ``forward`` uses.
+A loss is defined by what it makes of the target's similarity (``penalize``), of those
+of its nearest others (``raised``), and by whether logits below the target's become 0
+(``zero_below_target``). From these come both the reference form (``logits``, then
+cross-entropy) and the closed form that ``forward`` uses.
 """
 
 import math
@@ -43,32 +48,23 @@ from hamsb.nnet._closed_forms import MarginCrossEntropy
 from hamsb.nnet._fused import LazySimilarities
 from hamsb.nnet.kinds import SIMILARITIES, check_values
 from hamsb.nnet.precision import widened
-from hamsb.utils.checks import check_not_negative, check_positive
+from hamsb.utils.checks import check_not_negative, check_positive, check_whole
 
 
-class Softmax(nn.Module):
-    """Cross-entropy of scaled similarities, ``z_j = s * similarity_j``.
-
-    With ``scale=1`` on a linear head it is the plain softmax, with ``scale=30``
-    the scaled one, on cosines the normalized softmax.
+class SpeakerLoss(nn.Module):
+    """What every loss of predictions and speaker indices does: checks of what it is
+    given, and the mean over the batch. A subclass defines ``losses`` and ``expects``.
 
     Arguments
     ---------
     scale : float
         s > 0.
-
-    Example
-    -------
-    >>> loss = Softmax()
-    >>> loss(torch.zeros(2, 1, 4), torch.tensor([[0], [3]]))
-    tensor(1.3863)
     """
 
     expects: Collection[str] = SIMILARITIES
-    zero_below_target = False
     _looked = False  # at the first predictions and targets
 
-    def __init__(self, scale: float = 1.0):
+    def __init__(self, scale: float):
         super().__init__()
         self.scale = scale
 
@@ -112,21 +108,25 @@ class Softmax(nn.Module):
             )
         targets = speaker_indices("targets", targets, predictions).unsqueeze(1)
         if isinstance(predictions, LazySimilarities) and torch.compiler.is_compiling():
-            predictions = predictions.tensor()
+            predictions = predictions.compiled()
         if isinstance(predictions, LazySimilarities):
             self._look_once(predictions.first, targets, classes)
-            of_targets = _of_targets(predictions.of_targets, targets, classes)
-            cross_entropy: Callable[..., Tensor] = predictions.cross_entropy
-        else:
-            similarities = widened(predictions).reshape(rows, classes)
-            self._look_once(similarities.detach, targets, classes)
-            gather = partial(similarities.detach().gather, 1)
-            of_targets = _of_targets(gather, targets, classes)
-            cross_entropy = partial(MarginCrossEntropy.apply, similarities)
-        value, slope = self.penalize(of_targets)
-        return cross_entropy(
-            targets, value, slope, self.scale, self.zero_below_target
-        ).mean()
+            return self.losses(predictions, targets).mean()
+        similarities = widened(predictions).reshape(rows, classes)
+        self._look_once(similarities.detach, targets, classes)
+        return self.losses(similarities, targets).mean()
+
+    def losses(self, similarities: Tensor | LazySimilarities, targets: Tensor) -> Tensor:
+        """The loss of each row, [B].
+
+        Arguments
+        ---------
+        similarities : torch.Tensor or LazySimilarities
+            [B, C], float32 or wider; of a head with ``fused=True`` what stands for them.
+        targets : torch.Tensor
+            [B, 1], int64.
+        """
+        raise NotImplementedError
 
     def _look_once(
         self, similarities: Callable[[], Tensor], targets: Tensor, classes: int
@@ -138,48 +138,13 @@ class Softmax(nn.Module):
         _check_range(targets, classes)
         self._looked = True
 
-    def logits(self, similarities: Tensor, targets: Tensor) -> Tensor:
-        """What the cross-entropy is of: [B, C] from similarities [B, C] and
-        targets [B], by plain differentiable operations. With torch's
-        ``cross_entropy`` it is the loss that ``forward`` computes in closed form."""
-        targets = targets.unsqueeze(1)
-        target = self.scale * self.penalize(similarities.gather(1, targets))[0]
-        logits = self.scale * similarities
-        if self.zero_below_target:
-            logits = logits.masked_fill(logits < target, 0)
-        return logits.scatter(1, targets, target)
-
-    def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands for the target's similarity, and its derivative: both
-        elementwise, of any shape. Subclasses put their margin here."""
-        return similarity, torch.ones_like(similarity)
-
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return f"scale={self.scale:g}"
 
 
-class AMSoftmax(Softmax):
-    """Additive margin softmax: ``z_y = s (similarity_y - m)``, others
-    ``s * similarity_j`` (Wang et al., 2018, arXiv 1801.05599).
-
-    Arguments
-    ---------
-    margin : float
-        m >= 0, in units of the similarity; at most the scale.
-    scale : float
-        s > 0.
-
-    Example
-    -------
-    >>> cosines = torch.tensor([[[0.9, 0.1]]])
-    >>> AMSoftmax(margin=0.2, scale=1.0).logits(cosines[:, 0], torch.tensor([0]))
-    tensor([[0.7000, 0.1000]])
-    """
-
-    def __init__(self, margin: float = 0.2, scale: float = 30.0):
-        super().__init__(scale)
-        self.margin = margin
+class MarginLoss(SpeakerLoss):
+    """A loss with a margin, which a schedule may set."""
 
     @property
     def margin(self) -> float:
@@ -196,13 +161,137 @@ class AMSoftmax(Softmax):
     def _check_margin(self, value: float) -> None:
         """A subclass's further rule."""
 
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f"margin={self.margin:g}, {super().extra_repr()}"
+
+
+class Softmax(SpeakerLoss):
+    """Cross-entropy of scaled similarities, ``z_j = s * similarity_j``.
+
+    With ``scale=1`` on a linear head it is the plain softmax, with ``scale=30``
+    the scaled one, on cosines the normalized softmax.
+
+    Arguments
+    ---------
+    scale : float
+        s > 0.
+
+    Example
+    -------
+    >>> loss = Softmax()
+    >>> loss(torch.zeros(2, 1, 4), torch.tensor([[0], [3]]))
+    tensor(1.3863)
+    """
+
+    zero_below_target = False
+    top_k = 0
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__(scale)
+
+    def losses(self, similarities: Tensor | LazySimilarities, targets: Tensor) -> Tensor:
+        """The cross-entropy of each row, [B], in closed form."""
+        if self.top_k:
+            similarities = self.raised(whole(similarities), targets)
+        classes = similarities.shape[-1]
+        if isinstance(similarities, LazySimilarities):
+            of_targets = at_targets(similarities.of_targets, targets, classes)
+            cross_entropy: Callable[..., Tensor] = similarities.cross_entropy
+        else:
+            gather = partial(similarities.detach().gather, 1)
+            of_targets = at_targets(gather, targets, classes)
+            cross_entropy = partial(MarginCrossEntropy.apply, similarities)
+        value, slope = self.penalize(of_targets)
+        return cross_entropy(targets, value, slope, self.scale, self.zero_below_target)
+
+    def logits(self, similarities: Tensor, targets: Tensor) -> Tensor:
+        """What the cross-entropy is of: [B, C] from similarities [B, C] and
+        targets [B], by plain differentiable operations. With torch's
+        ``cross_entropy`` it is the loss that ``forward`` computes in closed form."""
+        targets = targets.unsqueeze(1)
+        similarities = self.raised(similarities, targets)
+        target = self.scale * self.penalize(similarities.gather(1, targets))[0]
+        logits = self.scale * similarities
+        if self.zero_below_target:
+            logits = logits.masked_fill(logits < target, 0)
+        return logits.scatter(1, targets, target)
+
+    def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands for the target's similarity, and its derivative: both
+        elementwise, of any shape. Subclasses put their margin here."""
+        return similarity, torch.ones_like(similarity)
+
+    def raised(self, similarities: Tensor, targets: Tensor) -> Tensor:
+        """Similarities [B, C] with those of the ``top_k`` highest others raised, if any."""
+        number = min(self.top_k, similarities.shape[1] - 1)
+        if not number:
+            return similarities
+        values, columns = similarities.topk(number + 1)  # among which the target may be
+        others = columns != targets
+        raised = others & (others.cumsum(1) <= number) & (values > -math.inf)
+        values = torch.where(raised, self.raise_other(values), values)
+        return similarities.scatter(1, columns, values)
+
+    def raise_other(self, similarity: Tensor) -> Tensor:
+        """What stands for the similarity of one of the ``top_k`` nearest others:
+        elementwise, of any shape."""
+        return similarity
+
+
+class AMSoftmax(MarginLoss, Softmax):
+    """Additive margin softmax: ``z_y = s (similarity_y - m)``, others
+    ``s * similarity_j`` (Wang et al., 2018, arXiv 1801.05599).
+
+    With ``top_k`` those of the others that are highest are ``s (similarity_j + m')``
+    (Zhao et al., arXiv 2110.05042). A head with ``fused=True`` then computes all
+    similarities at once.
+
+    Arguments
+    ---------
+    margin : float
+        m >= 0, in units of the similarity; at most the scale.
+    scale : float
+        s > 0.
+    top_k : int
+        How many of the others are penalized; 0: none. Published: 5.
+    top_k_margin : float
+        m' >= 0, in units of the similarity. A margin schedule leaves it as it is.
+
+    Example
+    -------
+    >>> cosines = torch.tensor([[[0.9, 0.1]]])
+    >>> AMSoftmax(margin=0.2, scale=1.0).logits(cosines[:, 0], torch.tensor([0]))
+    tensor([[0.7000, 0.1000]])
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        scale: float = 30.0,
+        top_k: int = 0,
+        top_k_margin: float = 0.06,
+    ):
+        super().__init__(scale)
+        self.margin = margin
+        check_whole("top_k", top_k, 0)
+        check_not_negative("top_k_margin", top_k_margin)
+        self.top_k, self.top_k_margin = top_k, top_k_margin
+
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """The similarity less the margin, and 1."""
         return similarity - self.margin, torch.ones_like(similarity)
 
+    def raise_other(self, similarity: Tensor) -> Tensor:
+        """The similarity plus m'."""
+        return similarity + self.top_k_margin
+
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
-        return f"margin={self.margin:g}, scale={self.scale:g}"
+        text = super().extra_repr()
+        if not self.top_k:
+            return text
+        return f"{text}, top_k={self.top_k}, top_k_margin={self.top_k_margin:g}"
 
 
 class AAMSoftmax(AMSoftmax):
@@ -211,7 +300,7 @@ class AAMSoftmax(AMSoftmax):
 
     Where ``theta_y + m`` would pass pi, the target's cosine becomes ``cos - m
     sin(m)`` instead, so that it keeps falling with the angle. Predictions must
-    be cosines.
+    be cosines. The highest others, with ``top_k``, are ``s cos(theta_j - m')``.
 
     Arguments
     ---------
@@ -219,6 +308,8 @@ class AAMSoftmax(AMSoftmax):
         m in [0, pi), radians.
     scale : float
         s > 0.
+    top_k, top_k_margin :
+        As in `AMSoftmax`; m' in radians.
 
     Example
     -------
@@ -227,25 +318,18 @@ class AAMSoftmax(AMSoftmax):
     tensor([[-0.5000,  0.1000]])
     """
 
-    expects = ("cosine",)
+    expects: Collection[str] = ("cosine",)
 
     def _check_margin(self, value: float) -> None:
-        if value >= math.pi:
-            raise ValueError(f"margin={value}: must be an angle in [0, pi), in radians.")
+        check_angle(value)
 
     def penalize(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine of the angle plus the margin, and its derivative by the cosine."""
-        m, most = self.margin, 1 - 1e-7
-        cosine = similarity.clamp(-most, most)
-        sine = torch.sqrt(1 - cosine.square())
-        turned = cosine * math.cos(m) - sine * math.sin(m)
-        slope = math.cos(m) + cosine / sine * math.sin(m)
-        far = cosine <= -math.cos(m)
-        clamped = similarity.abs() > most
-        return (
-            torch.where(far, cosine - m * math.sin(m), turned),
-            torch.where(far, 1, slope).masked_fill(clamped, 0),
-        )
+        return turned(similarity, self.margin)
+
+    def raise_other(self, similarity: Tensor) -> Tensor:
+        """The cosine of the angle less m'."""
+        return turned_back(similarity, self.top_k_margin)
 
 
 class RAMSoftmax(AMSoftmax):
@@ -262,6 +346,8 @@ class RAMSoftmax(AMSoftmax):
         m >= 0.
     scale : float
         s > 0.
+    top_k, top_k_margin :
+        As in `AMSoftmax`; then those below the target's become 0.
 
     Example
     -------
@@ -303,7 +389,7 @@ class HAMSoftmax(AMSoftmax):
     (Fang & He, arXiv 2601.19709).
 
     `AMSoftmax` on minus a distance, such as ``HyperbolicClassifier``
-    returns, under its published name; the margin is a hyperbolic length.
+    returns, under its published name; the margins are hyperbolic lengths.
 
     Example
     -------
@@ -313,6 +399,55 @@ class HAMSoftmax(AMSoftmax):
     """
 
     expects = ("distance",)
+
+
+def check_angle(margin: float) -> None:
+    """ValueError where a margin is no angle below pi."""
+    if margin >= math.pi:
+        raise ValueError(f"margin={margin}: must be an angle in [0, pi), in radians.")
+
+
+def turned(cosine: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """The cosine of an angle plus a margin, beyond pi ``cos - m sin(m)``, and its
+    derivative by the cosine.
+
+    Example
+    -------
+    >>> turned(torch.tensor(0.0), math.pi / 6)
+    (tensor(-0.5000), tensor(0.8660))
+    """
+    most = 1 - 1e-7
+    inside = cosine.clamp(-most, most)
+    sine = torch.sqrt(1 - inside.square())
+    value = inside * math.cos(margin) - sine * math.sin(margin)
+    slope = math.cos(margin) + inside / sine * math.sin(margin)
+    far = inside <= -math.cos(margin)
+    clamped = cosine.abs() > most
+    return (
+        torch.where(far, inside - margin * math.sin(margin), value),
+        torch.where(far, 1, slope).masked_fill(clamped, 0),
+    )
+
+
+def turned_back(cosine: Tensor, margin: float) -> Tensor:
+    """The cosine of an angle less a margin.
+
+    Example
+    -------
+    >>> turned_back(torch.tensor(0.0), math.pi / 6)
+    tensor(0.5000)
+    """
+    most = 1 - 1e-7
+    cosine = cosine.clamp(-most, most)
+    sine = torch.sqrt(1 - cosine.square())
+    return cosine * math.cos(margin) + sine * math.sin(margin)
+
+
+def whole(similarities: Tensor | LazySimilarities) -> Tensor:
+    """Similarities [B, C], computed if they are not yet."""
+    if isinstance(similarities, LazySimilarities):
+        return similarities.numbers()
+    return similarities
 
 
 def _check_order(margin: float, scale: float) -> None:
@@ -335,11 +470,11 @@ def _check_range(targets: Tensor, classes: int) -> None:
         )
 
 
-def _of_targets(
+def at_targets(
     compute: Callable[[Tensor], Tensor], targets: Tensor, classes: int
 ) -> Tensor:
-    """The targets' similarities [B, 1]. Where the CPU refuses a target, a ValueError
-    says which."""
+    """The targets' similarities [B, 1], as ``compute`` has them of targets [B, 1]. Where
+    the CPU refuses a target, a ValueError says which."""
     if torch.compiler.is_compiling():
         return compute(targets)
     try:

@@ -17,6 +17,7 @@ from hamsb.training.study import (
     refuse_changed,
     train_all,
 )
+from hamsb.utils.checks import check_whole
 from hamsb.utils.hparams import merged, option_text
 from hamsb.verification.bootstrap import bootstrap_eer, relative_change
 from hamsb.verification.metrics import eer, min_dcf
@@ -59,6 +60,7 @@ class Comparison:
         self.beside, self.yamls, self.train = Path(hparams_file).parent, yamls, train
         self.folder = Path(str(hparams["output_folder"]))
         self._seeds = hparams["seeds"]
+        self.finalists = hparams.get("finalists")
         self.options = merged(hparams["options"], given or {})
         self.search_options = hparams.get("search_options", {})
         self.experiments = hparams["experiments"]
@@ -66,6 +68,8 @@ class Comparison:
 
     def _check(self, hparams_file: str | Path) -> None:
         check_seeds(self._seeds, hparams_file)
+        if self.finalists is not None:
+            check_whole("finalists", self.finalists, 0)
         for name, experiment in self.experiments.items():
             where = f"{hparams_file}: experiments[{name}]"
             if not re.fullmatch(r"[\w.+-]+", str(name)):
@@ -156,10 +160,29 @@ class Comparison:
             raise ValueError(f"{runs[0].folder}: no development EER; a search needs one.")
         return int(np.argmin(np.array(rates, float)))
 
+    def goes_on(self, name: str) -> bool:
+        """Whether an experiment is trained with its seeds: with ``finalists``, of those
+        with a search so many that have the lowest development EER, once all searches are
+        finished. 0: none is, and no other experiment either."""
+        if self.finalists is None:
+            return True
+        searches = {each: self.search(each) for each in self.experiments}
+        if not self.finalists or not searches[name]:
+            return self.finalists > 0
+        rates: dict[str, float] = {}
+        for each, runs in searches.items():
+            chosen = self.chosen(each)
+            if chosen is None:
+                return False
+            if runs:
+                rates[each] = float(development_eer(runs[chosen].folder) or 0)
+        return name in sorted(rates, key=lambda each: rates[each])[: self.finalists]
+
     def finals(self, name: str) -> list[Run]:
-        """The run of each seed; none while the search is not finished."""
+        """The run of each seed; none while the search is not finished, nor where the
+        experiment is no finalist."""
         chosen = self.chosen(name)
-        if chosen is None:
+        if chosen is None or not self.goes_on(name):
             return []
         point = self.points(name)[chosen]
         return [
@@ -226,7 +249,7 @@ def read_results(comparison: Comparison) -> Results:
     for name in comparison.experiments:
         search, runs = comparison.search(name), comparison.finals(name)
         results.missing += [run.name for run in (*search, *runs) if not run.finished]
-        if not runs:
+        if not runs and comparison.goes_on(name):
             results.missing += [f"{name}, seed {seed}" for seed in comparison.seeds(name)]
         results.differing += [
             f"{run.name} ({'; '.join(changed)})"

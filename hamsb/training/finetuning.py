@@ -405,13 +405,12 @@ def _reordered(theirs, ours, order):
     for shard in shards(ours).values():
         order = order[shard.first : shard.end]
     if order != list(range(classes)):
-        index = torch.tensor(order)
-        state = {
-            key: value[index.to(value.device)]
-            if value.ndim and len(value) == classes
-            else value
-            for key, value in state.items()
-        }
+        rows = classes * getattr(theirs, "sub_centers", 1)  # those of a class together
+        for key, value in theirs.named_parameters():
+            if value.ndim and len(value) == rows:
+                index = torch.tensor(order, device=value.device)
+                by_class = state[key].unflatten(0, (classes, -1))
+                state[key] = by_class[index].flatten(0, 1)
     head = copy.deepcopy(ours)
     try:
         head.load_state_dict(state)

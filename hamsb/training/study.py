@@ -149,7 +149,7 @@ def _meaning(text: str | None) -> object:
             return node.tag, [content(value) for value in node.value]
         return node.tag, node.value
 
-    return None if text is None else content(yaml.compose(text))
+    return None if text is None else content(yaml.compose(text or "null"))
 
 
 def _short(text: str | None) -> str:

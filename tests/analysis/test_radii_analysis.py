@@ -197,6 +197,20 @@ def test_centers_against_a_loop(ball, monkeypatch):
         assert line["pairs"] == len(other)
         expected = spearmanr(radius[: len(other)], other).statistic
         assert line["radius"]["rho"] == pytest.approx(expected, abs=1e-12)
+
+    # Sub-centers of one speaker are none of another's.
+    apart = torch.tensor([0.01, 0.0, 0.0]).double()
+    pairs = torch.stack([vectors[:5], vectors[:5] + apart], 1)
+    lengths = measure(ball, pairs.flatten(0, 1))
+    points, speakers = lengths.points, np.arange(10) // 2
+    for i, distance in enumerate(radii.nearest_centers(ball, points, 2)[0]):
+        others = [y for y, speaker in zip(points, speakers) if speaker != speakers[i]]
+        expected = min(ball.distance(points[i], y).item() for y in others)
+        assert distance == pytest.approx(expected, rel=1e-6)
+    lines = radii.relate_centers(ball, lengths, names[:5], counts, 0, 0, 2)
+    assert [line["pairs"] for line in lines] == [10, 10, 10]
+    expected = spearmanr(lengths.radius, [i * i for i in speakers]).statistic
+    assert lines[2]["radius"]["rho"] == pytest.approx(expected, abs=1e-12)
     with pytest.raises(ValueError, match="measured without a ball"):
         radii.relate_centers(ball, measure(None, points), names, counts, 0, 0)
 

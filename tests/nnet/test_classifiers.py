@@ -115,14 +115,16 @@ def test_refuses_embeddings_of_another_shape(head, shape):
         (0, 5, "input_size=0: .*at least 1"),
         (16, 0, "out_neurons=0: .*at least 1"),
         (16.0, 5, "input_size=16.0: must be a whole number"),
+        (16, 5, "sub_centers=0: .*at least 1"),
     ]
 )
 def test_refuses_sizes_that_are_none(case):
     *sizes, message = case
+    options = {"sub_centers": 0} if "sub_centers" in message else {}
     with pytest.raises(ValueError, match=message):
-        HyperbolicClassifier(*sizes, PoincareBall(1.0))
+        HyperbolicClassifier(*sizes, PoincareBall(1.0), **options)
     with pytest.raises(ValueError, match=message):
-        CosineClassifier(*sizes)
+        CosineClassifier(*sizes, **options)
 
 
 @looped(ball=["ClippedUnitBall", ClippedUnitBall, None, torch.nn.Linear(2, 2)])
@@ -194,3 +196,55 @@ def test_cosine_head_refuses_what_does_not_fit():
             CosineClassifier(16, 5, initial_scale=scale)
     with pytest.raises(ValueError, match=r"expected \[B, 1, 16\]"):
         CosineClassifier(16, 5)(torch.zeros(3, 2, 16))
+
+
+# ------------------------------------------------------------- several centers a speaker
+
+
+@looped(ball=[None, ClippedUnitBall(3.0), ClippedUnitBall(1.0), PoincareBall(1.0)])
+def test_a_speaker_is_as_similar_as_the_nearest_of_the_sub_centers(ball):
+    """Against a loop, in training mode with few speakers, with fused and in eval()."""
+    torch.manual_seed(0)
+    options = {"initial_scale": 0.5, "sub_centers": 3, "fused": True}
+    head = CosineClassifier(16, 5, **options)
+    if ball is not None:
+        head = HyperbolicClassifier(16, 5, ball, **options)
+    (name, centers) = next(head.named_parameters())
+    assert name == ("weight" if ball is None else "centers") and len(centers) == 15
+    x = torch.randn(4, 1, 16)
+    expected = torch.full((4, 1, 5), -torch.inf)
+    for b in range(4):
+        for row in range(15):
+            a, w = x[b, 0], centers[row]
+            if ball is None:
+                similarity = torch.cosine_similarity(a, w, dim=0)
+            else:
+                similarity = -ball.distance(ball.project(a), ball.project(w))
+            at = (b, 0, row // 3)
+            expected[at] = torch.maximum(expected[at], similarity)
+    assert head.out_neurons == 5 and "out_neurons=5, sub_centers=3" in repr(head)
+    for _ in range(2):
+        torch.testing.assert_close(head(x), expected, rtol=1e-4, atol=1e-5)
+        assert classification_error(head(x), head(x).argmax(-1)) == 0
+        head.eval()
+    if ball is not None:
+        assert torch.equal(head.euclidean_centers(), head.centers)
+
+
+def test_sub_centers_are_not_shared_out():
+    for make in (CosineClassifier, HyperbolicClassifier):
+        ball = {"ball": PoincareBall(1.0)} if make is HyperbolicClassifier else {}
+        with pytest.raises(ValueError, match="sub_centers=2: not with sharded=True"):
+            make(16, 5, sub_centers=2, sharded=True, **ball)
+
+
+@looped(sub_centers=[1, 3])
+def test_one_sub_center_is_none(sub_centers):
+    """The head of today, to the last bit; of more, a gradient reaches the nearest alone."""
+    torch.manual_seed(0)
+    one = CosineClassifier(16, 5)
+    torch.manual_seed(0)
+    head = CosineClassifier(16, 5, sub_centers=sub_centers)
+    assert torch.equal(head.weight, one.weight) == (sub_centers == 1)
+    head(torch.randn(1, 1, 16)).sum().backward()
+    assert head.weight.grad.any(1).sum() == 5

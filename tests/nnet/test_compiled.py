@@ -37,10 +37,12 @@ HEADS = {
     "poincare": lambda: HyperbolicClassifier(
         DIMENSION, CLASSES, PoincareBall(1.0, learnable=True)
     ),
+    "sub-centers": lambda: CosineClassifier(DIMENSION, CLASSES, sub_centers=3),
     "linear": lambda: torch.nn.Linear(DIMENSION, CLASSES),
 }
 PAIRS = [
     *(("cosine", loss) for loss in (AAMSoftmax, RAMSoftmax)),
+    ("sub-centers", AAMSoftmax),
     ("clipped", HAMSoftmax),
     ("normalized", HAMSoftmax),
     ("poincare", HAMSoftmax),

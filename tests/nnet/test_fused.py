@@ -36,13 +36,27 @@ HEADS = {
     "learned ball": lambda **o: HyperbolicClassifier(
         D, C, PoincareBall(1.0, learnable=True), 0.1, batch_norm=True, **o
     ),
+    "cosine of 3": lambda **o: CosineClassifier(D, C, 0.1, sub_centers=3, **o),
+    "clipped at 1 of 2": lambda **o: HyperbolicClassifier(
+        D, C, ClippedUnitBall(1.0), 1.0, sub_centers=2, **o
+    ),
+    "learned ball of 3": lambda **o: HyperbolicClassifier(
+        D, C, PoincareBall(1.0, learnable=True), 0.1, True, sub_centers=3, **o
+    ),
 }
 COSINE_LOSSES = [Softmax(5.0), AMSoftmax(0.2, 30.0), AAMSoftmax(0.3, 30.0), RAMSoftmax()]
+COSINE_LOSSES += [AAMSoftmax(0.3, 30.0, top_k=5)]
 DISTANCE_LOSSES = [HSoftmax(3.0), HAMSoftmax(0.3, 10.0)]
 PAIRS = [
     (name, loss)
     for name in HEADS
-    for loss in (COSINE_LOSSES if name == "cosine" else DISTANCE_LOSSES)
+    for loss in (
+        COSINE_LOSSES[-2:]
+        if name == "cosine of 3"
+        else COSINE_LOSSES
+        if name == "cosine"
+        else DISTANCE_LOSSES
+    )
 ]
 NAMES = [f"{name}, {type(loss).__name__}" for name, loss in PAIRS]
 
@@ -143,11 +157,14 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", ["cosine", "clipped"])
+@pytest.mark.parametrize("name", ["cosine", "cosine of 2", "clipped"])
 def test_no_tensor_has_all_similarities(name):
     rows, classes = 64, 1000
     make = {
         "cosine": lambda fused: CosineClassifier(4, classes, fused=fused),
+        "cosine of 2": lambda fused: CosineClassifier(
+            4, classes // 2, sub_centers=2, fused=fused
+        ),
         "clipped": lambda fused: HyperbolicClassifier(
             4, classes, ClippedUnitBall(3.0), fused=fused
         ),
@@ -226,7 +243,7 @@ def test_some_classes_make_the_loss_too_small():
 # ------------------------------------------------------------------ as a tensor
 
 
-@pytest.mark.parametrize("name", ["cosine", "learned ball"])
+@pytest.mark.parametrize("name", ["cosine", "learned ball", "learned ball of 3"])
 def test_to_everything_else_it_is_the_tensor(name):
     x, targets = batch()
     plain = head_of(name, False, torch.float64)(x)
@@ -250,6 +267,22 @@ def test_speechbrains_losses_take_it():
     torch.testing.assert_close(fused, plain)
 
 
+def test_compiled_it_is_the_tensor():
+    """One graph with the loss, and its gradients."""
+    torch._dynamo.reset()
+    head, (x, targets) = head_of("clipped", True, torch.float64), batch()
+    loss, found = HAMSoftmax(0.3, 10.0), []
+
+    def step(x, targets):
+        return loss(head(x), targets)
+
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        a = x.clone().requires_grad_()
+        value = function(a, targets)
+        found.append([value, *torch.autograd.grad(value, [a, head.centers])])
+    torch.testing.assert_close(*found)
+
+
 def test_it_is_handed_on_in_training_alone(monkeypatch):
     head, (x, _) = head_of("clipped", True, torch.float64), batch()
     with torch.no_grad():
@@ -263,8 +296,10 @@ def test_it_is_handed_on_in_training_alone(monkeypatch):
 
 def test_several_processes_find_its_tensors():
     """What DistributedDataParallel takes for used, with find_unused_parameters."""
-    head, (x, _) = head_of("clipped", True, torch.float64), batch()
-    assert any(each is head.centers for each in _find_tensors(head(x)))
+    for name in ("clipped", "learned ball of 3"):
+        head, (x, _) = head_of(name, True, torch.float64), batch()
+        found = _find_tensors(head(x))
+        assert any(each is head.centers or each._base is head.centers for each in found)
 
 
 def test_autocast_has_the_products_of_cosines_alone():

@@ -37,6 +37,9 @@ LOSSES = {
     "aam_wide": AAMSoftmax(2.0, 5.0),
     "ram": RAMSoftmax(0.2, 10.0),
     "ham": HAMSoftmax(0.35, 15.0),
+    "aam_top": AAMSoftmax(0.2, 10.0, top_k=3),
+    "ram_top": RAMSoftmax(0.2, 10.0, top_k=2, top_k_margin=0.3),
+    "ham_top": HAMSoftmax(0.2, 5.0, top_k=1, top_k_margin=0.5),
 }
 RELEASED = Path(__file__).parents[1] / "data" / "released_ram_softmax.npz"
 
@@ -70,8 +73,13 @@ def assert_same(ours, theirs, similarities, targets, **close):
         torch.testing.assert_close(a, b, **close)
 
 
-def naive(name, margin, scale):
+def naive(name, margin, scale, top_k=0, top_k_margin=0.0):
     """Each loss as a loop over its printed formula."""
+
+    def other_logit(s):
+        if name == "aam":
+            return scale * math.cos(math.acos(s) - top_k_margin)
+        return scale * (s + top_k_margin)
 
     def target_logit(s):
         if name == "aam":
@@ -85,6 +93,9 @@ def naive(name, margin, scale):
         total = 0.0
         for row, y in zip(similarities[:, 0].tolist(), targets[:, 0].tolist(), strict=True):
             z = [scale * s for s in row]
+            others = sorted((j for j in range(len(row)) if j != y), key=lambda j: -row[j])
+            for j in others[:top_k]:
+                z[j] = other_logit(row[j])
             z[y] = target_logit(row[y])
             if name == "ram":
                 z = [0.0 if j != y and z[j] < z[y] else z[j] for j in range(len(z))]
@@ -107,14 +118,34 @@ def naive(name, margin, scale):
         ("aam", AAMSoftmax(2.0, 5.0), 2.0, 5.0),
         ("ram", RAMSoftmax(0.2, 30.0), 0.2, 30.0),
         ("ram", RAMSoftmax(0.0, 10.0), 0.0, 10.0),
+        ("am", AMSoftmax(0.2, 30.0, top_k=5), 0.2, 30.0, 5, 0.06),
+        ("aam", AAMSoftmax(0.2, 30.0, 3, 0.1), 0.2, 30.0, 3, 0.1),
+        ("am", HAMSoftmax(0.2, 3.0, 9, 0.5), 0.2, 3.0, 9, 0.5),  # more than there are
+        ("ram", RAMSoftmax(0.2, 9.0, 2, 0.3), 0.2, 9.0, 2, 0.3),
     ],
 )
 def test_equals_the_naive_loop(case, seed):
-    name, ours, margin, scale = case
-    cosines, targets = batch_for(ours, seed)
-    assert ours(cosines, targets).item() == pytest.approx(
-        naive(name, margin, scale)(cosines, targets), rel=1e-9
-    )
+    """Values and, by differences, gradients."""
+    name, ours, *settings = case
+    cosines, targets = batch_for(ours, seed, rows=5)
+    value, gradient = value_and_gradient(ours, cosines, targets)
+    theirs = naive(name, *settings)
+    assert value.item() == pytest.approx(theirs(cosines, targets), rel=1e-9)
+    turn = torch.randn(cosines.shape, generator=torch.Generator().manual_seed(seed)) * 1e-6
+    turn = turn.to(cosines.dtype)
+    change = theirs(cosines + turn, targets) - theirs(cosines - turn, targets)
+    assert (2 * gradient * turn).sum().item() == pytest.approx(change, rel=1e-3, abs=1e-9)
+
+
+@looped(kind=[AMSoftmax, AAMSoftmax])
+def test_the_nearest_others_are_none_that_are_masked(kind):
+    """As NT-Xent masks candidates, fewer than top_k of which may be left."""
+    cosines, targets = batch(3, classes=4)
+    loss = kind(0.2, 10.0, top_k=5)
+    masked = torch.cat([cosines, torch.full((len(targets), 1, 3), -torch.inf)], 2)
+    torch.testing.assert_close(loss(masked, targets), loss(cosines, targets))
+    (gradient,) = torch.autograd.grad(loss(masked, targets), cosines)
+    assert gradient.isfinite().all()
 
 
 @looped(block=[1, 30, 2**19], dtype=[torch.float32, torch.float64], name=LOSSES)
@@ -314,6 +345,9 @@ def test_a_mistake_is_never_a_type_error_that_speechbrain_would_swallow():
             HAMSoftmax(**options)
     with pytest.raises(ValueError, match="angle"):
         AAMSoftmax(margin=3.2)
+    for options in ({"top_k": -1}, {"top_k": 1.5}, {"top_k_margin": -0.1}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            AAMSoftmax(**options)
 
 
 # ----------------------------------------------------- what is seen in the first call

@@ -347,6 +347,27 @@ def test_an_experiment_waits_for_its_search(comparison, stand_in, out):
     assert "| ham | `{compute_cost: {scale: 20.0}}` | missing |  |" in report
 
 
+def test_finalists_are_the_best_of_the_searches(comparison, stand_in, out, capsys):
+    """Those that were not searched go on too, but after a search alone."""
+    experiments = with_search(*POINTS[:2])["experiments"]
+    experiments |= dict.fromkeys(("two", "three"), experiments["ham"])
+    stand_in.tell({"two/search_2": {"dev": 2.0, "wrong": 9}, "ham/search_1": {"dev": 3.0}})
+    search_options = {"verification_file": None}  # which reads no test list
+    path = comparison(experiments=experiments, finalists=1, search_options=search_options)
+    compare.main([path, "--finalists=0"])
+    assert len(stand_in.names()) == 6 and not [n for n in stand_in.names() if "/1" in n]
+    assert "Missing" not in (out / "report.md").read_text()
+    chosen = [line["point"] for line in rows(out / "search.csv") if line["chosen"]]
+    assert chosen == ["1", "2", "1"]
+    compare.main([path])
+    assert stand_in.names()[6:] == ["am/1", "two/1"]
+    assert "Missing" not in (out / "report.md").read_text()
+    compare.main([path, "--finalists=2"])
+    assert stand_in.names()[8:] == ["ham/1"]
+    with pytest.raises(ValueError, match="finalists=0.5: must be a whole number"):
+        compare.main([path, "--finalists=0.5"])
+
+
 def test_a_single_point_is_no_search(comparison, stand_in):
     compare.main([comparison(**with_search(POINTS[1]))])
     assert stand_in.names() == ["am/1", "ham/1"]

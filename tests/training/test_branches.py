@@ -30,6 +30,7 @@ LOSSES = {
     "cosine": [
         hamsb.AAMSoftmax(),
         hamsb.RAMSoftmax(),
+        hamsb.SphereFace2(),
         LogSoftmaxWrapper(AdditiveAngularMargin(0.2, 30.0)),
     ],
     "distance": [hamsb.HAMSoftmax(), hamsb.HSoftmax()],
@@ -54,7 +55,7 @@ def test_every_head_with_every_loss():
             fits = False  # of which train.py has none
         for head, cost in itertools.product(heads, losses):
             if fits:
-                check_branches(None, cost, {"classifier": head}, 5)
+                check_branches(None, cost, {"classifier": head, "compute_cost": cost}, 5)
                 continue
             with pytest.raises(ValueError) as error:
                 check_branches(None, cost, {"classifier": head}, 5)
@@ -108,7 +109,19 @@ def test_a_head_of_fewer_classes_than_speakers():
     assert [classes(head) for head in HEADS["logits or embedding"]] == [5, 5]
     assert classes(nn.LSTM(4, 5)) is None
     # A layer that projects embeddings has no classes.
-    check_branches(None, hamsb.SupCon(), {"classifier": nn.Linear(4, 5)}, 6)
+    cost = hamsb.SupCon(learnable=False)
+    check_branches(None, cost, {"classifier": nn.Linear(4, 5)}, 6)
+
+
+def test_a_loss_that_learns_is_one_of_the_modules():
+    head, cost = HEADS["cosine"][0], hamsb.SphereFace2()
+    branches = {"classifier": {"cost": cost, "weight": 1.0}}
+    for given in (None, branches):
+        check_branches(given, cost, {"classifier": head, "compute_cost": cost}, 5)
+        with pytest.raises(ValueError, match="SphereFace2.*learns bias, .*--modules="):
+            check_branches(given, cost, {"classifier": head}, 5)
+    cost.bias.requires_grad_(False)
+    check_branches(None, cost, {"classifier": head}, 5)
 
 
 def test_heads_and_losses_of_ones_own_declare():

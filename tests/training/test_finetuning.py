@@ -91,6 +91,8 @@ def exported(folder, text=EXPERIMENT, names=SPEAKERS, classes=None):
         modules["mean_var_norm"].train()(torch.randn(2, 50, 20) + 3, LENGTHS)
         kept.append("mean_var_norm")
     modules["embedding_model"].blocks[0].norm.norm.running_mean += 1
+    for buffer in modules["classifier"].buffers() if names else ():
+        buffer += torch.arange(buffer.numel()).view_as(buffer)
     text = text.replace("out_neurons: 2", f"out_neurons: {classes or len(names)}")
     labels = labels_of(names) if names else None
     export_model(folder, text, {n: modules[n] for n in kept}, labels, "# card\n")
@@ -112,12 +114,20 @@ def test_encoder_and_head_are_taken_for_the_same_speakers(tmp_path):
     assert all(p.requires_grad for p in ours["embedding_model"].parameters())
 
 
-def test_speakers_in_another_order_keep_their_centers(tmp_path):
-    theirs, ours = exported(tmp_path / "model"), built()
-    (said,) = started(tmp_path / "model", ours, ["cid", "ann", "bob"])
-    assert "its head, of the same 3 speakers" in said
+SUB_CENTERS = EXPERIMENT.replace("  ball:", "  sub_centers: 2\n  ball:")
+# As many dimensions, of which the head has statistics, as speakers.
+SQUARE = EXPERIMENT.replace("  ball:", "  batch_norm: True\n  ball:")
+
+
+@pytest.mark.parametrize("text", [EXPERIMENT, SUB_CENTERS, SQUARE])
+def test_speakers_in_another_order_keep_their_centers(text, tmp_path):
+    names = [f"id{i:02}" for i in range(16)] if text is SQUARE else list(SPEAKERS)
+    theirs, ours = exported(tmp_path / "model", text, names), built(text, len(names))
+    (said,) = started(tmp_path / "model", ours, [names[-1], *names[:-1]])
+    assert f"its head, of the same {len(names)} speakers" in said
     x = torch.randn(4, 1, 16)
-    assert torch.equal(ours["classifier"](x), theirs["classifier"](x)[..., [2, 0, 1]])
+    order = [len(names) - 1, *range(len(names) - 1)]
+    assert torch.equal(ours["classifier"](x), theirs["classifier"](x)[..., order])
 
 
 def test_more_classes_than_speakers_stay_as_they_are(tmp_path):
@@ -140,6 +150,7 @@ def test_more_classes_than_speakers_stay_as_they_are(tmp_path):
             SPEAKERS,
             "it is another: curvature is 5.0 here",
         ),
+        (SUB_CENTERS, SPEAKERS, "it is another: sub_centers is 2 here, 1 there"),
         (
             re.sub(
                 r"classifier: [^ ]*\n(.*\n.*)\n.*\n.*\n",
@@ -150,7 +161,7 @@ def test_more_classes_than_speakers_stay_as_they_are(tmp_path):
             "it is another: CosineClassifier here, HyperbolicClassifier there",
         ),
     ],
-    ids=["others", "fewer", "curvature", "cosine"],
+    ids=["others", "fewer", "curvature", "sub-centers", "cosine"],
 )
 def test_else_the_head_is_new(tmp_path, text, names, why):
     theirs = exported(tmp_path / "model")

@@ -102,7 +102,7 @@ def check(hparams):
 
 
 def class_names(encoder, classes, counts, path):
-    """The speaker of each center, or None; ValueError where none is in the counts."""
+    """The speaker of each class, or None; ValueError where none is in the counts."""
     labels = getattr(encoder.hparams, "label_encoder", None)
     known = {} if labels is None else labels.ind2lab
     names = [known.get(i) for i in range(classes)]
@@ -216,12 +216,17 @@ def relate(arguments, hparams, encoder, folder, progress):
     """Measure, relate, and write the results into a folder that is this run's alone."""
     annotation, centers, names = hparams["train_annotation"], None, []
     counts = Counter([] if annotation is None else read_speakers(annotation))
-    ball = trained_ball(encoder)
+    ball, sub_centers = trained_ball(encoder), 1
     if ball is not None:
-        ball = ball.double()
-        vectors = encoder.mods["classifier"].euclidean_centers().detach().cpu().double()
-        centers = measure(ball, vectors)
-        names = class_names(encoder, len(vectors), counts, annotation)
+        ball, head = ball.double(), encoder.mods["classifier"]
+        if not hasattr(head, "euclidean_centers"):
+            raise ValueError(
+                f"model={hparams['model']}: its head, {type(head).__name__}, has no "
+                "centers within the ball; give a model with hamsb.HyperbolicClassifier."
+            )
+        vectors, sub_centers = head.euclidean_centers(), head.sub_centers
+        centers = measure(ball, vectors.detach().cpu().double())
+        names = class_names(encoder, head.out_neurons, counts, annotation)
     lists, files = read_lists(hparams["verification_file"], hparams["test_data_folder"])
     for trials in lists:
         _ = trials.speakers  # every path begins with one
@@ -250,7 +255,9 @@ def relate(arguments, hparams, encoder, folder, progress):
         "conditions": by_condition(measured),
     }
     if ball is not None:
-        results["centers"] = relate_centers(ball, centers, names, counts, draws, seed)
+        results["centers"] = relate_centers(
+            ball, centers, names, counts, draws, seed, sub_centers
+        )
     speakers = {speaker_of(name) for name in files}
     facts = [
         f"Utterances: {len(files)} of {len(speakers)} speakers, at random, seed {seed}; "

@@ -279,7 +279,7 @@ def relate_centers(
     centers : Lengths
         Of the C centers, or C K sub-centers, in the ball.
     names : sequence of str or None
-        The speaker of each class, where it is one's.
+        The speaker of each class; None where that is not known.
     counts : mapping of str to int
         Training utterances of speakers; empty where unknown. Classes that are no
         speaker of it, as those of changed speed, are left out there.

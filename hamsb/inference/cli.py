@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ACCEPTED, UNEXPECTED, EXPECTED, REJECTED, UNDECIDED = range(5)
 INTERRUPTED, CLOSED = 130, 141
+_SAVEDIR = "where a hub's files are kept; one for each model"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -238,7 +239,7 @@ def _declare_enroll(commands):
         "--speakers",
         action="store_true",
         help="instead of NAME and AUDIO, DATA follow, which tell whose a recording is: "
-        "folders of speakers, Kaldi directories, csv files, JSON lines; all of their "
+        "folders of speakers, Kaldi directories, csv files, JSON lines; all their "
         "speakers are enrolled",
     )
     _add_speed(parser)
@@ -299,9 +300,10 @@ def _declare_identify(commands):
         "which speaker of a store a recording is of, or none\n\n"
         "Prints a table with tabs: the recording; who it is, or none; the most similar\n"
         "speakers with cosine and log-likelihood ratio. A stranger is compared with every\n"
-        "speaker of the store, and so is taken for one of them the more often, the more\n"
-        "they are. --false-alarms says how often that may be, by the trials that the\n"
-        "model's thresholds are of; a --threshold is that of one comparison.",
+        "speaker: the more speakers a store has, the more often a stranger is taken for\n"
+        "one of them. --false-alarms says how often that may be, judged by the trials\n"
+        "that the model's thresholds were found on. A --threshold is that of a single\n"
+        "comparison.",
     )
     _add_model(parser)
     _add_store(parser)
@@ -311,11 +313,11 @@ def _declare_identify(commands):
         "--false-alarms",
         type=float,
         metavar="SHARE",
-        help="of strangers' recordings that are taken for someone; by default 0.1, where "
-        "the model tells how frequent they are",
+        help="of strangers' recordings that may be taken for someone; by default 0.1, "
+        "where the model stores how frequent false alarms are",
     )
     parser.add_argument(
-        "--best", type=_count, default=1, help="how many speakers a recording (default 1)"
+        "--best", type=_count, default=1, help="speakers told of each recording (default 1)"
     )
     _add_speed(parser)
 
@@ -529,7 +531,7 @@ def _declare_export(commands):
     )
     parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
     parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument("--savedir", help="where files of a hub are kept")
+    parser.add_argument("--savedir", metavar="FOLDER", help=_SAVEDIR)
     _add_decision(parser)
 
 
@@ -579,9 +581,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     """MODEL and how it is loaded."""
     parser.add_argument("model", metavar="MODEL", help="an export folder, or a hub's name")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda:0, ...")
-    parser.add_argument(
-        "--savedir", metavar="FOLDER", help="where files of a hub are kept, one a model"
-    )
+    parser.add_argument("--savedir", metavar="FOLDER", help=_SAVEDIR)
 
 
 def _load(options: argparse.Namespace) -> "EmbeddingExtractor":
@@ -624,13 +624,13 @@ def _add_decision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decision",
         metavar="FILE",
-        help="thresholds and calibration of hamsb threshold, in place of the model's",
+        help="of hamsb threshold: its thresholds and calibration, not the model's",
     )
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--batch-size", type=_count, help="recordings of one length together"
+        "--batch-size", type=_count, help="recordings of one length embedded together"
     )
     parser.add_argument(
         "--workers",

@@ -11,8 +11,8 @@ no torch. What it must know beside the network is in the file's metadata, as tex
 ``dimension``
     of the embedding.
 ``threshold``, ``thresholds``
-    the cosine from which two embeddings are of one speaker, and all that the model has,
-    in JSON; not there where none is stored with the model, and none was given.
+    the cosine from which two embeddings are of one speaker, and all thresholds by their
+    names, in JSON; not there where the model has none and none was given.
 ``calibration``
     ``{"scale": a, "offset": b}``: a * cosine + b is the log-likelihood ratio; in JSON, not
     there where the model has none.

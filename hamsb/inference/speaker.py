@@ -174,8 +174,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         name : str
             "eer": equal rates of misses and false alarms. "min_dcf_0.01",
             "min_dcf_0.05": the least detection cost where one pair in a hundred, or in
-            twenty, is of one speaker. "false_alarm_0.01" and others: so many pairs of
-            different speakers are accepted.
+            twenty, is of one speaker. "false_alarm_0.01" and the like: that share of
+            the pairs of different speakers is accepted.
 
         Returns
         -------

@@ -165,7 +165,7 @@ class Speakers:
             Name -> audio files of that speaker, or stretches of files.
         **options
             Of `EmbeddingExtractor.embed_files`. With ``faults`` all bad recordings are
-            told, and not the first alone.
+            named, not the first alone.
 
         Returns
         -------
@@ -313,8 +313,8 @@ class Speakers:
 
     @property
     def false_alarms_by(self) -> str | None:
-        """Of what a threshold for a share of false alarms comes: "impostor trials", whose
-        rates the model stores, else its "calibration", or None."""
+        """What a threshold for a share of false alarms is found by: "impostor trials",
+        whose rates the model stores; else the model's "calibration"; or None."""
         recognition = self._needed().recognition
         if recognition.decision and false_alarm_threshold(recognition.decision, 0.1):
             return "impostor trials"
@@ -335,14 +335,14 @@ class Speakers:
             them up to S times as often as the threshold's false alarm rate says.
         false_alarms : float, optional
             Instead: about this share of strangers' recordings is taken for any of the S
-            speakers. It is the cosine that a share ``false_alarms / S`` of the impostor
-            trials reaches with which the model's thresholds were found
-            (`hamsb.verification.decision.false_alarm_threshold`). More are taken where
-            strangers are more alike than those were, or several recordings a speaker are
-            enrolled. A model with a calibration alone must have a log-likelihood ratio of
-            :math:`\ln(S / false\_alarms)`, which a stranger has at most so often, and
-            mostly less. Without either argument: 0.1 where the model has one of these, and
-            else its "eer".
+            speakers. The least score is the cosine that a share ``false_alarms / S`` of
+            impostor trials reaches, of those that the model's thresholds were found on
+            (`hamsb.verification.decision.false_alarm_threshold`). More recordings are
+            taken where strangers are more alike than those speakers were, or several
+            recordings a speaker are enrolled. Of a model with a calibration alone it is
+            that of the log-likelihood ratio :math:`\ln(S / false\_alarms)`, which a
+            stranger reaches at most so often, and mostly less. Without either argument:
+            0.1 where the model has one of these, and else its "eer".
 
         Returns
         -------

@@ -9,20 +9,20 @@ recordings of one speaker need not lie around one point.
 
 With ``fused=True`` a head in training hands on what it would compare, and the loss
 compares it block by block: [B, C] is never held, which otherwise limits the number of
-speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss it
-is the tensor.
+speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss
+the head gives the tensor.
 
 With ``sharded=True`` the processes of a training share the centers out, a block of rows
 to each (`hamsb.nnet._sharded`), and the loss, computed block by block, is that of the
 joined batch. In one process it changes nothing.
 
 With ``class_fraction=0.1`` the loss compares a batch with a tenth of the speakers, drawn
-anew each time, its own among them (Partial FC, arXiv 2010.05222, 2203.15565), and takes
-hardly more than a tenth of the time; the optimizer's step is that of all centers. It is
-another loss: it lacks most negatives, so it is too small, by some ``log(1 /
-class_fraction)`` where they weigh more than the target, and its gradient leans on the
-speakers that were drawn. What is drawn is a function of seed, epoch and step in a run of
-hamsb, and of the number of processes, each of which draws from its own speakers.
+anew each time, the batch's own among them (Partial FC, arXiv 2010.05222, 2203.15565). It
+takes hardly more than a tenth of the time; the optimizer still steps over all centers. It
+is another loss. It lacks most negatives, so it is smaller, by some ``log(1 /
+class_fraction)`` where they weigh more than the target, and its gradient depends on the
+speakers that were drawn. In a run of hamsb the draw is a function of seed, epoch, step and
+the number of processes, each of which draws from its own speakers.
 
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.

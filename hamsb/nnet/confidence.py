@@ -28,7 +28,7 @@ class ConfidentClassifier(CosineClassifier):
 
     lies between 1 - r and 1 + r and is 1 at the length ``n_0``, which is learned. The
     logits of a loss of hamsb become ``f(|x|)`` times what they are without, margin
-    included. To all else the head gives cosines.
+    included. To everything else the head gives cosines.
 
     Arguments
     ---------
@@ -64,8 +64,8 @@ class ConfidentClassifier(CosineClassifier):
         self.log_norm = nn.Parameter(torch.tensor(math.log(initial_norm)))
 
     def forward(self, x: Tensor) -> LazySimilarities:
-        """What a loss takes, and to all else is the cosine of each embedding with each
-        center, [B, 1, C]; of embeddings [B, 1, D] or [B, D]."""
+        """Of embeddings [B, 1, D] or [B, D]: what a loss takes cosines and confidence from.
+        To everything else it is the tensor of cosines, [B, 1, C]."""
         x = vectors("embeddings", x, self.weight.shape[1])
         similarities = ConfidentSimilarities.cosines(normalize(x), self.weight)
         confident = cast(ConfidentSimilarities, similarities)

@@ -32,7 +32,7 @@ class HAAMSoftmax(AAMSoftmax):
     Where ``theta + m`` would pass pi, ``cos theta - m sin m`` stands for its cosine, as in
     `AAMSoftmax`, and ``d_m`` keeps growing with theta. With m = 0 it is `HSoftmax`.
 
-    Centers that start next to the origin have a ``b`` of .03 or so, and there the margin
+    Centers that start next to the origin have a ``b`` of some 0.03, and there the margin
     adds no more than about ``b (cos theta - cos(theta + m))``: other margins than those of
     `AAMSoftmax` and `HAMSoftmax` suit it.
 
@@ -93,15 +93,15 @@ class HAAMSoftmax(AAMSoftmax):
 
 
 class HAAMClassifier(HyperbolicClassifier):
-    """`HyperbolicClassifier` for `HAAMSoftmax`: it hands on what it compares, always.
+    """`HyperbolicClassifier` for `HAAMSoftmax`: it hands embeddings and centers on to it.
 
-    To all else it is the tensor of minus distances.
+    To everything else what it returns is the tensor of minus distances.
 
     Arguments
     ---------
     input_size, out_neurons, ball, initial_scale, batch_norm, center_norm :
-        As in `HyperbolicClassifier`. A `ClippedUnitBall` needs a curvature of 1.0032 and
-        more, since below its distance has another form.
+        As in `HyperbolicClassifier`. A `ClippedUnitBall` needs a curvature of at least
+        1.0032: below that its distance has another form.
 
     Example
     -------
@@ -127,8 +127,8 @@ class HAAMClassifier(HyperbolicClassifier):
         )
         if ball._pair_floor:
             raise ValueError(
-                f"ball={ball}: its distance has another form so near the rim; give it a "
-                "curvature of 1.0032 or more."
+                f"ball={ball}: HAAMSoftmax has no formula of its distance so near the rim; "
+                "give it a curvature of 1.0032 or more."
             )
 
     def _hands_on(self, x: Tensor) -> bool:

@@ -12,17 +12,18 @@ predictions may be (`hamsb.nnet.kinds`):
 ==========================  =======  ===============  ======
 `Softmax`, `AMSoftmax`      yes      yes              yes
 `AAMSoftmax`, `RAMSoftmax`  yes      no               no
+`SphereFace2`               yes      no               no
 `HSoftmax`, `HAMSoftmax`    no       yes              no
 ==========================  =======  ===============  ======
 
 AAM-Softmax turns angles, and RAM-Softmax's zero lies in the middle of the cosines: on
 minus distances both would train, to nothing. H- and HAM-Softmax are the names of
-`Softmax` and `AMSoftmax` on minus distances alone. Not a softmax is
-`hamsb.nnet.binary.SphereFace2`, on cosines.
+`Softmax` and `AMSoftmax` on minus distances alone. `hamsb.nnet.binary.SphereFace2` is no
+softmax. `hamsb.nnet.haam.HAAMSoftmax` takes the points of a ball, of its own head.
 
-With ``top_k=5`` in AM-, AAM- or HAM-Softmax the 5 speakers that are most similar to an
-utterance, its own left out, count as more similar by ``top_k_margin``: the inter-top-k
-penalty (Zhao et al., arXiv 2110.05042).
+With ``top_k=5`` in AM-, AAM-, RAM- or HAM-Softmax the 5 other speakers that are most
+similar to an utterance count as more similar by ``top_k_margin``: the inter-top-k penalty
+(Zhao et al., arXiv 2110.05042).
 
 The first call outside of torch.compile looks at the values of the predictions and
 targets, for which a GPU is waited for once. Later calls do not.

@@ -1,5 +1,5 @@
-"""Heads that the processes of a training share out (`hamsb.nnet._sharded`): what is of
-all shards together. Checkpoints, the state of the optimizer, and the export.
+"""Heads that the processes of a training share out (`hamsb.nnet._sharded`): checkpoints,
+the state of the optimizer, and the export.
 
 In a checkpoint each process writes its own rows, of the centers and of what the optimizer
 keeps for them, into a file beside SpeechBrain's: ``classifier.2-of-3.rows`` beside
@@ -73,7 +73,7 @@ def check_shards(modules: Mapping[str, nn.Module]) -> None:
         if heads and any(id(p) not in in_heads for p in module.parameters()):
             raise ValueError(
                 f"modules[{name}]: holds a head with sharded: True and learns something "
-                "beside it; make the two modules of their own."
+                "beside it; make them two modules."
             )
 
 
@@ -83,8 +83,8 @@ def check_optimizer(optimizer: optim.Optimizer) -> None:
     if not isinstance(optimizer, ELEMENTWISE):
         names = ", ".join(kind.__name__ for kind in ELEMENTWISE)
         raise ValueError(
-            f"opt_class={type(optimizer).__name__}: with sharded: True it must be one that "
-            f"treats every weight by itself, of torch's {names}."
+            f"opt_class={type(optimizer).__name__}: with sharded: True it must be one of "
+            f"torch's that treat every weight by itself: {names}."
         )
 
 

@@ -31,11 +31,11 @@ KEYS = [
     Key(
         "head_epochs", "number", "train the head alone, of pretrained_model", optional=True
     ),
-    Key("encoder_lr_factor", "number", "of the rate, for the encoder", optional=True),
+    Key("encoder_lr_factor", "number", "the encoder's part of the rate", optional=True),
     Key(
         "export_classifier",
         "boolean",
-        "export the head, by default one of up to 100,000 speakers",
+        "export the head; by default up to 100,000 speakers",
         optional=True,
     ),
 ]

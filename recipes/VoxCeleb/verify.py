@@ -31,7 +31,7 @@ KEYS = [
     Key("normalizations", "list", "of the scores: none, z-norm, t-norm, s-norm, as-norm"),
     Key("cohort", "data", "or a list of them: what scores are normalized with"),
     Key("merge_speakers", "boolean", "of one name in two folders", optional=True),
-    Key("prefix_speakers", "boolean", "by their folder's name", optional=True),
+    Key("prefix_speakers", "boolean", "names begin with their folder's", optional=True),
     Key("cohort_per_speaker", "number", "of utterances, at most; null: all"),
     Key("cohort_speaker_means", "boolean", "each speaker's mean, not each utterance"),
     Key("cohort_size", "number", "of as-norm: the nearest to each side of a trial"),

@@ -24,8 +24,9 @@ point with the lowest development EER of the finished, averaged model is the one
 its seeds are trained with; of equal points the first. That is the figure of merit
 of the test lists, on speakers of the training data, and, unlike the lowest EER of
 all epochs, is not itself chosen among noisy numbers. The test lists choose nothing.
-With ``finalists`` the seeds are those of so many searched experiments alone, the best by
-that figure, once all searches are finished; ``--finalists=0`` searches, and no more.
+With ``finalists: 4`` only four of the searched experiments are trained with the seeds,
+the best by that figure, once all searches are finished. ``--finalists=0`` searches, and
+no more.
 
 Run by run it goes on where it was: what is finished is not repeated, what was
 interrupted continues. Each folder remembers its settings in ``starts.json``, and a run
@@ -47,7 +48,7 @@ KEYS = [
     Key("seeds", "list of numbers", "each experiment is trained with each of them"),
     Key("options", "mapping", "options of every run"),
     Key("experiments", "mapping", "name: hparams, and what is its own"),
-    Key("finalists", "number", "of those searched, go on to their seeds", optional=True),
+    Key("finalists", "number", "so many of those searched get seeds", optional=True),
     Key("search_options", "mapping", "options of the runs of a search", optional=True),
 ]
 

@@ -316,7 +316,8 @@ class Speakers:
         """What a threshold for a share of false alarms is found by: "impostor trials",
         whose rates the model stores; else the model's "calibration"; or None."""
         recognition = self._needed().recognition
-        if recognition.decision and false_alarm_threshold(recognition.decision, 0.1):
+        decision = recognition.decision
+        if decision and false_alarm_threshold(decision, 0.1) is not None:
             return "impostor trials"
         calibration = recognition.calibration
         calibrated = calibration is not None and calibration.scale > 0

@@ -171,7 +171,7 @@ def _check_learns(where: str, cost: object, modules: Mapping[str, object]) -> No
         raise ValueError(
             f"{where}={one_line(cost)}: learns {' and '.join(left)}, but is none of the "
             "modules, so nothing would train it. Name it there and among the "
-            f"checkpointer's recoverables: {LEARNS}."
+            f"checkpointer's recoverables, as compute_cost with {LEARNS}."
         )
 
 

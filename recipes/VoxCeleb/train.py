@@ -129,7 +129,9 @@ class SpeakerBrain(EmbeddingBrain):
 
     @property
     def training_only(self):
-        return (*EmbeddingBrain.training_only, *self.branches)
+        costs = {id(branch["cost"]) for branch in self.branches.values()}
+        losses = [name for name, module in self.modules.items() if id(module) in costs]
+        return (*EmbeddingBrain.training_only, *self.branches, *losses)
 
     @property
     def card(self):
@@ -142,12 +144,15 @@ class SpeakerBrain(EmbeddingBrain):
 
     @property
     def branches(self):
-        """What is learned: for each head among the modules, its loss and weight."""
-        cost = self.hparams.compute_cost
-        if "compute_cost" in self.modules:  # learns something, maybe in several processes
-            cost = self.modules.compute_cost
-        default = {"classifier": {"cost": cost, "weight": 1.0}}
-        return getattr(self.hparams, "branches", None) or default
+        """What is learned: for each head among the modules, its loss and weight. A loss
+        that is a module itself is that one, as it is wrapped for several processes."""
+        default = {"classifier": {"cost": self.hparams.compute_cost, "weight": 1.0}}
+        given = getattr(self.hparams, "branches", None) or default
+        wrapped = {id(unwrapped(module)): module for module in self.modules.values()}
+        return {
+            name: {**branch, "cost": wrapped.get(id(branch["cost"]), branch["cost"])}
+            for name, branch in given.items()
+        }
 
     @staticmethod
     def training_data(hparams):

@@ -659,6 +659,19 @@ def test_branches_are_added_by_their_weights(brain):
     assert loss.item() == pytest.approx(parts[0].item())
 
 
+def test_a_loss_that_is_a_module_is_taken_as_it_is_wrapped(brain):
+    """Where it learns, several processes average its gradient in the wrapped one alone."""
+    cost = hamsb.SphereFace2()
+    branches = {"euclidean_classifier": {"cost": cost, "weight": 1.0}}
+    for given in ({"compute_cost": cost}, {"branches": branches}):
+        made = brain(**given)
+        assert "own_cost" not in made.training_only
+        made.modules["own_cost"] = torch.compile(cost)
+        (branch,) = made.branches.values()
+        assert branch["cost"] is made.modules["own_cost"] is not cost
+        assert "own_cost" in made.training_only
+
+
 def test_the_clean_and_the_augmented_view(brain):
     for separate in (True, False):
         check_views(brain, separate)

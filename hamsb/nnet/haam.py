@@ -60,11 +60,12 @@ class HAAMSoftmax(AAMSoftmax):
     def losses(self, similarities: Tensor | LazySimilarities, targets: Tensor) -> Tensor:
         """The cross-entropy of each row, [B]; of other predictions than a
         `HAAMClassifier` hands on, a ValueError."""
-        if not isinstance(similarities, LazySimilarities) or similarities.c is None:
+        if _floor(similarities) is None:
             raise ValueError(
                 "HAAMSoftmax: expects the points of a ball, not their similarities alone; "
                 "give it the head hamsb.HAAMClassifier."
             )
+        similarities = cast(LazySimilarities, similarities)
         turned_similarity = partial(self.turned_similarity, similarities)
         value = at_targets(turned_similarity, targets, similarities.shape[-1])
         losses = similarities.cross_entropy(
@@ -76,7 +77,7 @@ class HAAMSoftmax(AAMSoftmax):
         """Minus ``d_m`` of each row and its target, [B, 1], differentiable."""
         centers = points.centers.index_select(0, targets.squeeze(1))
         c = cast(float | Tensor, points.c)
-        floor = cast(partial, points.pairs).keywords["floor"]
+        floor = cast(float, _floor(points))
         with no_autocast(points.x):
             x = points.x.to(widest(points.x))
             w = points.project(centers).to(x.dtype)
@@ -90,6 +91,14 @@ class HAAMSoftmax(AAMSoftmax):
             conformal = [(1 - c * v.square()).clamp_min(floor) for v in lengths]
             distance = arsinh_distance(squared, conformal[0] * conformal[1], c)
         return -distance.to(points.x.dtype)
+
+
+def _floor(similarities: object) -> float | None:
+    """The floor of ``1 - c |x|^2`` where similarities are those of points of a ball, with
+    the one center of each of all speakers; else None."""
+    if type(similarities) is not LazySimilarities:  # some of the centers, or more to it
+        return None
+    return getattr(similarities.pairs, "keywords", {}).get("floor")
 
 
 class HAAMClassifier(HyperbolicClassifier):

@@ -1,6 +1,7 @@
 """HAAM-Softmax against its formula in float64."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hamsb import (
     HyperbolicClassifier,
     PoincareBall,
 )
+from hamsb.nnet._sharded import Shard, ShardedSimilarities
 from hamsb.training.branches import check_branches
 
 B, C, D = 6, 7, 4
@@ -149,6 +151,15 @@ def test_what_does_not_fit_is_a_value_error():
     plain = HyperbolicClassifier(D, C, head.ball)
     with pytest.raises(ValueError, match=r"give it the head hamsb\.HAAMClassifier"):
         HAAMSoftmax()(plain(x), targets)
+    # Nor what a loss takes block by block, where it is not one center of each speaker.
+    lazy = head(x)
+    given = {each.name: getattr(lazy, each.name) for each in fields(lazy)}
+    given.pop("_tensor")
+    several = HyperbolicClassifier(D, C, head.ball, sub_centers=2, class_fraction=0.9)
+    rim = HyperbolicClassifier(D, C, ClippedUnitBall(1.0), class_fraction=0.9)
+    for other in (ShardedSimilarities(**given, shard=Shard(C)), several(x), rim(x)):
+        with pytest.raises(ValueError, match=r"give it the head hamsb\.HAAMClassifier"):
+            HAAMSoftmax()(other, targets)
     with pytest.raises(ValueError, match=r"expects points of a ball.*HAAMClassifier"):
         check_branches(None, HAAMSoftmax(), {"classifier": plain}, C)
     for cost in (HAAMSoftmax(), HAMSoftmax()):

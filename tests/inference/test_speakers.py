@@ -102,6 +102,8 @@ def test_the_threshold_for_so_many_speakers(store, speech, monkeypatch):
         assert store.false_alarms_by == "impostor trials"
         assert store.threshold(false_alarms=0.2) == pytest.approx(0.6)  # of two speakers
         assert store.threshold() == pytest.approx(0.6 + 0.1 * math.log10(2))
+        rates["false_alarm_0.1"] = 0.0  # a threshold as any other
+        assert store.false_alarms_by == "impostor trials"
         patch.setattr(recognition, "decision", {"thresholds": {"eer": 0.5}})
         assert store.false_alarms_by is None and store.threshold() == 0.5
         with pytest.raises(ValueError, match="stores nothing that tells how frequent"):

@@ -11,6 +11,7 @@ from hamsb.utils.files import replacing_files
 from hamsb.utils.packages import missing
 from hamsb.utils.progress import progress_bar
 from hamsb.utils.tables import markdown_table
+from hamsb.verification.decision import FALSE_ALARM
 from hamsb.verification.evaluation import (
     P_TARGETS,
     decision_errors,
@@ -274,19 +275,33 @@ Calibrate on more trials, of recordings that are like the list's.
                 "target trials, so that the calibration says nothing or turns the scores "
                 "around. Calibrate on another list."
             )
-        for key, found in result.get("stored_thresholds", {}).items():
-            what = [
-                *["rejects every target trial"] * (found["miss_rate"] == 1),
-                *["accepts every impostor trial"] * (found["false_alarm_rate"] == 1),
-            ]
-            if what:
-                warnings.append(
-                    f"{name}: the model's stored threshold `{key}` "
-                    f"({found['threshold']:.3f}) {' and '.join(what)} of this list. Store "
-                    "one of trials that are like it: verify.py's calibration_file with "
-                    "store_decision."
-                )
+        if what := _useless(result.get("stored_thresholds", {})):
+            warnings.append(
+                f"{name}: the model's stored {' and '.join(what)} of this list. Store "
+                "thresholds of trials that are like it: verify.py's calibration_file with "
+                "store_decision."
+            )
     return warnings
+
+
+def _useless(stored: Mapping[str, Mapping]) -> list[str]:
+    """Which of the stored thresholds decide nothing, for a sentence."""
+    told = []
+    for rate, ends in (
+        ("miss_rate", ("rejects", "reject", "every target trial")),
+        ("false_alarm_rate", ("accepts", "accept", "every impostor trial")),
+    ):
+        names = [
+            f"`{key}` ({found['threshold']:.3f})"
+            for key, found in stored.items()
+            # A false alarm rate promises nothing of the target trials.
+            if found[rate] == 1 and (rate != "miss_rate" or not key.startswith(FALSE_ALARM))
+        ]
+        one, more, what = ends
+        if names:
+            noun, verb = ("threshold", one) if len(names) == 1 else ("thresholds", more)
+            told.append(f"{noun} {', '.join(names)} {verb} {what}")
+    return told
 
 
 DECISIONS = """Errors at the thresholds that are stored with the model{source}:

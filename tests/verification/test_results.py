@@ -345,6 +345,13 @@ def test_numbers_that_call_for_a_warning():
         stored = {"stored_thresholds": {"eer": {**at, **changes}}}
         warnings = results.results_warnings([{**good, **stored}])
         assert [text in warning for warning in warnings] == [True] * (text is not None)
+    # One warning for all thresholds; few false alarms may well cost every target trial.
+    useless = {**at, "miss_rate": 1.0}
+    strict = {"stored_thresholds": {"false_alarm_0.001": useless}}
+    assert results.results_warnings([{**good, **strict}]) == []
+    both = {"stored_thresholds": {"eer": useless, "min_dcf_0.01": useless}}
+    (warning,) = results.results_warnings([{**good, **both}])
+    assert "thresholds `eer` (0.900), `min_dcf_0.01` (0.900) reject every" in warning
 
 
 def test_speakers_that_the_paths_do_not_tell():

@@ -3,7 +3,8 @@
 A head with ``fused=True`` hands on `LazySimilarities` in training: what it would
 compare, not yet compared. A loss of `hamsb.nnet.losses` takes its cross-entropy from
 them block by block of the centers, forward and again backward, and keeps a number a
-row: memory grows as (B + C) D, not as B C. To everything else they are the tensor [B,
+row: memory grows as (B + C) D, not as B C. To everything else, losses that need all of
+them included (`LazySimilarities.numbers`: ``top_k``, SphereFace2), they are the tensor [B,
 1, C] that the head would have returned, made when it is asked for.
 """
 
@@ -350,13 +351,14 @@ class FusedCrossEntropy(torch.autograd.Function):
     for the backward pass are embeddings, centers and some numbers a row. The gradient goes
     through the projection within each block.
 
-    Arguments of ``apply``: x [B, D], centers [C, D], c, targets [B, 1], of which one that
-    is no row of the centers is in none of the blocks, value and slope of the target's
-    penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join, times),
-    and what the projection learns. Where the centers are some of all, ``join`` makes of
-    the largest logit and the sum of exponentials of these those of all. All gradients but
-    that of the centers are taken ``times`` what they are. Returns the losses [B], and for
-    the backward pass the others' largest logit and the sum of their exponentials less it.
+    Arguments of ``apply``: x [B, D], centers [C, D] or [C, K, D], c, targets [B, 1], of
+    which one that is no row of the centers is in none of the blocks, value and slope of the
+    target's penalized similarity [B, 1], (project, pairs, scale, zero_below_target, join,
+    times), and what the projection learns. Where the centers are some of all, ``join``
+    makes of the largest logit and the sum of exponentials of these those of all. All
+    gradients but that of the centers are taken ``times`` what they are. Returns the losses
+    [B], and for the backward pass the others' largest logit and the sum of their
+    exponentials less it.
     """
 
     @staticmethod
@@ -458,7 +460,7 @@ def drawn(centers: Tensor, targets: Tensor, fraction: float) -> tuple[Tensor, Te
     Arguments
     ---------
     centers : torch.Tensor
-        [C, D].
+        [C, D]; of several each, [C, K, D].
     targets : torch.Tensor
         Rows of them, [N, 1]; one that is none stays so.
     fraction : float

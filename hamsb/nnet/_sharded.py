@@ -5,7 +5,9 @@ own block of classes, and so do its gradients and the optimizer. For the loss th
 processes put their embeddings and targets together, each compares all of them with its
 own centers, block by block, and numbers a row are exchanged: the similarity of the
 target, the largest logit and the sum of the exponentials. So the loss is that of the
-joined batch, the same in every process.
+joined batch, the same in every process. A loss that needs all similarities at once (with
+``top_k``, or SphereFace2) gets those of the process's own batch, [B, C], exchanged, and is
+its mean; the mean over the processes is that of the joined batch.
 
 What a process has after ``backward()``:
 

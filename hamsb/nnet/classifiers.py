@@ -10,11 +10,13 @@ recordings of one speaker need not lie around one point.
 With ``fused=True`` a head in training hands on what it would compare, and the loss
 compares it block by block: [B, C] is never held, which otherwise limits the number of
 speakers. In ``eval()`` mode, without gradients, for few speakers and to any other loss
-the head gives the tensor.
+the head gives the tensor. A loss with ``top_k`` and `hamsb.nnet.binary.SphereFace2` take
+it in training, too.
 
 With ``sharded=True`` the processes of a training share the centers out, a block of rows
 to each (`hamsb.nnet._sharded`), and the loss, computed block by block, is that of the
-joined batch. In one process it changes nothing.
+joined batch; of those two losses, whose similarities are exchanged, each process has its
+own batch's. In one process it changes nothing. It does not go with ``sub_centers``.
 
 With ``class_fraction=0.1`` the loss compares a batch with a tenth of the speakers, drawn
 anew each time, the batch's own among them (Partial FC, arXiv 2010.05222, 2203.15565). It
@@ -23,6 +25,9 @@ is another loss. It lacks most negatives, so it is smaller, by some ``log(1 /
 class_fraction)`` where they weigh more than the target, and its gradient depends on the
 speakers that were drawn. In a run of hamsb the draw is a function of seed, epoch, step and
 the number of processes, each of which draws from its own speakers.
+
+`hamsb.nnet.haam.HAAMClassifier`, `hamsb.nnet.busemann.BusemannClassifier` and
+`hamsb.nnet.confidence.ConfidentClassifier` have none of these options.
 
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.

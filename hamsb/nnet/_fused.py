@@ -283,11 +283,17 @@ class LazySimilarities:
         zero : bool
             Whether logits below the target's become 0.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and self.fraction == 1:
             similarities = self.tensor().squeeze(1)
             return MarginCrossEntropy.apply(
                 similarities, targets, value, slope, scale, zero
             )
+        return self._by_blocks(targets, value, slope, scale, zero)
+
+    @torch.compiler.disable
+    def _by_blocks(
+        self, targets: Tensor, value: Tensor, slope: Tensor, scale: float, zero: bool
+    ) -> Tensor:
         form = (self.project, self.pairs, scale, zero, None, 1)
         centers, targets = drawn(self.centers, targets, self.fraction)
         losses, _, _ = FusedCrossEntropy.apply(

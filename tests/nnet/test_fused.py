@@ -352,3 +352,23 @@ def test_bad_settings_are_refused(make):
     for value in (0, 1.5, True, "0.1"):
         with pytest.raises(ValueError, match=f"class_fraction={value}: must lie in"):
             make(D, C, class_fraction=value, **ball)
+
+
+def test_a_compiled_loss_takes_a_fraction_too():
+    """By itself, and together with its head; without generated code, which is slow."""
+    head = CosineClassifier(8, 60, initial_scale=1.0, class_fraction=0.2)
+    loss = AMSoftmax()
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    targets = torch.arange(16).unsqueeze(1)
+
+    def of(function):
+        torch.manual_seed(1)  # of the draw
+        value = function()
+        (gradient,) = torch.autograd.grad(value, head.weight)
+        return torch.cat([value.reshape(1), gradient.flatten()])
+
+    expected = of(lambda: loss(head(x), targets))
+    alone = torch.compile(loss, backend="eager")
+    together = torch.compile(lambda x: loss(head(x), targets), backend="eager")
+    for compiled in (lambda: alone(head(x), targets), lambda: together(x)):
+        torch.testing.assert_close(of(compiled), expected)

@@ -31,6 +31,7 @@ MAY_CHANGE = {
     "eval_precision": "",
     "ckpt_interval_minutes": "",
     "card": "",
+    "export_classifier": "",
     "train_logger": "",
 }
 #: Of the data loader, what changes no batch.

@@ -207,7 +207,7 @@ def train_all(
     ---------
     runs : list of Run
     processes : int
-        How many at a time; each gets an equal share of the cores as threads.
+        How many at a time; each gets the threads of `threads_each`.
     keep_checkpoints : bool
         If not, a finished run's checkpoints are removed; its export stays.
 
@@ -217,7 +217,7 @@ def train_all(
         Those that failed; the end of what they printed has been printed.
     """
     waiting = [run for run in runs if not run.finished]
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = threads_each(processes)
     total = len(waiting)
     failed: list[Run] = []
     running: dict[Run, subprocess.Popen] = {}
@@ -241,6 +241,15 @@ def train_all(
     finally:
         stop(running.values())
     return failed
+
+
+def threads_each(processes: int) -> int:
+    """How many threads each of several runs has: ``OMP_NUM_THREADS`` where that is set,
+    else an equal share of the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def drop_checkpoints(run: Run) -> None:

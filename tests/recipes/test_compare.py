@@ -200,7 +200,8 @@ def test_an_experiment_may_have_another_script(comparison, stand_in, tmp_path, m
     assert stand_in.names() == ["am/1"]
 
 
-def test_seeds_options_threads_and_order(comparison, stand_in):
+def test_seeds_options_threads_and_order(comparison, stand_in, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     experiments = {**EXPERIMENTS, "h": {"hparams": HAM, "options": {"lin_neurons": 8}}}
     compare.main([comparison(seeds=[5, 6], experiments=experiments), "--debug"])
     assert stand_in.names() == ["am/5", "ham/5", "h/5", "am/6", "ham/6", "h/6"]
@@ -234,7 +235,19 @@ def test_modules_to_compile_are_those_of_the_runs(comparison, stand_in):
         compare.main([comparison(seeds=[2]), "--compile", "--compile_module_keys=head"])
 
 
-def test_processes_share_the_cores_and_run_side_by_side(comparison, stand_in, capsys):
+def test_a_set_number_of_threads_is_kept(comparison, stand_in, monkeypatch):
+    """As for two studies side by side."""
+    for given, threads in (("3", "3"), ("0", None), ("many", None)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        compare.main([comparison(seeds=[len(stand_in.calls())])])
+        share = str(len(os.sched_getaffinity(0)))
+        assert stand_in.calls()[-1]["threads"] == (threads or share)
+
+
+def test_processes_share_the_cores_and_run_side_by_side(
+    comparison, stand_in, monkeypatch, capsys
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     stand_in.tell({"am/1": {"after": "ham/1"}})
     compare.main([comparison(processes=2)])
     assert {call["threads"] for call in stand_in.calls()} == {

@@ -89,6 +89,7 @@ def test_what_may_change(start, tmp_path):
         "cost: {margin: 0.20, scale: 30}",
         "card: {language: en, tags: [a]}",
         "card: {language: de}",
+        "export_classifier: True",
         "number_of_epochs: 6",  # and with it the schedule's steps
         "number_of_epochs: 6",
     ):

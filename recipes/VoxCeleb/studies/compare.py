@@ -12,7 +12,8 @@ names (``train_ssl.py``), in ``output_folder/<experiment>/<seed>``, or in
 ``folder/<seed>`` where it names another study's folder of runs, which then serve
 both; an experiment may have ``seeds`` of its own. One that needs the models of others
 names these in ``after``, and waits for them. ``processes`` runs go side by side and
-share the cores. A run option on the command line (``--device=cuda:0``) goes to every run.
+share the cores, or have ``OMP_NUM_THREADS`` threads each where that is set. A run option
+on the command line (``--device=cuda:0``) goes to every run.
 
 An experiment's yaml is looked for beside the study's and in ``hparams/``. Options are
 merged as on a command line (`hamsb.utils.hparams.override`). What has a tag is not built
@@ -43,7 +44,7 @@ from hamsb.utils.hparams import Key
 
 KEYS = [
     Key("output_folder", "folder", "tables, plots and the runs' folders"),
-    Key("processes", "number", "runs side by side, sharing the cores; 0: only the table"),
+    Key("processes", "number", "runs side by side; 0: only the table"),
     Key("keep_checkpoints", "boolean", "of finished runs; their exports stay"),
     Key("seeds", "list of numbers", "each experiment is trained with each of them"),
     Key("options", "mapping", "options of every run"),

@@ -29,7 +29,7 @@ TITLES: dict[str, tuple[str, float | None]] = {
     "duration": ("radius with duration", None),
     "noise": ("radius with noise", None),
 }
-_OWN_NULL = ("place", "cophenetic", "depth")
+_OWN_NULL = ("place", "cophenetic", "depth")  # which is one of the system's own points
 
 
 def ends(draws: np.ndarray | None) -> tuple[float, float] | None:
@@ -260,7 +260,8 @@ def result_table(
     rates: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
     """What `summarize` returned, markdown: rows measures, columns systems, null and true
-    tree. Measures that no system has are left out.
+    tree. Measures that no system has are left out. A null of each system's own points,
+    where there are several, has a row below.
 
     Arguments
     ---------
@@ -273,15 +274,16 @@ def result_table(
     """
     lines = [line for line in summary["measures"] if _known(line)]
     systems = list(summary["measures"][0]["systems"])
-    rows = [
-        [
-            title(line, names, nearest),
-            *(_cell(line["systems"][name]) for name in systems),
-            _null_cell(line),
-            "" if line["true"] is None else f"{line['true']:g}",
-        ]
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        entries = [line["systems"][name] for name in systems]
+        own = line["name"] in _OWN_NULL and len(systems) > 1
+        null = "" if own else _plus_minus(line["null"], line["null_std"])
+        true = "" if line["true"] is None else f"{line['true']:g}"
+        rows.append([title(line, names, nearest), *map(_cell, entries), null, true])
+        if own:
+            nulls = [_plus_minus(each["null"], each["null_std"]) for each in entries]
+            rows.append(["- null", *nulls, "", ""])
     for what, cells in (rates or {}).items():
         rows.append([what, *(cells.get(name, "") for name in systems), "", ""])
     return markdown_table(["measure", *systems, "null", "true tree"], rows, left=1)
@@ -311,15 +313,6 @@ def _cell(entry: Mapping) -> str:
     if entry["low"] is None:
         return text
     return f"{text} [{entry['low']:.3f}, {entry['high']:.3f}]"
-
-
-def _null_cell(line: Mapping) -> str:
-    """The null of all systems, or of each in their order where it is one of the system's
-    own points and not of the labels."""
-    if line["name"] not in _OWN_NULL:
-        return _plus_minus(line["null"], line["null_std"])
-    entries = line["systems"].values()
-    return "; ".join(_plus_minus(each["null"], each["null_std"]) for each in entries)
 
 
 def _plus_minus(value: float | None, std: float | None) -> str:

@@ -207,7 +207,7 @@ HOW = """- relative delta: Gromov's hyperbolicity from a fixed point, over half 
   root's groups to the utterance
 - null: labels of the levels above the speaker moved to other speakers, all others to other
   points; for delta and the cophenetic correlation a Gaussian of the same covariance. Where
-  it is one of a system's own points, it stands for each
+  it is one of a system's own points, several systems have theirs in a row of its own
 
 Brackets: 95 % intervals over speakers; ±: standard deviation, of several seeds or of the
 null. A level of one group, or of single points, has no measures; none stands where one

@@ -5,8 +5,9 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from pydoc import ErrorDuringImport
 from typing import Any
 
 import speechbrain.inference.speaker
@@ -118,6 +119,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             The source is a path, and no model is there; no such decision file.
         ValueError
             ``savedir`` holds the files of another model; the decision is another model's.
+        ImportError
+            The model's yaml names what is not installed here.
         """
         if isinstance(source, os.PathLike):
             source = os.fspath(source)
@@ -143,7 +146,8 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if savedir is not None:
             _check_savedir(savedir, place)
         try:
-            model = load()
+            with _saying_what_lacks(place):
+                model = load()
         except (OSError, ValueError) as error:
             if not on_hub:
                 raise
@@ -516,11 +520,25 @@ def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClass
     ------
     FileNotFoundError
         No model was exported there.
+    ImportError
+        The model's yaml names what is not installed here.
     """
     folder = model_folder(model)
-    return EncoderClassifier.from_hparams(
-        source=str(folder), run_opts=run_opts, overrides=own_weights(folder)
-    )
+    with _saying_what_lacks(folder):
+        return EncoderClassifier.from_hparams(
+            source=str(folder), run_opts=run_opts, overrides=own_weights(folder)
+        )
+
+
+@contextlib.contextmanager
+def _saying_what_lacks(model: str | os.PathLike) -> Iterator[None]:
+    """An ImportError names the model."""
+    try:
+        yield
+    except (ImportError, ErrorDuringImport) as error:
+        raise ImportError(
+            f"{model}: {error}. The model needs it; `hamsb info` names its packages."
+        ) from error
 
 
 def trained_ball(encoder: EncoderClassifier) -> Ball | None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from hamsb.inference import EmbeddingExtractor, SpeakerRecognition, cli, speakers
+from hamsb.inference.speaker import load_encoder
 from hamsb.utils import packages
 from hamsb.verification import cache as cache_module
 from hamsb.verification.batches import _Work
@@ -215,6 +216,24 @@ def test_what_kaldis_files_need(hamsb, model, tmp_path, monkeypatch):
     status, _, messages = hamsb("embed", model, tmp_path, "-o", tmp_path / "e.ark")
     assert status == cli.EXPECTED and "Traceback" not in messages
     assert messages.startswith("hamsb: error: kaldiio is not installed, run `python -m pip")
+
+
+@pytest.mark.parametrize("lacks", ["", "import nothing_of_this_name"])
+def test_what_a_model_lacks_is_told(
+    hamsb, without_decision, speech, tmp_path, monkeypatch, lacks
+):
+    (tmp_path / "strange_heads.py").write_text(lacks)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = without_decision / "hyperparams.yaml"
+    settings = file.read_text()
+    assert "!new:hamsb.HyperbolicClassifier" in settings
+    file.write_text(settings.replace("!new:hamsb.Hyperbolic", "!new:strange_heads."))
+    status, _, messages = hamsb("embed", without_decision, speech, "-o", tmp_path / "e.npz")
+    assert status == cli.EXPECTED and "Traceback" not in messages
+    assert messages.startswith(f"hamsb: error: {without_decision}: ")
+    assert "strange_heads" in messages and "`hamsb info` names its packages" in messages
+    with pytest.raises(ImportError, match="strange_heads.*The model needs it"):
+        load_encoder(without_decision)
 
 
 def test_a_killed_embed_goes_on_where_it_was(hamsb, model, speech, tmp_path, monkeypatch):

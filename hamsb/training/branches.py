@@ -38,12 +38,6 @@ _LOSSES = {
     "embedding": "SupCon or HSCL",
 }
 
-#: The options for a ``compute_cost`` that learns something, in a yaml whose does not.
-LEARNS = (
-    "--modules='{compute_cost: !ref <compute_cost>}' "
-    "--checkpointer='{recoverables: {compute_cost: !ref <compute_cost>}}'"
-)
-
 
 def gives(head: object) -> tuple[str, ...]:
     """The kinds of which a head's output may be; none where that is not known.
@@ -109,9 +103,8 @@ def check_branches(
     Raises
     ------
     ValueError
-        A loss that does not expect what its head gives, or that learns something and is
-        none of the modules; a head with fewer classes than there are speakers; a branch
-        without such a head, a loss or a weight.
+        A loss that does not expect what its head gives; a head with fewer classes than
+        there are speakers; a branch without such a head, a loss or a weight.
 
     Example
     -------
@@ -121,7 +114,6 @@ def check_branches(
     """
     if not branches:
         _check("compute_cost", cost, "classifier", modules["classifier"], speakers)
-        _check_learns("compute_cost", cost, modules)
         return
     for name, branch in branches.items():
         if name not in modules:
@@ -133,7 +125,6 @@ def check_branches(
         check_not_negative(f"branches[{name}][weight]", branch["weight"])
         where = f"branches[{name}][cost]"
         _check(where, branch["cost"], name, modules[name], speakers)
-        _check_learns(where, branch["cost"], modules)
 
 
 def _check(where: str, cost: object, name: str, head: object, speakers: int) -> None:
@@ -156,22 +147,6 @@ def _check(where: str, cost: object, name: str, head: object, speakers: int) -> 
         raise ValueError(
             f"{name}: a head of {known} classes for {speakers} training speakers; give "
             "it out_neurons: !ref <out_n_neurons>, which is counted."
-        )
-
-
-def _check_learns(where: str, cost: object, modules: Mapping[str, object]) -> None:
-    """ValueError where a loss's parameters are none of the modules', which are what is
-    moved to the device, optimized and checkpointed."""
-    if not isinstance(cost, nn.Module):
-        return
-    held = [m for m in modules.values() if isinstance(m, nn.Module)]
-    learned = {id(p) for module in held for p in module.parameters()}
-    own = [(name, p) for name, p in cost.named_parameters() if p.requires_grad]
-    if left := [name for name, p in own if id(p) not in learned]:
-        raise ValueError(
-            f"{where}={one_line(cost)}: learns {' and '.join(left)}, but is none of the "
-            "modules, so nothing would train it. Name it there and among the "
-            f"checkpointer's recoverables, as compute_cost with {LEARNS}."
         )
 
 

@@ -7,12 +7,14 @@ first epoch what could not be seen before.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 from torch import nn
+
+from hamsb.utils.hparams import bracketed
 
 
 def check_kept(
@@ -40,20 +42,22 @@ def check_kept(
     trained = {id(p) for module in modules.values() for p in module.parameters()}
     saved_objects = {id(value) for value in recoverables.values()}
     saved_tensors = {id(t) for value in recoverables.values() for t in _tensors(value)}
-    for name, value in hparams.items():
-        if name == "modules" or isinstance(value, str):
+    for key, value in hparams.items():
+        if key == "modules":
             continue
-        for each in _objects(value):
+        for path, each in _objects(value, (key,)):
             if isinstance(each, nn.Module):
-                if any(p.requires_grad and id(p) not in trained for p in each.parameters()):
+                if left := _untrained(each, trained):
                     raise ValueError(
-                        f"{name}: has parameters that nothing trains; name it among the "
-                        f"modules of the yaml, or give --modules='{{{_reference(name)}}}'."
+                        f"{bracketed(path)}: learns {' and '.join(left)}, and nothing "
+                        "trains that; name it among the modules and the checkpointer's "
+                        "recoverables in the yaml, or give "
+                        f"--modules='{{{_reference(path)}}}' {_option(path)}."
                     )
             elif has_hooks(each) and id(each) not in saved_objects:
                 raise ValueError(
-                    f"{name}: counts what a restart needs, and no checkpoint holds it; "
-                    f"{_advice(name)}."
+                    f"{bracketed(path)}: counts what a restart needs, and no checkpoint "
+                    f"holds it; {_advice(path)}."
                 )
     for name, module in modules.items():
         learned = [p for p in module.parameters() if p.requires_grad]
@@ -61,12 +65,12 @@ def check_kept(
         if any(id(tensor) not in saved_tensors for tensor in changed):
             raise ValueError(
                 f"modules[{name}]: learns or keeps statistics, and no checkpoint holds "
-                f"them; {_advice(name)}."
+                f"them; {_advice([name])}."
             )
         if any(id(part) not in saved_objects for part in global_statistics(module)):
             raise ValueError(
                 f"modules[{name}]: norm_type=global keeps statistics, and no checkpoint "
-                f"holds them; {_advice(name)}."
+                f"holds them; {_advice([name])}."
             )
         if learned and name not in {*exported, *training_only}:
             raise ValueError(
@@ -121,7 +125,7 @@ def check_unchanged(modules: Mapping[str, nn.Module], before: Mapping[str, str])
         if fingerprint(module) != before[name]:
             raise ValueError(
                 f"modules[{name}]: training changes what it keeps, and no checkpoint "
-                f"holds that; {_advice(name)}."
+                f"holds that; {_advice([name])}."
             )
 
 
@@ -167,24 +171,43 @@ def has_hooks(value: object) -> bool:
     return hook is not None and hook is not DEFAULT_SAVE_HOOKS[nn.Module]
 
 
-def _advice(name: str) -> str:
-    option = f"--checkpointer='{{recoverables: {{{_reference(name)}}}}}'"
-    return f"name it among the checkpointer's recoverables in the yaml, or give {option}"
+def _untrained(module: nn.Module, trained: Collection[int]) -> list[str]:
+    """The names of parameters that would learn, by their identities, and are not
+    trained."""
+    own = module.named_parameters()
+    return [name for name, p in own if p.requires_grad and id(p) not in trained]
 
 
-def _reference(name: str) -> str:
-    return f"{name}: !ref <{name}>"
+def _advice(path: Sequence) -> str:
+    return (
+        "name it among the checkpointer's recoverables in the yaml, or give "
+        f"{_option(path)}"
+    )
 
 
-def _objects(value: object) -> Iterator[object]:
-    """An object, or those in nested lists and mappings."""
+def _option(path: Sequence) -> str:
+    return f"--checkpointer='{{recoverables: {{{_reference(path)}}}}}'"
+
+
+def _reference(path: Sequence) -> str:
+    """A name for what lies there in a yaml, and where it lies."""
+    place = f"<{bracketed(path)}>"
+    if len(path) > 1:
+        place = f'"{place}"'  # in braces yaml takes brackets for a list
+    return f"{'_'.join(map(str, path))}: !ref {place}"
+
+
+def _objects(value: object, path: tuple) -> Iterator[tuple[tuple, object]]:
+    """An object, or those in nested lists and mappings, and where they lie."""
     if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _objects(each)
+        inner = value.items()
+    elif isinstance(value, (list, tuple)):
+        inner = enumerate(value)  # type: ignore[assignment]
     else:
-        yield value
+        yield path, value
+        return
+    for key, each in inner:
+        yield from _objects(each, (*path, key))
 
 
 def _tensors(value: object) -> Iterable[torch.Tensor]:

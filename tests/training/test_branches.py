@@ -113,17 +113,6 @@ def test_a_head_of_fewer_classes_than_speakers():
     check_branches(None, cost, {"classifier": nn.Linear(4, 5)}, 6)
 
 
-def test_a_loss_that_learns_is_one_of_the_modules():
-    head, cost = HEADS["cosine"][0], hamsb.SphereFace2()
-    branches = {"classifier": {"cost": cost, "weight": 1.0}}
-    for given in (None, branches):
-        check_branches(given, cost, {"classifier": head, "compute_cost": cost}, 5)
-        with pytest.raises(ValueError, match="SphereFace2.*learns bias, .*--modules="):
-            check_branches(given, cost, {"classifier": head}, 5)
-    cost.bias.requires_grad_(False)
-    check_branches(None, cost, {"classifier": head}, 5)
-
-
 def test_heads_and_losses_of_ones_own_declare():
     class Head(nn.Module):
         gives = "cosine"

@@ -87,8 +87,15 @@ def test_a_loss_that_learns(hparams):
     ball = hamsb.PoincareBall(1.0, learnable=True)
     cost = hamsb.NTXent(hamsb.HSoftmax(), similarity=hamsb.HyperbolicSimilarity(ball))
     hparams["compute_cost"] = cost
-    with pytest.raises(ValueError, match="compute_cost: has parameters that nothing"):
+    message = (
+        "compute_cost: learns similarity.ball.log_curvature and .*, and nothing trains"
+    )
+    with pytest.raises(ValueError, match=message) as error:
         check(hparams)
+    assert (
+        "--modules='{compute_cost: !ref <compute_cost>}' "
+        "--checkpointer='{recoverables: {compute_cost: !ref <compute_cost>}}'"
+    ) in str(error.value)
     with pytest.raises(ValueError, match=r"modules\[compute_cost\]: learns"):
         check(hparams, modules=["compute_cost"])
     hparams["recoverables"]["compute_cost"] = cost
@@ -97,8 +104,20 @@ def test_a_loss_that_learns(hparams):
 
 def test_objects_in_lists_and_mappings(hparams):
     hparams["schedules"] = [{"margin": hamsb.LinearMargin(0.2, 10)}]
-    with pytest.raises(ValueError, match="schedules: counts what a restart needs"):
+    with pytest.raises(ValueError, match=r"schedules\[0\]\[margin\]: counts what"):
         check(hparams)
+
+
+def test_a_loss_of_a_branch_that_learns(hparams):
+    cost = hamsb.SphereFace2()
+    hparams["branches"] = {"classifier": {"cost": cost, "weight": 1.0}}
+    message = r"branches\[classifier\]\[cost\]: learns bias, and nothing trains"
+    with pytest.raises(ValueError, match=message) as error:
+        check(hparams)
+    reference = '{branches_classifier_cost: !ref "<branches[classifier][cost]>"}'
+    assert f"--modules='{reference}' --checkpointer=" in str(error.value)
+    cost.bias.requires_grad_(False)
+    check(hparams)
 
 
 def test_a_module_that_the_export_would_lack(hparams):

@@ -1,4 +1,5 @@
-"""Figures of a hierarchy: a dendrogram, a tree in the Poincare disk, distances by level."""
+"""Figures of a hierarchy: a dendrogram, a tree in the Poincare disk, distances by level,
+and how much of a tree systems hold, against their error rates."""
 
 import math
 import os
@@ -148,6 +149,45 @@ def plot_levels(
     b'PNG'
     """
     save_figure(_levels_figure(systems, labels), path)
+
+
+def plot_rates(
+    rates: Mapping[str, Sequence[float]],
+    measured: Mapping[str, Mapping[str, float | None]],
+    path: str | os.PathLike,
+    rate: str = "EER (%)",
+    measure: str = "tree agreement",
+) -> None:
+    """Save what systems hold of a tree against their error rates as a PNG.
+
+    Arguments
+    ---------
+    rates : mapping of str to sequence of float
+        System -> error rate of each of its models. A line reaches from the least to the
+        largest, the marker is their mean.
+    measured : mapping of str to mapping
+        System -> ``value``, ``low`` and ``high`` of a measure, None without an interval,
+        as `hamsb.analysis.tree_tables.summarize` has them.
+    path : str or Path
+        PNG file to write, whole or not at all; its folder is made if need be.
+    rate, measure : str
+        What they are.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rates = {"HAM": [5.0, 5.4], "AM": [6.1]}
+    ...     measured = {
+    ...         "HAM": {"value": 0.5, "low": 0.4, "high": 0.6},
+    ...         "AM": {"value": 0.4, "low": None, "high": None},
+    ...     }
+    ...     plot_rates(rates, measured, f"{folder}/rates.png")
+    ...     Path(folder, "rates.png").read_bytes()[1:4]
+    b'PNG'
+    """
+    save_figure(_rates_figure(rates, measured, rate, measure), path)
 
 
 # ----------------------------------------------------------------------- the dendrogram
@@ -363,4 +403,31 @@ def _levels_figure(systems, labels):
         "bar: quartiles; stroke: median; line: 5 to 95 %",
         fontsize=SMALL,
     )
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def _rates_figure(rates, measured, rate, measure):
+    """The figure that ``plot_rates`` saves."""
+    figure = Figure(figsize=(COLUMN, 3.2), layout="constrained")
+    axes = figure.subplots()
+    drawn = []
+    for k, (name, values) in enumerate(rates.items()):
+        one, color = measured[name], BRIGHT[k % len(BRIGHT)]
+        x, y = np.mean(values), one["value"]
+        if y is None:
+            continue
+        if one["low"] is not None:
+            axes.vlines(x, one["low"], one["high"], color=color, linewidth=0.9)
+        axes.hlines(y, min(values), max(values), color=color, linewidth=0.9)
+        marker = _MARKERS[k % len(_MARKERS)]
+        style = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.4}
+        drawn += axes.plot(x, y, marker, label=name, markersize=6, zorder=3, **style)
+    axes.set_xlabel(rate)
+    axes.set_ylabel(measure)
+    axes.set_title(
+        "marker: mean over seeds; across: least to largest\nup and down: 95 % interval",
+        fontsize=SMALL,
+    )
+    legend_below(figure, drawn, [each.get_label() for each in drawn])
     return figure

@@ -203,18 +203,25 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     return names if len({*names}) == len(names) else list(paths)
 
 
-def rate_rows(systems: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, str]]:
-    """The EER of each system on each list of its trainings, from the ``metrics.json``
-    beside its exports, as `result_table` takes rows; none where one has no such file.
+def training_rates(
+    systems: Mapping[str, Sequence[Path]],
+) -> dict[str, dict[str, list[float]]]:
+    """The EERs in percent of systems on the lists of their trainings, from the
+    ``metrics.json`` beside the exports.
 
     Arguments
     ---------
     systems : mapping of str to sequence of Path
         System -> its export folders.
+
+    Returns
+    -------
+    dict of str to dict of str to list of float
+        List -> system -> EER of each model; without a system of which one has no such
+        file.
     """
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for name, folders in systems.items():
-        rates: dict[str, list[float]] = {}
         for folder in folders:
             path = folder.resolve().parent / "metrics.json"
             try:
@@ -227,13 +234,28 @@ def rate_rows(systems: Mapping[str, Sequence[Path]]) -> dict[str, dict[str, str]
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 eers = {}
             for list_name, eer in eers.items():
-                rates.setdefault(list_name, []).append(100 * eer)
-        for list_name, values in rates.items():
-            if len(values) == len(folders):
-                std = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-                cells = found.setdefault(f"EER %, {list_name}, of the training", {})
-                cells[name] = f"{np.mean(values):.2f}{std}"
-    return found
+                found.setdefault(list_name, {}).setdefault(name, []).append(100 * eer)
+    known = {
+        list_name: {
+            name: each for name, each in rates.items() if len(each) == len(systems[name])
+        }
+        for list_name, rates in found.items()
+    }
+    return {list_name: rates for list_name, rates in known.items() if rates}
+
+
+def rate_rows(
+    rates: Mapping[str, Mapping[str, Sequence[float]]],
+) -> dict[str, dict[str, str]]:
+    """What `training_rates` returned, as `result_table` takes rows."""
+    return {
+        f"EER %, {list_name}, of the training": {
+            name: f"{np.mean(values):.2f}"
+            + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+            for name, values in each.items()
+        }
+        for list_name, each in rates.items()
+    }
 
 
 # ------------------------------------------------------------------------------- tables

@@ -21,7 +21,8 @@ out, in ``output_folder``, appears when all of it is complete:
     distances of pairs, by the level where they part.
 
 With several systems there is a ``tree_<system>.png`` and a ``disk_<system>.png`` of the
-first model of each.
+first model of each, and, where the reports of their trainings lie beside the exports,
+``rates.png``: tree agreement against EER.
 """
 
 from hamsb.utils.help import help_if_asked
@@ -55,7 +56,12 @@ from pathlib import Path
 from hamsb.analysis.clustering import which_ball
 from hamsb.analysis.disk import embed_in_disk
 from hamsb.analysis.hierarchy import measure_model
-from hamsb.analysis.hierarchy_plots import plot_disk_tree, plot_levels, plot_tree
+from hamsb.analysis.hierarchy_plots import (
+    plot_disk_tree,
+    plot_levels,
+    plot_rates,
+    plot_tree,
+)
 from hamsb.analysis.levels import (
     FROM_PATH,
     choose_utterances,
@@ -70,6 +76,7 @@ from hamsb.analysis.tree_tables import (
     rate_rows,
     result_table,
     summarize,
+    training_rates,
 )
 from hamsb.inference.folder import model_folder
 from hamsb.inference.speaker import load_encoder, trained_ball
@@ -94,6 +101,7 @@ from hamsb.verification.overlaps import (
 from hamsb.verification.trials import read_lists, speaker_of
 
 SCRIPT = "hierarchy.py"
+PLOTS = ("rates", "levels", "tree", "disk")  # how the names of their files begin
 
 # ----------------------------------------------------------------- what is asked for
 
@@ -218,11 +226,12 @@ DIFFERENCES = """Difference from {first}; bold where the 95 % interval does not 
 """
 
 
-def write_hierarchy(folder, judged, spaces, levels, text, numbers):
+def write_hierarchy(folder, judged, spaces, levels, rates, text, numbers):
     """All files of the output folder, which appear when all of them are complete; those
     of plots of other systems, from an earlier run, are removed."""
     _, paths = levels.of_speakers()
     groups, names = paths[:, : levels.speaker], levels.names[: levels.speaker]
+    (agreement,) = [m for m in numbers["measures"] if m["name"] == "agreement"]
     numbers = json.dumps(numbers, indent=2, default=str, allow_nan=False)
     with replacing_files(folder) as made:
         for name, each in judged.items():
@@ -235,9 +244,13 @@ def write_hierarchy(folder, judged, spaces, levels, text, numbers):
         pairs = {name: each[0].pairs for name, each in judged.items()}
         labels = {name: space.label for name, space in spaces.items()}
         plot_levels(pairs, labels, made / "levels.png")
+        for name, each in list(rates.items())[:1]:
+            if len(each) > 1:
+                measured = agreement["systems"]
+                plot_rates(each, measured, made / "rates.png", f"EER on {name} (%)")
         (made / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (made / "report.md").write_text(text(made), encoding="utf-8")
-        for older in (*folder.glob("tree*.png"), *folder.glob("disk*.png")):
+        for older in (p for name in PLOTS for p in folder.glob(f"{name}*.png")):
             if not (made / older.name).exists():
                 older.unlink()
 
@@ -246,11 +259,8 @@ def pictures(made):
     """The plots of a folder in markdown."""
     return "\n\n".join(
         f"![{path.stem.replace('_', ', ')}]({path.name})"
-        for path in (
-            *sorted(made.glob("levels.png")),
-            *sorted(made.glob("tree*.png")),
-            *sorted(made.glob("disk*.png")),
-        )
+        for name in PLOTS
+        for path in sorted(made.glob(f"{name}*.png"))
     )
 
 
@@ -285,7 +295,8 @@ def judge(arguments, hparams, systems, tree, folder, run_opts):
             for warning in overlap_warnings(found):
                 print(f"Warning: {path}: {warning}", flush=True)
     summary, nearest = summarize(judged), hparams["nearest"]
-    table = result_table(summary, levels.names, nearest, rate_rows(systems))
+    rates = training_rates(systems)
+    table = result_table(summary, levels.names, nearest, rate_rows(rates))
     differences = ""
     if len(systems) > 1:
         differences = DIFFERENCES.format(
@@ -323,7 +334,7 @@ def judge(arguments, hparams, systems, tree, folder, run_opts):
         "overlaps": overlaps,
         **summary,
     }
-    write_hierarchy(folder, judged, spaces, levels, text, numbers)
+    write_hierarchy(folder, judged, spaces, levels, rates, text, numbers)
     write_run(folder, {"script": SCRIPT})
     print(f"{table}\n{differences}Report and plots: {folder}")
 

@@ -25,6 +25,7 @@ from hamsb.analysis.tree_tables import (
     rate_rows,
     result_table,
     summarize,
+    training_rates,
 )
 from hamsb.nnet.balls import logmap0
 from hamsb.verification.embeddings import Embeddings
@@ -408,9 +409,11 @@ def test_error_rates_are_those_beside_the_exports(tmp_path):
         (tmp_path / name / "metrics.json").write_text(f'{text}"eer": {eer}}}]}}')
     (tmp_path / "c" / "metrics.json").write_text('{"results": 3}')
     a, b, c = (tmp_path / name / "export" for name in "abc")
-    rows = rate_rows({"two": [a, b], "one": [b], "none": [c], "half": [a, c]})
+    rates = training_rates({"two": [a, b], "one": [b], "none": [c], "half": [a, c]})
+    assert rates == {"O": {"two": [5.0, 6.0], "one": [6.0]}}
     row = {"two": "5.50 ± 0.71", "one": "6.00"}
-    assert rows == {"EER %, O, of the training": row}
+    assert rate_rows(rates) == {"EER %, O, of the training": row}
+    assert training_rates({"none": [c]}) == {}
 
 
 # --------------------------------------------------------------------------- figures
@@ -449,6 +452,26 @@ def test_figures_show_what_they_say(judged, metadata):
         low, high = np.quantile(pairs[name]["family differs"], [0.25, 0.75])
         assert axes.patches[0].get_x() == pytest.approx(low)
         assert axes.patches[0].get_width() == pytest.approx(high - low)
+
+
+def test_what_systems_hold_is_drawn_against_their_error_rates():
+    rates = {name: [5.0 + k, 6.0 + k] for k, name in enumerate("abcdefgh")}
+    measured = {name: {"value": 0.5, "low": 0.4, "high": 0.7} for name in rates}
+    measured["b"] = {"value": 0.6, "low": None, "high": None}
+    measured["c"] = {"value": None, "low": None, "high": None}
+    figure = hierarchy_plots._rates_figure(rates, measured, "EER (%)", "agreement")
+    (axes,) = figure.axes
+    points = [tuple(float(x[0]) for x in line.get_data()) for line in axes.lines]
+    assert points == [(5.5 + k, 0.6 if k == 1 else 0.5) for k in range(8) if k != 2]
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 7
+    segments = [part.get_segments()[0].tolist() for part in axes.collections]
+    assert segments[:3] == [
+        [[5.5, 0.4], [5.5, 0.7]],
+        [[5, 0.5], [6, 0.5]],
+        [[6, 0.6], [7, 0.6]],
+    ]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*"abdefgh"]
 
 
 def test_more_groups_than_colors_and_unknown_ones_are_drawn(tmp_path, monkeypatch):

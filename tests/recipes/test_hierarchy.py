@@ -105,7 +105,7 @@ def test_whole_path(run, capsys):
     assert "difference" not in report.lower()
 
 
-def test_seeds_and_systems_stand_in_one_table(run, corpus, tmp_path):
+def test_seeds_and_systems_stand_in_one_table(run, corpus, tmp_path, request):
     older = tmp_path / "out" / "tree.png"
     older.parent.mkdir()
     older.touch()
@@ -131,8 +131,20 @@ def test_seeds_and_systems_stand_in_one_table(run, corpus, tmp_path):
     assert ham["std"] == 0 and len({*ham["values"]}) == 1  # copies of one model
     assert none["difference"] == pytest.approx(none["value"] - ham["value"])
     assert "Difference from ham" in report and "| measure | ham | none/2 |" in report
-    # Without a ball the same draws of the same models differ by nothing.
-    same = numbers(run(model=f"[{a}, {b}]", levels="[gender, speaker]"))
+    # Without a ball the same draws of the same models differ by nothing. With the reports
+    # of their trainings beside them their error rates are in the table and drawn.
+    result = {"list": "O", "system": "trained", "calibrated": False}
+    for model, eer in ((a, 0.05), (b, 0.06)):
+        made = model.parent / "metrics.json"
+        made.write_text(json.dumps({"results": [{**result, "eer": eer}]}))
+        request.addfinalizer(made.unlink)
+    out = run(model=f"[{a}, {b}]", levels="[gender, speaker]")
+    assert "| EER %, O, of the training | 5.00 | 6.00 |" in (out / "report.md").read_text()
+    assert "(rates.png)" in (out / "report.md").read_text()
+    assert (out / "rates.png").exists() and not (out / "tree_ham.png").exists()
+    same = numbers(out)
+    run(model=a, levels="[gender, speaker]")
+    assert not (out / "rates.png").exists()
     for line in same["measures"]:
         _, other = line["systems"].values()
         assert other.get("difference") in (0, None)

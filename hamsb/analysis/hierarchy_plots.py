@@ -411,7 +411,7 @@ def _rates_figure(rates, measured, rate, measure):
     """The figure that ``plot_rates`` saves."""
     figure = Figure(figsize=(COLUMN, 3.2), layout="constrained")
     axes = figure.subplots()
-    drawn = []
+    drawn, names = [], []
     for k, (name, values) in enumerate(rates.items()):
         one, color = measured[name], BRIGHT[k % len(BRIGHT)]
         x, y = np.mean(values), one["value"]
@@ -421,13 +421,13 @@ def _rates_figure(rates, measured, rate, measure):
             axes.vlines(x, one["low"], one["high"], color=color, linewidth=0.9)
         axes.hlines(y, min(values), max(values), color=color, linewidth=0.9)
         marker = _MARKERS[k % len(_MARKERS)]
-        style = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.4}
-        drawn += axes.plot(x, y, marker, label=name, markersize=6, zorder=3, **style)
+        drawn += axes.plot(x, y, marker, color=color, mec="white", mew=0.4, ms=6, zorder=3)
+        names.append(name)
     axes.set_xlabel(rate)
     axes.set_ylabel(measure)
     axes.set_title(
         "marker: mean over seeds; across: least to largest\nup and down: 95 % interval",
         fontsize=SMALL,
     )
-    legend_below(figure, drawn, [each.get_label() for each in drawn])
+    legend_below(figure, drawn, names)
     return figure

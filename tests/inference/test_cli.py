@@ -218,21 +218,23 @@ def test_what_kaldis_files_need(hamsb, model, tmp_path, monkeypatch):
     assert messages.startswith("hamsb: error: kaldiio is not installed, run `python -m pip")
 
 
-@pytest.mark.parametrize("lacks", ["", "import nothing_of_this_name"])
+@pytest.mark.parametrize(
+    "name, text", [("empty_heads", ""), ("broken_heads", "import nothing_of_this_name")]
+)
 def test_what_a_model_lacks_is_told(
-    hamsb, without_decision, speech, tmp_path, monkeypatch, lacks
+    hamsb, without_decision, speech, tmp_path, monkeypatch, name, text
 ):
-    (tmp_path / "strange_heads.py").write_text(lacks)
+    (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     file = without_decision / "hyperparams.yaml"
     settings = file.read_text()
     assert "!new:hamsb.HyperbolicClassifier" in settings
-    file.write_text(settings.replace("!new:hamsb.Hyperbolic", "!new:strange_heads."))
+    file.write_text(settings.replace("!new:hamsb.Hyperbolic", f"!new:{name}."))
     status, _, messages = hamsb("embed", without_decision, speech, "-o", tmp_path / "e.npz")
     assert status == cli.EXPECTED and "Traceback" not in messages
     assert messages.startswith(f"hamsb: error: {without_decision}: ")
-    assert "strange_heads" in messages and "`hamsb info` names its packages" in messages
-    with pytest.raises(ImportError, match="strange_heads.*The model needs it"):
+    assert name in messages and "`hamsb info` names its packages" in messages
+    with pytest.raises(ImportError, match=f"{name}.*The model needs it"):
         load_encoder(without_decision)
 
 

@@ -172,10 +172,11 @@ def has_hooks(value: object) -> bool:
 
 
 def _untrained(module: nn.Module, trained: Collection[int]) -> list[str]:
-    """The names of parameters that would learn, by their identities, and are not
-    trained."""
+    """The names of parameters that would learn and whose identities are not among those
+    that are trained; of many, two."""
     own = module.named_parameters()
-    return [name for name, p in own if p.requires_grad and id(p) not in trained]
+    left = [name for name, p in own if p.requires_grad and id(p) not in trained]
+    return left if len(left) < 3 else [*left[:2], f"{len(left) - 2} more"]
 
 
 def _advice(path: Sequence) -> str:

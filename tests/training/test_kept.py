@@ -102,6 +102,12 @@ def test_a_loss_that_learns(hparams):
     check(hparams, modules=["compute_cost"])
 
 
+def test_a_network_that_nothing_trains_is_told_briefly(hparams):
+    hparams["teacher"] = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="learns 0.weight and 0.bias and 2 more, and"):
+        check(hparams)
+
+
 def test_objects_in_lists_and_mappings(hparams):
     hparams["schedules"] = [{"margin": hamsb.LinearMargin(0.2, 10)}]
     with pytest.raises(ValueError, match=r"schedules\[0\]\[margin\]: counts what"):

@@ -101,7 +101,7 @@ from hamsb.verification.overlaps import (
 from hamsb.verification.trials import read_lists, speaker_of
 
 SCRIPT = "hierarchy.py"
-PLOTS = ("rates", "levels", "tree", "disk")  # how the names of their files begin
+PLOTS = ("rates.png", "levels.png", "tree*.png", "disk*.png")
 
 # ----------------------------------------------------------------- what is asked for
 
@@ -244,13 +244,13 @@ def write_hierarchy(folder, judged, spaces, levels, rates, text, numbers):
         pairs = {name: each[0].pairs for name, each in judged.items()}
         labels = {name: space.label for name, space in spaces.items()}
         plot_levels(pairs, labels, made / "levels.png")
-        for name, each in list(rates.items())[:1]:
-            if len(each) > 1:
-                measured = agreement["systems"]
-                plot_rates(each, measured, made / "rates.png", f"EER on {name} (%)")
+        name, each = next(iter(rates.items()), ("", {}))
+        if len(each) > 1:
+            measured = agreement["systems"]
+            plot_rates(each, measured, made / "rates.png", f"EER on {name} (%)")
         (made / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (made / "report.md").write_text(text(made), encoding="utf-8")
-        for older in (p for name in PLOTS for p in folder.glob(f"{name}*.png")):
+        for older in (path for name in PLOTS for path in folder.glob(name)):
             if not (made / older.name).exists():
                 older.unlink()
 
@@ -260,7 +260,7 @@ def pictures(made):
     return "\n\n".join(
         f"![{path.stem.replace('_', ', ')}]({path.name})"
         for name in PLOTS
-        for path in sorted(made.glob(f"{name}*.png"))
+        for path in sorted(made.glob(name))
     )
 
 

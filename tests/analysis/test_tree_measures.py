@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import linkage, to_tree
+from scipy.cluster.hierarchy import cophenet, linkage, to_tree
 from scipy.spatial.distance import squareform
 from scipy.stats import somersd
 
@@ -92,6 +92,15 @@ def test_a_tree_has_the_best_of_each_measure(seed, tied):
     assert hierarchical_precision(distances, paths) == pytest.approx(1)
     if tied:
         assert cophenetic_correlation(distances) == pytest.approx(1)
+
+
+def test_the_cophenetic_correlation_is_scipys():
+    distances, _ = points_at(0)
+    condensed = squareform(distances)
+    expected, _ = cophenet(linkage(condensed, "average"), condensed)
+    assert cophenetic_correlation(distances) == pytest.approx(expected)
+    assert measure_cophenetic(DistanceTree(distances)).value == pytest.approx(expected)
+    assert expected < 0.9
 
 
 def sarkar(edge, depth=3, branches=3):

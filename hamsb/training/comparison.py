@@ -285,12 +285,8 @@ def summarize(comparison: Comparison, results: Results) -> tuple[list, list]:
         runs = [run for run in results.scores if run[0] == key]
         scores = np.stack([results.scores[run] for run in runs])
         told = results.speakers.get(key, {})
-        enrol, test = (
-            [told.get(name) or speaker_of(name) for name in side] for side in zip(*trials)
-        )
-        draws = dict.fromkeys(runs, np.zeros(1))  # no interval
-        if all((np.array(enrol) == np.array(test)) == labels):
-            draws = dict(zip(runs, bootstrap_eer(scores, labels, enrol, test, DRAWS)))
+        drawn = draw_speakers(scores, trials, labels, told, DRAWS)
+        draws = dict(zip(runs, np.zeros((len(runs), 1)) if drawn is None else drawn))
         rates = {run: rates_of(results.scores[run], labels) for run in runs}
         for name, experiment in comparison.experiments.items():
             own = [run for run in runs if run[1] == name]
@@ -300,6 +296,41 @@ def summarize(comparison: Comparison, results: Results) -> tuple[list, list]:
                 baseline = experiment.get("baseline", "")
                 table.append(table_line(own, baseline, rates, draws, finished))
     return table, lines
+
+
+def draw_speakers(
+    scores: np.ndarray,
+    trials: Sequence[tuple[str, str]],
+    labels: np.ndarray,
+    told: Mapping[str, str],
+    draws: int,
+    seed: int = 0,
+) -> np.ndarray | None:
+    """EERs of a list in draws of its speakers.
+
+    Arguments
+    ---------
+    scores : numpy.ndarray
+        [S, N], of S runs.
+    trials : list of (enrol, test)
+    labels : numpy.ndarray
+        [N].
+    told : dict
+        Utterance -> speaker, of those whose path does not begin with the speaker.
+    draws, seed : int
+        As of `bootstrap_eer`.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        [S, B], fractions; None where the labels contradict the speakers.
+    """
+    enrol, test = (
+        [told.get(name) or speaker_of(name) for name in side] for side in zip(*trials)
+    )
+    if any((np.array(enrol) == np.array(test)) != labels):
+        return None
+    return bootstrap_eer(scores, labels, enrol, test, draws, seed)
 
 
 def run_line(key: tuple, rates: Mapping, run: Run) -> dict:

@@ -331,9 +331,10 @@ def _check_taken(names, taken, script):
         if name in REFUSED and "compile" in taken:
             raise ValueError(f"{name}: {REFUSED[name]}")
         if name not in taken:
+            known = " and ".join(f"--{option}" for option in taken) or "none"
             raise ValueError(
                 f"{name}: is for training. {script} takes, of SpeechBrain's run options, "
-                f"{' and '.join(f'--{known}' for known in taken)}."
+                f"{known}."
             )
 
 

@@ -117,9 +117,10 @@ def help_text(
         lines.append("\n".join(_of_keys(keys)))
     else:
         lines += _of_yaml(hparams_file, keys)
-    lines.append("Run options of SpeechBrain:")
-    options = (_line(f"--{name}", text) for name, text in run_options.items())
-    lines.append("\n".join(options))
+    if run_options:
+        lines.append("Run options of SpeechBrain:")
+        options = (_line(f"--{name}", text) for name, text in run_options.items())
+        lines.append("\n".join(options))
     return "\n\n".join(lines)
 
 

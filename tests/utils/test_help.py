@@ -123,6 +123,7 @@ def test_every_script_answers_without_torch(repository):
         "hierarchy.py": "hierarchy.yaml",
         "studies/radii.py": "studies/radii.yaml",
         "studies/compare.py": "studies/compare_mini.yaml",
+        "studies/corpora.py": "studies/corpora.yaml",
     }
     commands = [[str(recipe / "convert_m4a.py")], [str(recipe / "mini/mini_corpus.py")]]
     for script, name in yamls.items():

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from hamsb.verification.bootstrap import bootstrap_eer, interval, relative_change
+from hamsb.verification.bootstrap import (
+    bootstrap_eer,
+    interval,
+    mean_relative_change,
+    relative_change,
+)
 from hamsb.verification.metrics import eer
 
 NAN, INF = float("nan"), float("inf")
@@ -159,6 +164,57 @@ def test_change_is_of_the_means_and_its_interval_of_the_paired_draws():
 def test_a_baseline_without_errors_has_no_relative_change():
     assert relative_change([1.0], [0.0], [[1.0, 1.0]], [[0.0, 0.0]]) == (None, None, None)
     assert relative_change([1.0], [1.0], [[1.0, 1.0]], [[0.0, 1.0]]) == (0.0, None, None)
+
+
+def changes_of(own, baseline, draws=400, spread=0.0, seed=0):
+    """A corpus for `mean_relative_change`, whose speakers vary by a spread."""
+    random = np.random.default_rng(seed)
+    factors = random.uniform(1 - spread, 1 + spread, (2, len(own), draws))
+    return own, baseline, np.c_[own] * factors[0], np.c_[baseline] * factors[1]
+
+
+def test_mean_change_is_that_of_the_corpora():
+    one, other = changes_of([1.0, 3.0], [2.0, 3.0]), changes_of([6.0], [4.0])
+    change, low, high = mean_relative_change([one, other])
+    assert change == pytest.approx((-0.2 + 0.5) / 2)
+    # Without a spread of the speakers: one of three draws of two pairs, and the other's.
+    assert (low, high) == pytest.approx(((-0.5 + 0.5) / 2, (0.0 + 0.5) / 2))
+    assert mean_relative_change([other]) == pytest.approx((0.5, 0.5, 0.5))
+    assert mean_relative_change([one, other], level=0.3)[1] > low
+    swapped = [one[1], one[0], one[3], one[2]]
+    assert mean_relative_change([swapped])[1] == pytest.approx(0.0)
+
+
+def test_mean_change_draws_speakers_and_pairs_of_runs():
+    """The variance of the mean is that of the speakers and that of the pairs, of two
+    independent corpora; a pair's runs stay together."""
+    own, baseline = [2.0, 3.0, 4.0], [4.0, 6.0, 8.0]  # pairs alike, seeds not
+    _, low, high = mean_relative_change([changes_of(own, baseline)])
+    assert (low, high) == pytest.approx((-0.5, -0.5))
+    others = [4.0, 5.0, 6.0], [5.0] * 3
+    widths = []
+    for spread in (0.0, 0.3):
+        parts = [changes_of(*others, 20_000, spread, seed) for seed in (1, 2)]
+        for part in (parts[:1], parts):
+            _, low, high = mean_relative_change(part)
+            widths.append(high - low)
+    seeds_alone, of_two_corpora, with_speakers, with_speakers_of_two = widths
+    # Of changes -0.2, 0, 0.2 three are drawn: all are the lowest in one of 27 draws.
+    assert seeds_alone == pytest.approx(0.4, abs=1e-9)
+    assert of_two_corpora < 0.8 * seeds_alone
+    assert with_speakers_of_two < 0.8 * with_speakers
+    speakers_alone = [changes_of([5.0] * 3, [5.0] * 3, 20_000, 0.3, 1)]
+    _, low, high = mean_relative_change(speakers_alone)
+    assert high - low < with_speakers
+    one_run = [changes_of([5.0], [5.0], 20_000, 0.3, 1)]
+    assert mean_relative_change(one_run) == relative_change(*one_run[0])
+
+
+def test_mean_change_lacks_what_a_corpus_lacks():
+    fine, none = changes_of([1.0], [2.0], 2), ([1.0], [0.0], [[1.0] * 2], [[0.0] * 2])
+    assert mean_relative_change([fine, none]) == (None, None, None)
+    part = [1.0], [1.0], [[1.0, 1.0]], [[0.0, 1.0]]
+    assert mean_relative_change([fine, part]) == (-0.25, None, None)
 
 
 def test_bootstrap_refuses_what_the_metrics_do(bad_trials):

@@ -43,7 +43,7 @@ def test_exactly_two_set_up_commands(readme):
         for line in block.splitlines()
         if "pip install" in line
     ]
-    mini = "python recipes/VoxCeleb/train.py hparams/mini_ham.yaml"
+    mini = "python recipes/VoxCeleb/train.py hparams/mini.yaml"
     assert commands == [
         f'python -m pip install ".[mini]" && {mini}',
         'python -m pip install ".[test]" && python -m pytest',

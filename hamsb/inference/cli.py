@@ -1,6 +1,6 @@
 """The command ``hamsb``: a model of a folder or a hub at work.
 
-    hamsb embed results/mini_ham/1234/export recordings/ -o embeddings.npz
+    hamsb embed results/mini/1234/export recordings/ -o embeddings.npz
 
 Each subcommand has a function that declares its arguments, and one that does it, with the
 documented classes of this package, and that imports them: ``--help`` waits for neither

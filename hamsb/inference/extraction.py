@@ -59,7 +59,7 @@ class EmbeddingExtractor:
 
     Example
     -------
-    >>> extractor = EmbeddingExtractor("results/mini_ham/1234/export")  # doctest: +SKIP
+    >>> extractor = EmbeddingExtractor("results/mini/1234/export")  # doctest: +SKIP
     >>> embeddings = extractor.embed_files(["a.wav", "b.flac"])  # doctest: +SKIP
     >>> embeddings.matrix.shape  # doctest: +SKIP
     torch.Size([2, 192])

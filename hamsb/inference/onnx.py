@@ -128,7 +128,7 @@ def export_onnx(
 
     Example
     -------
-    >>> export_onnx("results/mini_ham/1234/export", "model.onnx")  # doctest: +SKIP
+    >>> export_onnx("results/mini/1234/export", "model.onnx")  # doctest: +SKIP
     """
     if Path(path).is_dir():
         raise ValueError(f"onnx={path}: a folder; give the file to write, as model.onnx.")

@@ -75,7 +75,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
     Example
     -------
     >>> verification = SpeakerRecognition.from_hparams(  # doctest: +SKIP
-    ...     source="results/mini_ham/1234/export"
+    ...     source="results/mini/1234/export"
     ... )
     >>> score, same = verification.verify_files(  # doctest: +SKIP
     ...     "id1/x/00001.wav", "id2/y/00001.wav"

@@ -86,7 +86,7 @@ class Speakers:
 
     Example
     -------
-    >>> extractor = EmbeddingExtractor("results/mini_ham/1234/export")  # doctest: +SKIP
+    >>> extractor = EmbeddingExtractor("results/mini/1234/export")  # doctest: +SKIP
     >>> speakers = Speakers("speakers.json", extractor)  # doctest: +SKIP
     >>> speakers.enroll("anna", ["anna1.wav", "anna2.wav"])  # doctest: +SKIP
     2

@@ -132,7 +132,7 @@ def front_matter(name: str, results: Iterable[Mapping], given: Mapping[str, Any]
     -------
     >>> result = {"list": "veri_test", "system": "trained", "calibrated": False,
     ...     "eer": 0.0448, "min_dcf_0.01": 0.381, "target_trials": 9, "impostor_trials": 9}
-    >>> print(front_matter("small_ham", [result], {"language": "en"}))
+    >>> print(front_matter("small", [result], {"language": "en"}))
     language: en
     library_name: speechbrain
     metrics:
@@ -145,7 +145,7 @@ def front_matter(name: str, results: Iterable[Mapping], given: Mapping[str, Any]
     - speaker-verification
     - pytorch
     model-index:
-    - name: small_ham
+    - name: small
       results:
       - task:
           type: speaker-verification

@@ -194,7 +194,7 @@ def _split(arguments, options):
     if not files:
         raise ValueError(
             "No yaml file on the command line; name it first, then the options: "
-            "hparams/small_ham.yaml --key=value."
+            "hparams/small.yaml --key=value."
         )
     if len(files) > 1:
         raise ValueError(

@@ -2,7 +2,7 @@
 """Cluster the training speakers with an exported model, for hard negative sampling.
 
     python recipes/VoxCeleb/cluster.py hparams/cluster.yaml \\
-        --model=results/mini_ham/1234/export
+        --model=results/mini/1234/export
 
 A speaker is the mean embedding of random crops of its utterances. For each number of
 clusters k of the yaml the speakers are clustered, by cosine or in a hyperbolic ball,

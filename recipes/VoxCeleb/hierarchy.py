@@ -2,7 +2,7 @@
 """How much of a known tree of speakers a model's space holds, with nulls and intervals.
 
     python recipes/VoxCeleb/hierarchy.py hparams/hierarchy.yaml \\
-        --model=results/mini_ham/1234/export
+        --model=results/mini/1234/export
 
 The levels of the tree, root first, are columns of a metadata file, such as gender or
 accent, and the speaker and session that paths tell. Points are speakers, or utterances

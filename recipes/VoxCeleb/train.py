@@ -2,7 +2,7 @@
 """Train a speaker embedding model on speaker labels, verify it, and export it.
 
     python recipes/VoxCeleb/train.py hparams/<experiment>.yaml [--key=value ...]
-    python recipes/VoxCeleb/train.py hparams/mini_ham.yaml --number_of_epochs=5
+    python recipes/VoxCeleb/train.py hparams/mini.yaml --number_of_epochs=5
 
 What a run does and leaves is told in ``hamsb.training.run``. Here is what labels are
 for: classes, heads, their losses, and speeds that make further classes; or, with

@@ -2,7 +2,7 @@
 """Verify speakers with an exported model: scores, error rates and plots of trial lists.
 
     python recipes/VoxCeleb/verify.py hparams/verify.yaml \\
-        --model=results/mini_ham/1234/export
+        --model=results/mini/1234/export
 
 Every utterance is embedded once, without padding. Each list is scored with every
 similarity (``backends``) and every normalization of the yaml and, where a calibration

@@ -346,8 +346,8 @@ def test_systems_are_named_by_what_tells_them_apart(tmp_path):
     assert found == {"ham": [f"{tmp_path}/1/export", f"{tmp_path}/2/export"]}
     with pytest.raises(ValueError, match=r"nothing fits .*/4\*"):
         name_systems([f"{tmp_path}/4*"])
-    one = name_systems("results/mini_ham/1234/export")
-    assert one == {"mini_ham/1234": ["results/mini_ham/1234/export"]}
+    one = name_systems("results/mini/1234/export")
+    assert one == {"mini/1234": ["results/mini/1234/export"]}
     found = name_systems(["so/ham/1/export", "so/ham/2/export", "so/am/1/export"])
     assert list(found) == ["ham/1", "ham/2", "am/1"]
     found = name_systems({"ham": ["a", "b"], "am": "c"})

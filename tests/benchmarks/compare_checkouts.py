@@ -4,7 +4,7 @@
     python tests/benchmarks/compare_checkouts.py /tmp/base [this checkout]
 
 Both run, each in a folder of its own and in processes of their own (CPU, one thread,
-fixed seeds): two epochs of `mini_ham`, `small_ham`, `mini_ssl` and `mini_chns` on
+fixed seeds): two epochs of `mini`, `small`, `mini_ssl` and `mini_chns` on
 tiny networks and a tiny synthetic corpus, then one verify.py with every backend,
 normalization, calibration and group. Exported weights are compared by
 ``torch.equal``, everything else (scores, csv files, logs, thresholds, error rates)
@@ -39,8 +39,8 @@ DATA = [
 ]
 # What a run is called: the script, where its yaml may be, options.
 RUNS = {
-    "mini_ham": ("train.py", ["mini_ham.yaml"], [*COMMON, CORPUS]),
-    "small_ham": ("train.py", ["small_ham.yaml"], [*COMMON, *DATA, "--num_workers=1"]),
+    "mini": ("train.py", ["mini.yaml"], [*COMMON, CORPUS]),
+    "small": ("train.py", ["small.yaml"], [*COMMON, *DATA, "--num_workers=1"]),
     "mini_ssl": (
         "train_ssl.py",
         ["mini_ssl.yaml", "mini/ssl.yaml"],
@@ -57,11 +57,11 @@ RUNS = {
     ),
 }
 VERIFY = [
-    "--model=results/mini_ham/1234/export",
+    "--model=results/mini/1234/export",
     "--cohort=results/mini_corpus/train",
     "--cohort_size=10",
     "--backends=[cosine, hyperbolic]",
-    "--calibration_file=results/mini_ham/1234/save/veri_dev.txt",
+    "--calibration_file=results/mini/1234/save/veri_dev.txt",
     "--calibration_data_folder=results/mini_corpus/train",
     "--quality_measures=[duration, norm]",
     "--bootstrap_draws=50",

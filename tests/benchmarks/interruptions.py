@@ -117,7 +117,7 @@ class Runs:
         ]
         train = [*data, f"--data_folder={corpus}/train", *TRAIN]
         self.options = {
-            "train.py": [HPARAMS / "small_ham.yaml", *train],
+            "train.py": [HPARAMS / "small.yaml", *train],
             "train_ssl.py": [
                 *(HPARAMS / "small" / "simclr.yaml", *train),
                 f"--data_folder_noise={corpus}/noise",

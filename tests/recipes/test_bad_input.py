@@ -22,7 +22,7 @@ from hamsb.utils.command_line import main_or_exit
 from hamsb.utils.files import only_run
 from runs import contents, fork, quick, status_of  # noqa: F401
 
-HAM = str(Path(train.__file__).parents[2] / "hparams" / "small_ham.yaml")
+HAM = str(Path(train.__file__).parents[2] / "hparams" / "small.yaml")
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +116,7 @@ def test_wrong_options(refused, finished_once, tmp_path, monkeypatch):
         # margin, scale, curvature
         (
             {"compute_cost": "{margin: -0.1}"},
-            r"small_ham\.yaml: compute_cost: margin=-0\.1",
+            r"small\.yaml: compute_cost: margin=-0\.1",
         ),
         ({"compute_cost": "{margin: .inf}"}, "compute_cost: margin=inf"),
         ({"compute_cost": "{scale: 0}"}, "compute_cost: scale=0"),

@@ -32,7 +32,7 @@ from runs import fork
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_in_train  # noqa: E402
 
-HAM = "small_ham.yaml"
+HAM = "small.yaml"
 COSINE = (
     "!new:speechbrain.lobes.models.ECAPA_TDNN.Classifier "
     "{input_size: !ref <lin_neurons>, out_neurons: !ref <out_n_neurons>}"
@@ -547,7 +547,7 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
     options = {"beside": 2}
     experiments = {"ham": {"hparams": f"own/{HAM}", "options": options}}
     compare.main([comparison(experiments=experiments)])
-    with pytest.raises(ValueError, match="^beside: no such key in .*hparams/small_ham"):
+    with pytest.raises(ValueError, match="^beside: no such key in .*hparams/small"):
         compare.main([comparison(experiments={"h": {"hparams": HAM, "options": options}})])
 
 
@@ -605,7 +605,7 @@ def test_bad_comparisons_train_nothing(comparison, stand_in, changes, message):
 
 def test_files_that_are_not_there_or_no_comparison(comparison, stand_in):
     experiments = {"am": {"hparams": "smal_ham.yaml"}}
-    with pytest.raises(FileNotFoundError, match="mean .*hparams/small_ham.yaml"):
+    with pytest.raises(FileNotFoundError, match="mean .*hparams/small.yaml"):
         compare.main([comparison(experiments=experiments)])
     with pytest.raises(ValueError, match="this is a yaml of verify.py, not of compare.py"):
         compare.main(

@@ -271,7 +271,7 @@ def ends(monkeypatch, tmp_path, repository):
 def test_an_error_of_all_processes_is_printed_once(
     ends, repository, tiny_options, tmp_path, change, message
 ):
-    small = str(repository / "hparams" / "small_ham.yaml")
+    small = str(repository / "hparams" / "small.yaml")
     given = tiny_options(**{"device": "cpu", "distributed_backend": "gloo", **change})
     statuses, screens = ends(*[lambda _: train.main([small, *given])] * 2)
     errors = [line for line in screens[0].splitlines() if "error: " in line]
@@ -335,7 +335,7 @@ def test_an_interruption_is_told_once(ends):
 
 def test_accelerators_are_not_joined_on_a_cpu(ends, repository, tiny_options, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    small = str(repository / "hparams" / "small_ham.yaml")
+    small = str(repository / "hparams" / "small.yaml")
     statuses, screens = ends(*[lambda _: train.main([small, *tiny_options()])] * 2)
     assert "distributed_backend=nccl: it joins" in screens[0]
     assert statuses[0] == 2 and screens[1] == ""

@@ -12,7 +12,7 @@ import train
 from hamsb.utils.command_line import main_or_exit
 from runs import fork, launch, quick, same, status_of, untimed, weights  # noqa: F401
 
-HAM = "hparams/small_ham.yaml"
+HAM = "hparams/small.yaml"
 GLOO = ["--device=cpu", "--distributed_backend=gloo"]
 
 

@@ -41,7 +41,7 @@ from runs import (  # noqa: F401
 )
 from stand_ins import Embedding, Framed
 
-HAM = "hparams/small_ham.yaml"
+HAM = "hparams/small.yaml"
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ def test_a_model_of_another_size_is_refused_before_data_are_read(run, tmp_path):
 def test_the_margin_grows_and_goes_on_after_an_interruption(
     repository, tiny_options, tmp_path, monkeypatch
 ):
-    """In small_ham.yaml with a schedule in it that its checkpointer does not name."""
+    """In small.yaml with a schedule in it that its checkpointer does not name."""
     text = (repository / HAM).read_text()
     schedule = (
         "margin_schedule: !new:hamsb.LinearMargin\n    margin: 0.2\n    warmup_steps: 5\n"

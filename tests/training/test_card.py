@@ -36,9 +36,9 @@ def read(front):
 
 
 def test_the_hub_reads_the_runs_numbers():
-    data = read(front_matter("small_ham", [RECORD, *OTHERS], {}))
+    data = read(front_matter("small", [RECORD, *OTHERS], {}))
     assert data.library_name == "speechbrain" and data.tags == TAGS
-    assert data.model_name == "small_ham" and data.language is data.license is None
+    assert data.model_name == "small" and data.language is data.license is None
     found = [(each.dataset_name, each.metric_name, each.metric_value)
              for each in data.eval_results]  # fmt: skip
     assert found == [
@@ -54,7 +54,7 @@ def test_the_hub_reads_the_runs_numbers():
 
 
 def test_before_the_trials_are_scored_there_are_no_numbers():
-    assert "model-index" not in read(front_matter("small_ham", [], {})).to_dict()
+    assert "model-index" not in read(front_matter("small", [], {})).to_dict()
 
 
 def test_what_the_run_cannot_know_is_the_users_to_say():
@@ -92,7 +92,7 @@ def folder(tmp_path):
     export_untrained(folder, EXPERIMENT)
     hparams = SimpleNamespace(compute_cost=torch.nn.ReLU(), sample_rate=16000, card=None)
     brain = SimpleNamespace(hparams=hparams, card={"classify": ""})
-    write_card(folder, model_card(brain, "small_ham", "No numbers.\n", None, [RECORD]))
+    write_card(folder, model_card(brain, "small", "No numbers.\n", None, [RECORD]))
     for seed, name in enumerate(("speech.wav", "one.wav", "other.wav")):
         write_wav(folder / name, 9000 + 1000 * seed, seed=seed)
     return folder

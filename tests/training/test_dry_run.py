@@ -20,54 +20,54 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
     "name, overrides, message",
     [
         (
-            "small_ham",
+            "small",
             "dataloader_options: {num_worker: 2}",
             r"dataloader_options\[num_worker\]: no argument of torch's DataLoader; did you "
             "mean num_workers",
         ),
         (
-            "small_ham",
+            "small",
             "dataloader_options: {prefetch_factor: 2, num_workers: 0}",
             "dataloader_options: prefetch_factor",
         ),
-        ("small_ham", "dataloader_options: null", "dataloader_options=None: a group"),
-        ("small_ham", "card: en", "card=en: a group of keys of the model card's front"),
-        ("small_ham", "card: {language: [en, 2]}", r"card\[language\]=\['en', 2\]: must"),
-        ("small_ham", "opt_class: {weight_decai: 1}", "mean weight_decay"),
-        ("small_ham", "opt_class: {weight_decay: -1}", "opt_class: Invalid weight_decay"),
-        ("small_ham", "opt_class: !name:torch.optim.Adm {lr: 1}", NOT_THERE),
-        ("small_ham", "opt_class: !name:torch.optim.Adam {}", None),
-        ("small_ham", "compute_cost: {margn: 0.3}", r"compute_cost\[margn\].*mean margin"),
+        ("small", "dataloader_options: null", "dataloader_options=None: a group"),
+        ("small", "card: en", "card=en: a group of keys of the model card's front"),
+        ("small", "card: {language: [en, 2]}", r"card\[language\]=\['en', 2\]: must"),
+        ("small", "opt_class: {weight_decai: 1}", "mean weight_decay"),
+        ("small", "opt_class: {weight_decay: -1}", "opt_class: Invalid weight_decay"),
+        ("small", "opt_class: !name:torch.optim.Adm {lr: 1}", NOT_THERE),
+        ("small", "opt_class: !name:torch.optim.Adam {}", None),
+        ("small", "compute_cost: {margn: 0.3}", r"compute_cost\[margn\].*mean margin"),
         (
-            "small_ham",
+            "small",
             "fea_augment: {zzz: 3}",
             r"\[zzz\]: no argument of .*, which takes p",
         ),
         (
-            "small_ham",
+            "small",
             "embedding_model: {kernel_sizes: [5, 3, 3, 1]}",
             "^[^:]*: embedding_model: refused by .*ECAPA_TDNN; its lists differ in length "
             r"\(channels 5, kernel_sizes 4, dilations 5, groups 5\)",
         ),
         (
-            "small_ham",
+            "small",
             "compute_features: {sample_rate: 48000}",
             r"compute_features\[sample_rate\]=48000, but the audio has sample_rate=16000",
         ),
         (
-            "small_ham",
+            "small",
             "compute_features: !new:speechbrain.lobes.features.MFCC {}\nsample_rate: 8000",
             r"compute_features\[sample_rate\]=16000, but the audio has sample_rate=8000",
         ),
-        ("small_ham", "sample_rate: 48000", "compute_features .* Give it n_fft: 1200"),
+        ("small", "sample_rate: 48000", "compute_features .* Give it n_fft: 1200"),
         (
-            "small_ham",
+            "small",
             "compute_features: {n_mels: 40}",
             r"embedding_model does not take what mean_var_norm gives, .*\[2, 201, 40\].* "
             "Its input_size=80 must be that 40",
         ),
         (
-            "small_ham",
+            "small",
             "embedding_model: {lin_neurons: 64}",
             "classifier does not take what embedding_model gives.* input_size=192 must be "
             "that 64",
@@ -78,10 +78,10 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
             "euclidean_classifier does not take .* Its input_size=3 must be that 192",
         ),
         ("small/simclr", "n_mels: 40\nembedding_model: {input_size: 80}", "input_size=80"),
-        ("small_ham", "sentence_len: 0.01", "Is sentence_len=0.01 too short, with its 2"),
-        ("small_ham", "modules: !new:builtins.dict", "modules: no compute_features"),
-        ("small_ham", "n_mels: 40", None),
-        ("small_ham", "mean_var_norm: {norm_type: global}", None),
+        ("small", "sentence_len: 0.01", "Is sentence_len=0.01 too short, with its 2"),
+        ("small", "modules: !new:builtins.dict", "modules: no compute_features"),
+        ("small", "n_mels: 40", None),
+        ("small", "mean_var_norm: {norm_type: global}", None),
     ],
 )
 def test_what_would_fail_late(repository, name, overrides, message):
@@ -107,5 +107,5 @@ def test_a_training_draws_what_it_drew(repository):
     seed()
     expected = drawn()
     seed()
-    check_objects(repository / "hparams" / "small_ham.yaml", TINY)
+    check_objects(repository / "hparams" / "small.yaml", TINY)
     assert drawn() == expected

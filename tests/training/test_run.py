@@ -72,7 +72,7 @@ def test_a_preparation_is_told_what_the_yaml_and_the_processes_ask(
         raise Told(options)
 
     monkeypatch.setattr(run, "share", lambda: (0, 3))
-    yaml = str(Path(__file__).parents[2] / "hparams" / "small_ham.yaml")
+    yaml = str(Path(__file__).parents[2] / "hparams" / "small.yaml")
     brain_class = SimpleNamespace(script="train.py")
     for changes, told, least in (
         ({}, {}, 12),

@@ -78,7 +78,7 @@ def test_the_main_process_alone_writes(tmp_path):
 
 def test_one_key_and_a_run_has_both_logs(repository, tiny_options, tmp_path):
     """Given at the second start, and the run goes on."""
-    yaml = str(repository / "hparams" / "small_ham.yaml")
+    yaml = str(repository / "hparams" / "small.yaml")
     changes = {"baselines": False, "verification_file": "null", "test_data_folder": "null"}
     key = "!new:hamsb.TensorBoardLogger {save_file: !ref <train_log>}"
     train.main([yaml, *tiny_options(**changes)])
@@ -103,4 +103,4 @@ def test_without_the_extra_the_command_that_installs_it_is_told_at_once(
     overrides = "data_folder: a\nverification_file: b\ntrain_logger: !new:hamsb."
     overrides += "TensorBoardLogger {save_file: c}"
     with pytest.raises(ValueError, match=r"yaml: train_logger: .*pip install tensorboard"):
-        check_objects(repository / "hparams" / "small_ham.yaml", overrides)
+        check_objects(repository / "hparams" / "small.yaml", overrides)

@@ -370,8 +370,8 @@ def test_no_yaml_file(folder):
     with pytest.raises(ValueError, match="^No yaml file.*name it first"):
         parse_arguments(["--seed=3"])
     (folder / "hparams").mkdir()
-    (folder / "hparams" / "small_ham.yaml").touch()
-    near = r"^hparams/small_hma\.yaml: .* mean hparams/small_ham\.yaml\?$"
+    (folder / "hparams" / "small.yaml").touch()
+    near = r"^hparams/small_hma\.yaml: .* mean hparams/small\.yaml\?$"
     with pytest.raises(FileNotFoundError, match=near):
         parse_arguments(["hparams/small_hma.yaml"])
     with pytest.raises(FileNotFoundError, match=r"^hparams: no such yaml file\.$"):

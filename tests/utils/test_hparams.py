@@ -242,12 +242,12 @@ def test_objects_are_built_as_hyperpyyaml_builds_them(file):
 
 def test_a_yaml_that_moved_into_a_folder_is_found(tmp_path):
     (tmp_path / "mini").mkdir()
-    for name in ("mini/ssl.yaml", "mini_ham.yaml", "small_ham.yaml"):
+    for name in ("mini/ssl.yaml", "mini.yaml", "small.yaml"):
         (tmp_path / name).write_text("seed: 1\n")
     for asked, offered in {
         "mini_ssl": "mini/ssl",
         "ssl": "mini/ssl",
-        "smal_ham": "small_ham",
+        "smal_ham": "small",
     }.items():
         with pytest.raises(FileNotFoundError) as error:
             read_yaml(tmp_path / f"{asked}.yaml")

@@ -2,7 +2,7 @@
 """Where embeddings and centers end up in the ball, and whether that means anything.
 
     python recipes/VoxCeleb/studies/radii.py hparams/studies/radii.yaml \\
-        --model=results/mini_ham/1234/export
+        --model=results/mini/1234/export
 
 A random part of the trial lists' utterances is embedded whole, as crops and with noise.
 The length of an embedding before the ball's projection and its hyperbolic distance from

@@ -2,8 +2,8 @@
 
 Arguments that an object does not take, sample rates that differ, options that the data
 loader refuses; and the modules are built and given a batch of noise, one after the
-other. All of it is thrown away, and random numbers are drawn from copies of the
-generators, so a training does not depend on it.
+other, and the losses what the heads make of it. All of it is thrown away, and random
+numbers are drawn from copies of the generators, so a training does not depend on it.
 """
 
 import inspect
@@ -18,6 +18,7 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from torch.utils.data import DataLoader, TensorDataset
 
+from hamsb.training.branches import expects, gives
 from hamsb.training.card import check_card
 from hamsb.utils.hparams import (
     bracketed,
@@ -117,7 +118,7 @@ def check_optimizer(document: CommentedMap, hparams_file: str | os.PathLike) -> 
 
 
 def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
-    """Build the modules, and pass noise through features, network and heads.
+    """Build the modules, and pass noise through features, network, heads and losses.
 
     Raises
     ------
@@ -130,7 +131,12 @@ def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
     absent = [name for name in CHAIN if name not in modules]
     if absent:
         raise ValueError(f"{hparams_file}: modules: no {', '.join(absent)}; add them.")
-    heads = hparams.get("branches") or {"classifier": None}
+    costs = {"classifier": ("compute_cost", hparams.get("compute_cost"))}
+    if branches := hparams.get("branches"):
+        costs = {
+            name: (f"branches[{name}][cost]", branch and branch.get("cost"))
+            for name, branch in branches.items()
+        }
     seconds = min(document["sentence_len"], LONGEST)
     batch = torch.randn(2, max(int(seconds * document["sample_rate"]), 1)) / 10
     lengths, before = torch.ones(2), f"crops of {seconds:g} s"
@@ -141,10 +147,14 @@ def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
             inputs = (batch,) if name == CHAIN[0] else (batch, lengths)
             batch = _pass(name, modules[name], inputs, before, document, hparams_file)
             before = f"what {name} gives"
-        for name in heads:
-            if name in modules:
-                head = modules[name].eval()
-                _pass(name, head, (batch,), before, document, hparams_file)
+    for name, (where, cost) in costs.items():  # as in training, with gradients
+        if name not in modules:
+            continue
+        head = modules[name].train()
+        predictions = _pass(name, head, (batch,), before, document, hparams_file)
+        if {*gives(head)} & {*expects(cost)} - {"embedding"}:  # speakers, not pairs
+            inputs = predictions, torch.zeros(len(batch), 1, dtype=torch.long)
+            _pass(where, cost, inputs, f"what {name} gives", document, hparams_file)
 
 
 def _part(document: CommentedMap, *names: str) -> CommentedMap:
@@ -153,7 +163,7 @@ def _part(document: CommentedMap, *names: str) -> CommentedMap:
 
 def _pass(
     name: str,
-    module: torch.nn.Module,
+    module: Any,
     inputs: tuple,
     before: str,
     document: Mapping,

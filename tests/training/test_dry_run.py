@@ -77,6 +77,19 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
             "euclidean_classifier: {input_size: 3}",
             "euclidean_classifier does not take .* Its input_size=3 must be that 192",
         ),
+        (
+            "small",
+            "classifier: {class_fraction: 0.5}\ncompute_cost: {top_k: 5}",
+            "compute_cost does not take what classifier gives, .*: class_fraction=0.5: "
+            "such a loss takes all speakers; give a softmax without top_k, or leave",
+        ),
+        ("small", "classifier: {class_fraction: 0.5}", None),
+        (
+            "small/blend",
+            "classifier: {class_fraction: 0.5}\ncompute_cost: {top_k: 5}",
+            r"branches\[classifier\]\[cost\] does not take what classifier gives.*without",
+        ),
+        ("small/supcon", "classifier: {}", None),
         ("small/simclr", "n_mels: 40\nembedding_model: {input_size: 80}", "input_size=80"),
         ("small", "sentence_len: 0.01", "Is sentence_len=0.01 too short, with its 2"),
         ("small", "modules: !new:builtins.dict", "modules: no compute_features"),

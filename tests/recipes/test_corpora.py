@@ -114,15 +114,17 @@ def assert_interval(row, values):
 
 
 def test_speakers_are_those_that_the_runs_tell(study):
-    """Paths without speakers: those of the trials are read from metrics.json."""
-    spoken = {name: f"s{i}" for i, name in enumerate(["a.wav", "b.wav", "c.wav"])}
-    lines = "a.wav a.wav 1 0.9\nb.wav b.wav 1 0.3\na.wav b.wav 0 0.4\nb.wav c.wav 0 0.1\n"
+    """Paths without speakers: metrics.json has those, here of one run alone."""
+    spoken = {"a.wav": "anna", "b.wav": "anna", "c.wav": "bert", "d.wav": "bert"}
+    lines = "a.wav b.wav 1 0.9\nc.wav d.wav 1 0.3\na.wav c.wav 0 0.4\nb.wav d.wav 0 0.1\n"
     for run in ("one/aam/1", "one/ham/1"):
         Path(run, "scores_test.txt").write_text(lines)
-        metrics = json.loads(Path(run, "metrics.json").read_text())
-        metrics["told_speakers"] = {"test": spoken}
-        Path(run, "metrics.json").write_text(json.dumps(metrics))
     experiments = {name: {"small": f"one/{name}"} for name in ("aam", "ham")}
+    with pytest.raises(ValueError, match="labels contradict its speakers"):
+        study("--seeds=[1]", experiments=experiments)
+    path = Path("one/aam/1/metrics.json")
+    told = {"told_speakers": {"test": spoken}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
     found = rows(study("--seeds=[1]", experiments=experiments))
     assert [*found] == [("aam", "small"), ("ham", "small")]  # one corpus has no mean
     assert found["ham", "small"]["change %"] == "0"

@@ -46,6 +46,8 @@ class Shard:
     ---------
     classes : int
         C, of all processes.
+    sub_centers : int
+        K, the rows of a class, which stand one after another.
 
     Attributes
     ----------
@@ -53,8 +55,8 @@ class Shard:
         This process, and how many share the classes out.
     """
 
-    def __init__(self, classes: int):
-        self.classes = classes
+    def __init__(self, classes: int, sub_centers: int = 1):
+        self.classes, self.sub_centers = classes, sub_centers
         self.rank, self.processes = processes()
         if classes < self.processes:
             raise ValueError(
@@ -78,6 +80,11 @@ class Shard:
         return self.edge(self.rank + 1)
 
     @property
+    def rows(self) -> slice:
+        """The rows of this process among those of all classes."""
+        return slice(self.first * self.sub_centers, self.end * self.sub_centers)
+
+    @property
     def sizes(self) -> list[int]:
         """How many classes each process has."""
         edges = [self.edge(rank) for rank in range(self.processes + 1)]
@@ -91,7 +98,7 @@ class Shard:
         Arguments
         ---------
         x, centers : torch.Tensor
-            This process's embeddings [B, D] and centers [c, D].
+            This process's embeddings [B, D] and centers, [c, D] or [c, K, D].
         always : bool
         """
         if processes() != (self.rank, self.processes):
@@ -132,33 +139,34 @@ class Shard:
 
 
 def start(
-    shard: Shard | None, classes: int, size: int, draw: Callable[[Tensor], Any]
+    shard: Shard | None, number: int, size: int, draw: Callable[[Tensor], Any]
 ) -> Tensor:
-    """The centers that a head starts with, [c, D]: of C [C, D], drawn at once, the rows
-    of this process. All are drawn, a few thousand at a time, and the others dropped; so
-    the start, and what is drawn after it, is that of any number of processes.
+    """The centers that a head starts with: of C K, drawn at once, [C K, D], the rows of
+    this process, [c K, D]. All are drawn, a few thousand at a time, and the others
+    dropped; so the start, and what is drawn after it, is that of any number of processes.
 
     Arguments
     ---------
     shard : Shard, optional
         None: all.
-    classes, size : int
-        C and D.
+    number, size : int
+        C K and D.
     draw : callable
         Fills a tensor [m, D] with random numbers.
     """
     if shard is None or shard.processes == 1:
-        centers = torch.empty(classes, size)
+        centers = torch.empty(number, size)
         draw(centers)
         return centers
-    centers = torch.empty(shard.end - shard.first, size)
-    edges = [*range(0, max(classes - DRAWN, 0) + 1, DRAWN), classes]
+    own = shard.rows
+    centers = torch.empty(own.stop - own.start, size)
+    edges = [*range(0, max(number - DRAWN, 0) + 1, DRAWN), number]
     for first, end in zip(edges, edges[1:]):
         block = torch.empty(end - first, size)
         draw(block)
-        start, stop = max(first, shard.first), min(end, shard.end)
+        start, stop = max(first, own.start), min(end, own.stop)
         if start < stop:
-            centers[start - shard.first : stop - shard.first] = block[
+            centers[start - own.start : stop - own.start] = block[
                 start - first : stop - first
             ]
     return centers

@@ -16,7 +16,7 @@ it in training, too.
 With ``sharded=True`` the processes of a training share the centers out, a block of rows
 to each (`hamsb.nnet._sharded`), and the loss, computed block by block, is that of the
 joined batch; of those two losses, whose similarities are exchanged, each process has its
-own batch's. In one process it changes nothing. It does not go with ``sub_centers``.
+own batch's. In one process it changes nothing.
 
 With ``class_fraction=0.1`` the loss compares a batch with a tenth of the speakers, drawn
 anew each time, the batch's own among them (Partial FC, arXiv 2010.05222, 2203.15565). It
@@ -118,8 +118,7 @@ class CosineClassifier(nn.Module):
         self.class_fraction = class_fraction
         self.fused = fused
         self.sub_centers = sub_centers
-        _check_parts(sharded, sub_centers)
-        self.shard = Shard(out_neurons) if sharded else None
+        self.shard = Shard(out_neurons, sub_centers) if sharded else None
         rows = out_neurons * sub_centers
         bound = math.sqrt(3) * math.sqrt(2 / (input_size + rows))
 
@@ -151,13 +150,15 @@ class CosineClassifier(nn.Module):
         x = vectors("embeddings", x, self.weight.shape[1])
         x = normalize(x)
         if self.shard is not None and is_parted(self.shard):
-            lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
-            return ShardedSimilarities.of(lazy, self.shard, self.training)
+            return ShardedSimilarities.of(self._lazy(x), self.shard, self.training)
         if _hands_on(self, x, self.weight):
-            lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
-            return lazy.maximum(self.sub_centers)
+            return self._lazy(x)
         cosines = linear(x, normalize(self.weight))
         return maximum(cosines, self.sub_centers).unsqueeze(1)
+
+    def _lazy(self, x: Tensor) -> LazySimilarities:
+        lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
+        return lazy.maximum(self.sub_centers)
 
     @property
     def out_neurons(self) -> int:
@@ -250,8 +251,7 @@ class HyperbolicClassifier(nn.Module):
         self.ball = ball
         self.center_norm = center_norm
         self.sub_centers = sub_centers
-        _check_parts(sharded, sub_centers)
-        self.shard = Shard(out_neurons) if sharded else None
+        self.shard = Shard(out_neurons, sub_centers) if sharded else None
 
         def draw(rows: Tensor) -> None:
             rows.normal_().mul_(initial_scale)
@@ -285,10 +285,9 @@ class HyperbolicClassifier(nn.Module):
                 x = self.batch_norm(x.to(self.centers.dtype))
         points = self.ball.project(x)
         if self.shard is not None and is_parted(self.shard):
-            lazy = self._lazy(points)
-            return ShardedSimilarities.of(lazy, self.shard, self.training)
+            return ShardedSimilarities.of(self._lazy(points), self.shard, self.training)
         if self._hands_on(x):
-            return self._lazy(points).maximum(self.sub_centers)
+            return self._lazy(points)
         similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
         return maximum(similarities, self.sub_centers).unsqueeze(1)
 
@@ -308,7 +307,7 @@ class HyperbolicClassifier(nn.Module):
     def _lazy(self, points: Tensor) -> LazySimilarities:
         lazy = self.ball.lazy_similarity(points, self.centers, self._project)
         lazy.fraction = self.class_fraction
-        return lazy
+        return lazy.maximum(self.sub_centers)
 
     def _project(self, centers: Tensor) -> Tensor:
         """Some centers [m, D] as points of the ball, [m, D]."""
@@ -339,13 +338,6 @@ def _check_fraction(value: float) -> None:
         raise ValueError(
             f"class_fraction={value}: must lie in (0, 1], as 0.1 for a tenth of the "
             "speakers in each step."
-        )
-
-
-def _check_parts(sharded: bool, sub_centers: int) -> None:
-    if sharded and sub_centers > 1:
-        raise ValueError(
-            f"sub_centers={sub_centers}: not with sharded=True; leave one of them out."
         )
 
 

@@ -55,7 +55,7 @@ def millions(module: torch.nn.Module) -> str:
     number = sum(p.numel() for p in module.parameters())
     for name, shard in parted(module).items():
         rows = module.get_parameter(name)
-        number += (shard.classes - len(rows)) * rows[0].numel()
+        number += (shard.classes * shard.sub_centers - len(rows)) * rows[0].numel()
     return f"{number / 1e6:.2f} M"
 
 

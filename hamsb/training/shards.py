@@ -121,7 +121,7 @@ def save_module(module: nn.Module, path: str | os.PathLike) -> None:
     """Write a module's state, and what this process has of it; all processes call it."""
     state, own = module.state_dict(), {}
     for name, shard in parted(module).items():
-        own[name] = shard.first, state.pop(name)
+        own[name] = shard.rows.start, state.pop(name)
     _write(Path(path), state, own)
 
 
@@ -159,7 +159,7 @@ def save_optimizer(
             continue
         for key, value in state["state"].get(index, {}).items():
             if torch.is_tensor(value) and value.shape == parameter.shape:
-                own[f"{index}.{key}"] = shard.first, rest[index].pop(key)
+                own[f"{index}.{key}"] = shard.rows.start, rest[index].pop(key)
     _write(Path(path), {**state, "state": rest}, own)
 
 
@@ -238,7 +238,7 @@ def _own_rows(
     for name, value in stored.items():
         shard = owner(name)
         if shard is not None:
-            found[name] = value[shard.first : shard.end].clone()
+            found[name] = value[shard.rows].clone()
     parts = sorted(path.parent.glob(_part(glob.escape(path.stem), "*", "*")))
     filled: Counter = Counter()
     for part in parts:
@@ -246,12 +246,13 @@ def _own_rows(
             shard = owner(name)
             if shard is None:
                 raise ValueError(f"{part}: has rows of {name}, which is not shared out.")
+            ours = shard.rows
             own = found.setdefault(
-                name, rows.new_empty(shard.end - shard.first, *rows.shape[1:])
+                name, rows.new_empty(ours.stop - ours.start, *rows.shape[1:])
             )
-            start = max(first, shard.first)
-            end = max(start, min(first + len(rows), shard.end))
-            own[start - shard.first : end - shard.first] = rows[start - first : end - first]
+            start = max(first, ours.start)
+            end = max(start, min(first + len(rows), ours.stop))
+            own[start - ours.start : end - ours.start] = rows[start - first : end - first]
             filled[name] += end - start
     lacking = [n for n, rows in found.items() if filled and filled[n] != len(rows)]
     lacking += [name for name in needed if name not in found]
@@ -270,7 +271,7 @@ def _own_rows(
 def whole_state(module: nn.Module, folder: str | os.PathLike) -> dict[str, Tensor]:
     """A module's state; in the main process with the rows of all, on the CPU. All must
     call it. The rows come block by block, and of more than
-    100,000 classes go into a file that has no name.
+    100,000 centers go into a file that has no name.
 
     Arguments
     ---------
@@ -286,14 +287,15 @@ def whole_state(module: nn.Module, folder: str | os.PathLike) -> dict[str, Tenso
 
 def _collected(own: Tensor, shard: Shard, folder: str | os.PathLike) -> Tensor:
     step = max(_SENT // own[0].numel(), 1)
+    edges = [shard.edge(rank) * shard.sub_centers for rank in range(shard.processes + 1)]
     blocks = [
-        (rank, slice(first, min(first + step, shard.edge(rank + 1))))
+        (rank, slice(first, min(first + step, edges[rank + 1])))
         for rank in range(shard.processes)
-        for first in range(shard.edge(rank), shard.edge(rank + 1), step)
+        for first in range(edges[rank], edges[rank + 1], step)
     ]
-    whole = _room(shard.classes, own, folder) if shard.rank == 0 else own
+    whole = _room(edges[-1], own, folder) if shard.rank == 0 else own
     for rank, part in blocks:
-        mine = slice(part.start - shard.first, part.stop - shard.first)
+        mine = slice(part.start - shard.rows.start, part.stop - shard.rows.start)
         if rank == shard.rank == 0:
             whole[part] = own[mine]
         elif shard.rank == 0:
@@ -305,12 +307,12 @@ def _collected(own: Tensor, shard: Shard, folder: str | os.PathLike) -> Tensor:
     return whole
 
 
-def _room(classes: int, like: Tensor, folder: str | os.PathLike) -> Tensor:
+def _room(rows: int, like: Tensor, folder: str | os.PathLike) -> Tensor:
     """An empty tensor of so many rows, on the CPU."""
-    shape = classes, *like.shape[1:]
-    if classes <= MANY:
+    shape = rows, *like.shape[1:]
+    if rows <= MANY:
         return torch.empty(shape, dtype=like.dtype)
-    size = classes * like[0].numel()
+    size = rows * like[0].numel()
     with tempfile.NamedTemporaryFile(dir=os.fspath(folder)) as file:
         flat = torch.from_file(file.name, shared=True, size=size, dtype=like.dtype)
     return flat.view(shape)

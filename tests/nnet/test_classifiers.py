@@ -231,13 +231,6 @@ def test_a_speaker_is_as_similar_as_the_nearest_of_the_sub_centers(ball):
         assert torch.equal(head.euclidean_centers(), head.centers)
 
 
-def test_sub_centers_are_not_shared_out():
-    for make in (CosineClassifier, HyperbolicClassifier):
-        ball = {"ball": PoincareBall(1.0)} if make is HyperbolicClassifier else {}
-        with pytest.raises(ValueError, match="sub_centers=2: not with sharded=True"):
-            make(16, 5, sub_centers=2, sharded=True, **ball)
-
-
 @looped(sub_centers=[1, 3])
 def test_one_sub_center_is_none(sub_centers):
     """The head of today, to the last bit; of more, a gradient reaches the nearest alone."""

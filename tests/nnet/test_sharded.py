@@ -42,15 +42,18 @@ def learned():
 HEADS = {
     "cosine": lambda **o: CosineClassifier(D, C, **o),
     "cosine at the origin": lambda **o: CosineClassifier(D, C, 0.1, **o),
+    "cosine of 3": lambda **o: CosineClassifier(D, C, sub_centers=3, **o),
     "clipped": in_ball(lambda: ClippedUnitBall(3.0)),
     "clipped at 1": in_ball(lambda: ClippedUnitBall(1.0)),
     "one length": in_ball(lambda: ClippedUnitBall(3.0), center_norm=0.3),
     "learned": in_ball(learned, batch_norm=True),
+    "learned of 2": in_ball(learned, sub_centers=2),
     "learned clip": in_ball(lambda: PoincareBall(0.7, "clip", learnable="curvature")),
 }
 LOSSES = {
     "cosine": [Softmax(5.0), AMSoftmax(0.2, 30.0), AAMSoftmax(0.3, 30.0), RAMSoftmax()],
     "cosine at the origin": [RAMSoftmax(0.1, 10.0)],
+    "cosine of 3": [AAMSoftmax(0.3, 30.0)],
     "clipped": [HSoftmax(3.0), HAMSoftmax(0.3, 10.0)],
 }
 PAIRS = [
@@ -121,6 +124,8 @@ def work(processes):
         start += [CosineClassifier(3, 65, 0.1, sharded=True).weight.detach()]
         ball = ClippedUnitBall(1.0)
         start += [HyperbolicClassifier(3, 65, ball, sharded=True).centers.detach()]
+        several = HyperbolicClassifier(3, 65, ball, sub_centers=2, sharded=True)
+        start += [several.centers.detach()]
         found["start"] = [*start, torch.randn(3)]
         found["errors"] = list(errors(rank, processes))
         return found
@@ -226,12 +231,13 @@ def test_the_start_is_that_of_one_process(found):
     torch.manual_seed(3)
     heads = CosineClassifier(3, 65), CosineClassifier(3, 65, 0.1)
     hyperbolic = HyperbolicClassifier(3, 65, ClippedUnitBall(1.0))
-    expected = [*(head.weight for head in heads), hyperbolic.centers]
+    several = HyperbolicClassifier(3, 65, ClippedUnitBall(1.0), sub_centers=2)
+    expected = [*(head.weight for head in heads), hyperbolic.centers, several.centers]
     for ours, theirs in zip(zip(*(process["start"] for process in found)), expected):
         assert len({len(each) for each in ours}) > (len(found) == 3)
         assert torch.equal(torch.cat(ours), theirs)
     after = torch.randn(3)
-    assert all(torch.equal(process["start"][3], after) for process in found)
+    assert all(torch.equal(process["start"][4], after) for process in found)
 
 
 def test_what_cannot_be_is_told_to_all(found):
@@ -277,3 +283,4 @@ def test_a_head_made_before_the_processes_met_is_refused(monkeypatch):
 def test_shards_of_a_module():
     module = nn.ModuleDict({"a": head_of("clipped"), "b": head_of("cosine", False)})
     assert [*_sharded.shards(module)] == ["a.centers"]
+    assert head_of("cosine of 3").shard.rows == slice(0, 3 * C)

@@ -24,13 +24,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def in_ball(sharded):
+def in_ball(sharded, **options):
     ball = hamsb.PoincareBall(1.0, learnable=True, gain=1.0)
-    return hamsb.HyperbolicClassifier(D, C, ball, 0.1, sharded=sharded)
+    return hamsb.HyperbolicClassifier(D, C, ball, 0.1, sharded=sharded, **options)
 
 
 CASES = {
     "ham": (in_ball, hamsb.HAMSoftmax(0.2, 5.0)),
+    "ham of 3": (
+        lambda sharded: in_ball(sharded, sub_centers=3),
+        hamsb.HAMSoftmax(0.2, 5.0),
+    ),
     "ram": (
         lambda sharded: hamsb.CosineClassifier(D, C, 0.1, sharded=sharded),
         hamsb.RAMSoftmax(0.2, 10.0),
@@ -212,6 +216,9 @@ def test_the_size_of_a_head_is_that_of_all_its_parts():
     head = hamsb.CosineClassifier(2, 5, sharded=True)
     head.shard.processes, head.shard.classes = 2, 1_000_000
     assert millions(nn.Sequential(head, nn.Linear(1000, 1000))) == "3.00 M"
+    head = hamsb.CosineClassifier(2, 5, sub_centers=3, sharded=True)
+    head.shard.processes, head.shard.classes = 2, 1_000_000
+    assert millions(head) == "6.00 M"
 
 
 def test_parts_hold_their_rows_alone(trained):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
     from hamsb.nnet.confidence import ConfidentClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
-    from hamsb.nnet.haam import HAAMClassifier, HAAMSoftmax
     from hamsb.nnet.losses import (
         AAMSoftmax,
         AMSoftmax,
@@ -55,8 +54,6 @@ _PLACES = {
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
     "EmbeddingExtractor": "inference.extraction",
-    "HAAMClassifier": "nnet.haam",
-    "HAAMSoftmax": "nnet.haam",
     "HAMSoftmax": "nnet.losses",
     "HSCL": "nnet.contrastive",
     "HSoftmax": "nnet.losses",
@@ -114,8 +111,6 @@ __all__ = [
     "CosineMargin",
     "CosineSimilarity",
     "EmbeddingExtractor",
-    "HAAMClassifier",
-    "HAAMSoftmax",
     "HAMSoftmax",
     "HSCL",
     "HSoftmax",

@@ -26,7 +26,7 @@ class_fraction)`` where they weigh more than the target, and its gradient depend
 speakers that were drawn. In a run of hamsb the draw is a function of seed, epoch, step and
 the number of processes, each of which draws from its own speakers.
 
-`hamsb.nnet.haam.HAAMClassifier`, `hamsb.nnet.busemann.BusemannClassifier` and
+`hamsb.nnet.busemann.BusemannClassifier` and
 `hamsb.nnet.confidence.ConfidentClassifier` have none of these options.
 
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
@@ -286,13 +286,10 @@ class HyperbolicClassifier(nn.Module):
         points = self.ball.project(x)
         if self.shard is not None and is_parted(self.shard):
             return ShardedSimilarities.of(self._lazy(points), self.shard, self.training)
-        if self._hands_on(x):
+        if _hands_on(self, x, self.centers):
             return self._lazy(points)
         similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
         return maximum(similarities, self.sub_centers).unsqueeze(1)
-
-    def _hands_on(self, x: Tensor) -> bool:
-        return _hands_on(self, x, self.centers)
 
     def euclidean_centers(self) -> Tensor:
         """The centers as they enter the ball's projection: [C K, D], those of a speaker

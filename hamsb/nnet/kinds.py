@@ -24,7 +24,6 @@ KINDS = {
     "cosine": "cosines",
     "distance": "minus distances",
     "logits": "logits",
-    "points": "points of a ball",
     "embedding": "embeddings",
     "views": "two views of each utterance",
 }
@@ -37,7 +36,6 @@ HEADS = {
     "cosine": "hamsb.CosineClassifier",
     "distance": "hamsb.HyperbolicClassifier",
     "logits": "torch.nn.Linear",
-    "points": "hamsb.HAAMClassifier",
     "embedding": "torch.nn.Identity",
 }
 

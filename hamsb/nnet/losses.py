@@ -19,7 +19,7 @@ predictions may be (`hamsb.nnet.kinds`):
 AAM-Softmax turns angles, and RAM-Softmax's zero lies in the middle of the cosines: on
 minus distances both would train, to nothing. H- and HAM-Softmax are the names of
 `Softmax` and `AMSoftmax` on minus distances alone. `hamsb.nnet.binary.SphereFace2` is no
-softmax. `hamsb.nnet.haam.HAAMSoftmax` takes the points of a ball, of its own head.
+softmax.
 
 With ``top_k=5`` in AM-, AAM-, RAM- or HAM-Softmax the 5 other speakers that are most
 similar to an utterance count as more similar by ``top_k_margin``: the inter-top-k penalty

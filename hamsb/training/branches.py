@@ -34,7 +34,6 @@ _LOSSES = {
     "cosine": "AMSoftmax, AAMSoftmax, RAMSoftmax, SphereFace2 or Softmax",
     "distance": "HAMSoftmax, HSoftmax, AMSoftmax or Softmax",
     "logits": "Softmax or AMSoftmax",
-    "points": "HAAMSoftmax",
     "embedding": "SupCon or HSCL",
 }
 

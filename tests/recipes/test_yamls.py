@@ -438,7 +438,6 @@ PROMISED = {
     "aam_top_k": ("CosineClassifier", "AAMSoftmax"),
     "aam_sub_centers_top_k": ("CosineClassifier", "AAMSoftmax"),
     "sphereface2": ("CosineClassifier", "SphereFace2"),
-    "haam": ("HAAMClassifier", "HAAMSoftmax"),
     "busemann": ("BusemannClassifier", "AMSoftmax"),
     "confident": ("ConfidentClassifier", "AAMSoftmax"),
 }  # fmt: skip

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hamsb.nnet.binary import SphereFace2
     from hamsb.nnet.busemann import BusemannClassifier
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
-    from hamsb.nnet.confidence import ConfidentClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
     from hamsb.nnet.losses import (
         AAMSoftmax,
@@ -49,7 +48,6 @@ _PLACES = {
     "BusemannClassifier": "nnet.busemann",
     "Checkpointer": "training.checkpoints",
     "ClippedUnitBall": "nnet.balls",
-    "ConfidentClassifier": "nnet.confidence",
     "CosineClassifier": "nnet.classifiers",
     "CosineMargin": "training.schedules",
     "CosineSimilarity": "nnet.similarities",
@@ -106,7 +104,6 @@ __all__ = [
     "BusemannClassifier",
     "Checkpointer",
     "ClippedUnitBall",
-    "ConfidentClassifier",
     "CosineClassifier",
     "CosineMargin",
     "CosineSimilarity",

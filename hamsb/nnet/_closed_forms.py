@@ -323,17 +323,6 @@ class MarginCrossEntropy(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def through_target(losses: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Losses [B] of rows whose target's value [B, 1] was given without gradient, with it.
-
-    Their derivative by the target's logit is ``p - 1``, and the target's share p of the
-    softmax ``exp(-loss)``.
-    """
-    slope = scale * torch.expm1(-losses.detach())
-    value = value.squeeze(1)
-    return losses + slope * (value - value.detach())
-
-
 def _penalized_logits(
     similarities: Tensor,
     targets: Tensor,

@@ -439,7 +439,6 @@ PROMISED = {
     "aam_sub_centers_top_k": ("CosineClassifier", "AAMSoftmax"),
     "sphereface2": ("CosineClassifier", "SphereFace2"),
     "busemann": ("BusemannClassifier", "AMSoftmax"),
-    "confident": ("ConfidentClassifier", "AAMSoftmax"),
 }  # fmt: skip
 PLAIN = {"am", "aam"}  # SpeechBrain's start, where others of these cosine heads have HAM's
 LABELLED = {

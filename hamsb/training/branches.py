@@ -114,19 +114,54 @@ def check_branches(
     if not branches:
         _check("compute_cost", cost, "classifier", modules["classifier"], speakers)
         return
+    check_form(branches)
     for name, branch in branches.items():
         if name not in modules:
             raise ValueError(
                 f"branches[{name}]: no such head among the modules {sorted(modules)}."
             )
-        if not isinstance(branch, Mapping) or branch.keys() != {"cost", "weight"}:
-            raise ValueError(f"branches[{name}]={branch!r}: its keys are cost and weight.")
-        check_not_negative(f"branches[{name}][weight]", branch["weight"])
         where = f"branches[{name}][cost]"
         _check(where, branch["cost"], name, modules[name], speakers)
 
 
+def check_form(branches: object, where: str = "branches") -> None:
+    """ValueError where branches are not heads with a loss and a weight each.
+
+    Arguments
+    ---------
+    branches : mapping
+        As of `check_branches`.
+    where : str
+        What the message calls them.
+
+    Example
+    -------
+    >>> check_form({"classifier": {"cost": None, "weight": 0.5}})
+    """
+    if not isinstance(branches, Mapping):
+        raise ValueError(f"{where}={branches!r}: {{head: {{cost: ..., weight: ...}}}}.")
+    for name, branch in branches.items():
+        here = f"{where}[{name}]"
+        if not isinstance(branch, Mapping) or branch.keys() != {"cost", "weight"}:
+            raise ValueError(f"{here}={branch!r}: its keys are cost and weight.")
+        check_not_negative(f"{here}[weight]", branch["weight"])
+
+
+def check_loss(where: str, cost: object) -> None:
+    """ValueError where a loss is none.
+
+    Example
+    -------
+    >>> check_loss("compute_cost", nn.CrossEntropyLoss())
+    """
+    if not callable(cost):
+        raise ValueError(
+            f"{where}={cost!r}: must be a loss, such as !new:hamsb.AAMSoftmax."
+        )
+
+
 def _check(where: str, cost: object, name: str, head: object, speakers: int) -> None:
+    check_loss(where, cost)
     given, expected = gives(head), expects(cost)
     if expected == ("views",):
         raise ValueError(

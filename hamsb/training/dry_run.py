@@ -18,7 +18,7 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from torch.utils.data import DataLoader, TensorDataset
 
-from hamsb.training.branches import expects, gives
+from hamsb.training.branches import check_form, check_loss, expects, gives
 from hamsb.training.card import check_card
 from hamsb.utils.hparams import (
     bracketed,
@@ -128,13 +128,15 @@ def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
     """
     hparams = build(_part(document, *document["modules"], *BUILT), hparams_file)
     modules = hparams["modules"]
-    absent = [name for name in CHAIN if name not in modules]
+    names = dict.fromkeys([*CHAIN, *modules])
+    absent = [name for name in names if modules.get(name) is None]
     if absent:
         raise ValueError(f"{hparams_file}: modules: no {', '.join(absent)}; add them.")
     costs = {"classifier": ("compute_cost", hparams.get("compute_cost"))}
     if branches := hparams.get("branches"):
+        check_form(branches, f"{hparams_file}: branches")
         costs = {
-            name: (f"branches[{name}][cost]", branch and branch.get("cost"))
+            name: (f"branches[{name}][cost]", branch["cost"])
             for name, branch in branches.items()
         }
     seconds = min(document["sentence_len"], LONGEST)
@@ -148,6 +150,7 @@ def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
             batch = _pass(name, modules[name], inputs, before, document, hparams_file)
             before = f"what {name} gives"
     for name, (where, cost) in costs.items():  # as in training, with gradients
+        check_loss(f"{hparams_file}: {where}", cost)
         if name not in modules:
             continue
         head = modules[name].train()

@@ -40,7 +40,7 @@ from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
-from hamsb.utils.checks import check_flag, check_whole
+from hamsb.utils.checks import check_flag, check_whole, is_number
 from hamsb.utils.help import help_if_asked
 from hamsb.utils.hparams import (
     Key,
@@ -59,6 +59,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 PATIENCE = 2.0  # seconds between the turns of a run's processes to speak
 LIBRARY = Path(hamsb.__file__).resolve().parent
+NUMBERS = ("number", "seconds", "Hz")  # kinds of keys
 YAML_STARTS = tuple("[{!'\"")
 
 # -------------------------------------------------------------------- the options
@@ -142,18 +143,28 @@ def parse_arguments(
         if name in names
     )
     resolved = read_resolved(hparams_file, overrides)
-    _check_flags(keys, resolved)
+    _check_kinds(keys, resolved)
     _check_values(run_opts, resolved)
     _check_device(run_opts, resolved)
     return hparams_file, run_opts, overrides
 
 
-def _check_flags(keys, resolved):
-    """ValueError where a key that is true or false is neither: yaml's no is a text."""
+def _check_kinds(keys, resolved):
+    """ValueError where a key is null whose help does not tell what null means; where one
+    that is true or false is neither (yaml's no is a text); where a number is none."""
     for key in keys:
-        value = resolved.get(key.name)
-        if key.kind == "boolean" and value is not None:
+        if key.name not in resolved:
+            continue
+        value = resolved[key.name]
+        if value is None:
+            if not key.optional and not re.search(r"\bnull\b", key.help):
+                raise ValueError(
+                    f"{key.name}=None: must be given ({key.kind}: {key.help})."
+                )
+        elif key.kind == "boolean":
             check_flag(key.name, bool(value) if isinstance(value, ScalarBoolean) else value)
+        elif key.kind in NUMBERS and not is_number(value) and not hasattr(value, "tag"):
+            raise ValueError(f"{key.name}={value}: must be a number, {key.help}.")
 
 
 def _run_option_parser() -> ArgumentParser:

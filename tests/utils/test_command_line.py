@@ -351,6 +351,43 @@ def test_a_yaml_of_another_script(folder):
     assert parse_arguments(["y.yaml"], KEYS)  # a script of a name of its own
 
 
+@pytest.mark.parametrize(
+    "kind, meaning, value, message",
+    [
+        (
+            "number",
+            "of everything",
+            "null",
+            r"margin=None: must be given \(number: of everything\)",
+        ),
+        ("object", "the loss", "null", "margin=None: must be given"),
+        ("object", "of nulls", "null", "margin=None: must be given"),
+        ("number", "null: none", "null", None),
+        ("object", "or null", "null", None),
+        ("seconds", "null: none", "a", "margin=a: must be a number, null: none"),
+        ("Hz", "of all", "1k", "margin=1k: must be a number, of all"),
+        ("number", "of all", "True", "margin=True: must be a number"),
+        ("number", "of all", "1e-3", None),
+        ("number", "of all", "!ref <seed> / 2", None),
+        ("number", "of all", "!apply:math.sqrt [4]", None),
+        ("boolean", "or not", "no", "margin='no': must be True or False"),
+        ("boolean", "or not", "False", None),
+        ("name", "of it", "no", None),
+    ],
+)
+def test_values_are_of_their_keys_kinds(kind, meaning, value, message):
+    for optional in (False, True):
+        if optional and message is not None and value == "null":
+            message = None
+        keys = [Key("margin", kind, meaning, optional)]
+        arguments = ["x.yaml", f"--margin={value}"]
+        if message is None:
+            parse_arguments(arguments, keys)
+            continue
+        with pytest.raises(ValueError, match=message):
+            parse_arguments(arguments, keys)
+
+
 def test_declared_keys(folder, capsys):
     """An optional key may be an option where the yaml lacks it, a needed one may not
     be lacking; --help lists them."""

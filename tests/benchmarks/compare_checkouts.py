@@ -38,9 +38,18 @@ DATA = [
     "--verification_file=results/mini_corpus/veri_test.txt",
 ]
 # What a run is called: the script, where its yaml may be, options.
+HAM = [
+    "--classifier=!new:hamsb.HyperbolicClassifier {input_size: !ref <lin_neurons>, "
+    "out_neurons: !ref <out_n_neurons>, ball: !new:hamsb.ClippedUnitBall {curvature: 3.0}}",
+    "--compute_cost=!new:hamsb.HAMSoftmax {margin: 0.2, scale: 30.0}",
+]
 RUNS = {
-    "mini": ("train.py", ["mini.yaml"], [*COMMON, CORPUS]),
-    "small": ("train.py", ["small.yaml"], [*COMMON, *DATA, "--num_workers=1"]),
+    "mini": ("train.py", ["mini_ham.yaml", "mini.yaml"], [*COMMON, *HAM, CORPUS]),
+    "small": (
+        "train.py",
+        ["small_ham.yaml", "small.yaml"],
+        [*COMMON, *HAM, *DATA, "--num_workers=1"],
+    ),
     "mini_ssl": (
         "train_ssl.py",
         ["mini_ssl.yaml", "mini/ssl.yaml"],

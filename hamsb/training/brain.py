@@ -54,10 +54,11 @@ from hamsb.training.step import (
     optimizers_step,
     split_groups,
 )
-from hamsb.training.stopping import Stopping, outlive_sigterm
+from hamsb.training.stopping import Stopping
 from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import read_json, replacing
 from hamsb.utils.sharing import gathered, share
+from hamsb.utils.workers import outlive_sigterm, start_server
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import score_lists
 from hamsb.verification.trials import Enrolment, Trials
@@ -282,6 +283,8 @@ class EmbeddingBrain(sb.Brain):
         loader makes, or end after the training."""
         kwargs.setdefault("pin_memory", self.device_type not in ("cpu", "mps"))
         kwargs.setdefault("worker_init_fn", outlive_sigterm)
+        if kwargs.get("num_workers"):
+            start_server(kwargs.get("multiprocessing_context"))
         if stage == sb.Stage.TRAIN:
             kwargs.setdefault("persistent_workers", kwargs.get("num_workers", 0) > 0)
             # Workers are seeded from it: torch's own goes on alike with and without them.

@@ -4,7 +4,7 @@ checkpoint is saved, and the run ends.
 Each process of a run is sent the signal, at a moment of its own, and a checkpoint is the
 work of all of them together. So they agree on the step, see `Stopping.agreed`. The
 processes of a data loader are sent it as well and must go on until the step is done, see
-`outlive_sigterm`.
+`hamsb.utils.workers`.
 """
 
 import os
@@ -90,25 +90,3 @@ class Stopping:
 
     def _note(self, number: int, frame: object) -> None:
         self.asked = True
-
-
-def outlive_sigterm(worker: int) -> None:
-    """A data loader's ``worker_init_fn``: SIGTERM ends the process only when its parent
-    sends it. Linux alone tells who does; elsewhere nothing is changed.
-
-    Arguments
-    ---------
-    worker : int
-        Its number, which does not matter.
-    """
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    parent = os.getppid()
-
-    def wait():
-        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from hamsb.utils.checks import check_whole
 from hamsb.utils.sharing import as_user_error
+from hamsb.utils.workers import outlive_sigterm, start_server
 from hamsb.verification.encoding import Encoder
 
 # Together on an accelerator, at most: 32 utterances of 8 s at 16 kHz.
@@ -285,6 +286,7 @@ class _Pool:
         self.requests: list[_Request] = []
         self.loader: DataLoader | None = None
         if workers:
+            start_server(context)
             # A generator of its own, or the run's random numbers would change.
             self.loader = DataLoader(
                 work,
@@ -293,6 +295,7 @@ class _Pool:
                 num_workers=workers,
                 collate_fn=_unchanged,
                 pin_memory=pinned,
+                worker_init_fn=outlive_sigterm,
                 multiprocessing_context=context,
                 persistent_workers=True,
                 generator=torch.Generator(),

@@ -17,6 +17,7 @@ from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.checkpoints import Checkpointer
 from hamsb.training.kept import fingerprint
 from hamsb.training.shards import parted_parameters
+from hamsb.utils.workers import outlive_sigterm
 from stand_ins import Embedding
 
 
@@ -164,7 +165,7 @@ def test_time_and_values_before_a_checkpoint_within_an_epoch_count(brain, tmp_pa
     assert [value.item() for value in again.watched["clipped"]] == [0.25, 0.75]
 
 
-def test_batches_are_pinned_on_an_accelerator(brain, monkeypatch):
+def test_batches_are_pinned_on_an_accelerator_and_workers_go_on(brain, monkeypatch):
     """The loader is not made: there is no accelerator here."""
     seen = {}
 
@@ -187,6 +188,15 @@ def test_batches_are_pinned_on_an_accelerator(brain, monkeypatch):
         with pytest.raises(Made):
             made.make_dataloader([1], Stage.TRAIN, **given)
         assert seen["pin_memory"] is pinned
+    started = []
+    monkeypatch.setattr("hamsb.training.brain.start_server", started.append)
+    for workers, stage in ((0, Stage.TRAIN), (1, Stage.TRAIN), (2, Stage.VALID)):
+        with pytest.raises(Made):
+            made.make_dataloader(
+                [1], stage, num_workers=workers, multiprocessing_context="forkserver"
+            )
+        assert seen["worker_init_fn"] is outlive_sigterm
+    assert started == ["forkserver"] * 2
 
 
 def test_files_are_embedded_with_the_loaders_workers(brain):

@@ -7,11 +7,9 @@ import time
 from datetime import timedelta
 from functools import partial
 
-import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from hamsb.training.stopping import Stopping, outlive_sigterm
+from hamsb.training.stopping import Stopping
 from hamsb.utils.command_line import Terminated
 from runs import fork, status_of
 
@@ -98,49 +96,3 @@ def test_processes_stop_at_the_same_step(tmp_path):
     processes = [fork(partial(run, rank), screens[rank]) for rank in range(2)]
     assert [status_of(process) for process in processes] == [0, 0]
     assert [screen.read_text() for screen in screens] == ["4\n", "4\n"]
-
-
-class Slow(torch.utils.data.Dataset):
-    """Tells its process."""
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return os.getpid()
-
-
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Linux tells the sender")
-def test_workers_outlive_a_signal_that_is_not_their_parents():
-    def read(init):
-        pids = set()
-        for number, batch in enumerate(
-            DataLoader(Slow(), num_workers=1, worker_init_fn=init, prefetch_factor=1)
-        ):
-            pids.add(int(batch))
-            if number == 1:
-                other = os.fork()
-                if not other:  # a scheduler
-                    os.kill(int(batch), signal.SIGTERM)
-                    os._exit(0)
-                os.waitpid(other, 0)
-                time.sleep(0.2)
-        return pids
-
-    (worker,) = read(outlive_sigterm)
-    with pytest.raises(ProcessLookupError):  # it ended when it was done
-        os.kill(worker, 0)
-    with pytest.raises(RuntimeError, match="killed by signal: Terminated"):
-        read(None)
-
-
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Linux tells the sender")
-def test_workers_obey_their_parent(tmp_path):
-    def obedient():
-        outlive_sigterm(0)
-        time.sleep(30)
-
-    process = fork(obedient, tmp_path / "screen")
-    time.sleep(0.5)
-    os.kill(process, signal.SIGTERM)
-    assert status_of(process) == 0

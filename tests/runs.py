@@ -49,6 +49,13 @@ classifier: !new:hamsb.HyperbolicClassifier
     curvature: 3.0
 """
 
+# Options of HAM-Softmax in the place of a yaml's loss.
+HAM = {
+    "classifier": "!new:hamsb.HyperbolicClassifier {input_size: !ref <lin_neurons>, "
+    "out_neurons: !ref <out_n_neurons>, ball: !new:hamsb.ClippedUnitBall {curvature: 3.0}}",
+    "compute_cost": "!new:hamsb.HAMSoftmax {margin: 0.2, scale: 30.0}",
+}
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, request):

@@ -32,7 +32,7 @@ from runs import fork
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_in_train  # noqa: E402
 
-HAM = "small.yaml"
+SMALL = "small.yaml"
 COSINE = (
     "!new:speechbrain.lobes.models.ECAPA_TDNN.Classifier "
     "{input_size: !ref <lin_neurons>, out_neurons: !ref <out_n_neurons>}"
@@ -41,7 +41,7 @@ AM = {
     "classifier": COSINE, "compute_cost": "!new:hamsb.AMSoftmax {margin: 0.2, scale: 30.0}"
 }  # fmt: skip
 EXPERIMENTS = {
-    "am": {"hparams": HAM, "options": AM}, "ham": {"hparams": HAM, "baseline": "am"}
+    "am": {"hparams": SMALL, "options": AM}, "ham": {"hparams": SMALL, "baseline": "am"}
 }  # fmt: skip
 
 
@@ -195,14 +195,14 @@ def test_an_experiment_may_have_another_script(comparison, stand_in, tmp_path, m
     other = tmp_path / "other.py"
     other.write_text(Path(stand_in_train.__file__).read_text())
     monkeypatch.setattr(compare, "TRAIN", tmp_path / "none.py")
-    experiments = {"am": {"hparams": HAM, "script": "other.py"}}
+    experiments = {"am": {"hparams": SMALL, "script": "other.py"}}
     compare.main([comparison(experiments=experiments)])
     assert stand_in.names() == ["am/1"]
 
 
 def test_seeds_options_threads_and_order(comparison, stand_in, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    experiments = {**EXPERIMENTS, "h": {"hparams": HAM, "options": {"lin_neurons": 8}}}
+    experiments = {**EXPERIMENTS, "h": {"hparams": SMALL, "options": {"lin_neurons": 8}}}
     compare.main([comparison(seeds=[5, 6], experiments=experiments), "--debug"])
     assert stand_in.names() == ["am/5", "ham/5", "h/5", "am/6", "ham/6", "h/6"]
     calls = stand_in.calls()
@@ -214,7 +214,7 @@ def test_seeds_options_threads_and_order(comparison, stand_in, monkeypatch):
 
 def test_an_experiment_waits_for_the_models_that_it_needs(comparison, stand_in, capsys):
     path = "!ref <output_folder>/../../am/<seed>/export"
-    own = {"hparams": HAM, "after": ["am"], "options": {"train_log": path}}
+    own = {"hparams": SMALL, "after": ["am"], "options": {"train_log": path}}
     file = comparison(seeds=[1, 2], experiments={"own": own, **EXPERIMENTS})
     stand_in.tell({"am/2": {"status": 3}})
     with pytest.raises(ValueError, match="1 runs failed: am, seed 2"):
@@ -535,20 +535,22 @@ def test_runs_of_another_comparison_serve_both(comparison, stand_in, out, tmp_pa
 def test_another_style_or_order_of_keys_is_no_other_setting(comparison, stand_in):
     compare.main([comparison()])
     turned = {**AM, "compute_cost": "!new:hamsb.AMSoftmax\n  scale: 30.0\n  margin: 0.2\n"}
-    experiments = {**EXPERIMENTS, "am": {"hparams": HAM, "options": turned}}
+    experiments = {**EXPERIMENTS, "am": {"hparams": SMALL, "options": turned}}
     compare.main([comparison(experiments=experiments)])
     assert stand_in.names() == ["am/1", "ham/1"]
 
 
 def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_path):
-    text = (REPOSITORY / "hparams" / HAM).read_text()
+    text = (REPOSITORY / "hparams" / SMALL).read_text()
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / HAM).write_text(text + "beside: 1\n")
+    (tmp_path / "own" / SMALL).write_text(text + "beside: 1\n")
     options = {"beside": 2}
-    experiments = {"ham": {"hparams": f"own/{HAM}", "options": options}}
+    experiments = {"ham": {"hparams": f"own/{SMALL}", "options": options}}
     compare.main([comparison(experiments=experiments)])
     with pytest.raises(ValueError, match="^beside: no such key in .*hparams/small"):
-        compare.main([comparison(experiments={"h": {"hparams": HAM, "options": options}})])
+        compare.main(
+            [comparison(experiments={"h": {"hparams": SMALL, "options": options}})]
+        )
 
 
 # --------------------------------------------------------------------- bad input
@@ -559,39 +561,39 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
     [
         ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
         ({"seeds": []}, r"seeds=\[\]"),
-        ({"experiments": {"am": {"hparams": HAM, "seeds": 3}}}, r"am.: seeds=3: a list"),
+        ({"experiments": {"am": {"hparams": SMALL, "seeds": 3}}}, r"am.: seeds=3: a list"),
         ({"processes": -1}, "processes=-1"),
         ({"options": {"seed": 3}}, "seed is no option"),
         (
             {"options": {"bach_size": 3}},
             "bach_size: no such key .* did you mean batch_size",
         ),
-        ({"experiments": {"am": {"hparams": HAM, "baseline": "ham"}}}, "baseline=ham"),
-        ({"experiments": {"am": {"hparams": HAM, "baseline": "am"}}}, "baseline=am"),
+        ({"experiments": {"am": {"hparams": SMALL, "baseline": "ham"}}}, "baseline=ham"),
+        ({"experiments": {"am": {"hparams": SMALL, "baseline": "am"}}}, "baseline=am"),
         (
-            {"experiments": {"am": {"hparams": HAM, "base": "h"}}},
+            {"experiments": {"am": {"hparams": SMALL, "base": "h"}}},
             "am. has hparams, base; it",
         ),
-        ({"experiments": {"am": {"hparams": HAM, "after": ["h"]}}}, r"after=\['h'\]: a"),
-        ({"experiments": {"am": {"hparams": HAM, "after": ["am"]}}}, "am wait for one"),
+        ({"experiments": {"am": {"hparams": SMALL, "after": ["h"]}}}, r"after=\['h'\]: a"),
+        ({"experiments": {"am": {"hparams": SMALL, "after": ["am"]}}}, "am wait for one"),
         (
             {
                 "experiments": {
-                    "h": {"hparams": HAM},
-                    "am": {"hparams": HAM, "after": ["h", "ham"]},
-                    "ham": {"hparams": HAM, "after": ["am"]},
+                    "h": {"hparams": SMALL},
+                    "am": {"hparams": SMALL, "after": ["h", "ham"]},
+                    "ham": {"hparams": SMALL, "after": ["am"]},
                 }
             },
             "am, ham wait for one another; see their after",
         ),
         ({"experiments": {"am": {"options": {}}}}, "am. has options; it needs hparams"),
-        ({"experiments": {"a/m": {"hparams": HAM}}}, "the name is a folder's"),
+        ({"experiments": {"a/m": {"hparams": SMALL}}}, "the name is a folder's"),
         (
-            {"experiments": {"am": {"hparams": HAM, "options": {"output_folder": "x"}}}},
+            {"experiments": {"am": {"hparams": SMALL, "options": {"output_folder": "x"}}}},
             "output_folder is no option",
         ),
         (
-            {"experiments": {"am": {"hparams": HAM, "script": "trian.py"}}},
+            {"experiments": {"am": {"hparams": SMALL, "script": "trian.py"}}},
             "script=trian.py: not",
         ),
         (with_search(*POINTS, {"compute_costs": {"scale": 1.0}}), "compute_costs: no such"),
@@ -604,7 +606,7 @@ def test_bad_comparisons_train_nothing(comparison, stand_in, changes, message):
 
 
 def test_files_that_are_not_there_or_no_comparison(comparison, stand_in):
-    experiments = {"am": {"hparams": "smal_ham.yaml"}}
+    experiments = {"am": {"hparams": "smal.yaml"}}
     with pytest.raises(FileNotFoundError, match="mean .*hparams/small.yaml"):
         compare.main([comparison(experiments=experiments)])
     with pytest.raises(ValueError, match="this is a yaml of verify.py, not of compare.py"):

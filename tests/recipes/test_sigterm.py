@@ -12,7 +12,7 @@ import train
 from hamsb.utils.command_line import main_or_exit
 from runs import fork, launch, quick, same, status_of, untimed, weights  # noqa: F401
 
-HAM = "hparams/small.yaml"
+SMALL = "hparams/small.yaml"
 GLOO = ["--device=cpu", "--distributed_backend=gloo"]
 
 
@@ -24,7 +24,7 @@ def begin(repository, tiny_options, tmp_path, monkeypatch):
 
     def begin(name, signaled=(), extra=(), **changes):
         given = tiny_options(output_folder=tmp_path / name, baselines=False, **changes)
-        arguments = [HAM, *given, *extra]
+        arguments = [SMALL, *given, *extra]
 
         def process():
             sys.argv = ["train.py", *arguments]

@@ -29,6 +29,7 @@ from hamsb.augment.time_domain import SpeedPerturb
 from hamsb.training import outcome
 from runs import (  # noqa: F401
     EXPERIMENT,
+    HAM,
     code_blocks,
     contents,
     export_untrained,
@@ -41,7 +42,7 @@ from runs import (  # noqa: F401
 )
 from stand_ins import Embedding, Framed
 
-HAM = "hparams/small.yaml"
+SMALL = "hparams/small.yaml"
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
     """A function that trains, without baselines, and returns the output folder."""
     monkeypatch.chdir(repository)
 
-    def run(yaml=HAM, **changes):
+    def run(yaml=SMALL, **changes):
         train.main([yaml, *tiny_options(**{"baselines": False, **changes})])
         return changes.get("output_folder", tmp_path / "run")
 
@@ -58,7 +59,7 @@ def run(repository, tiny_options, tmp_path, monkeypatch):
 
 def test_whole_path(run, tiny_corpus, tmp_path, capsys, monkeypatch):
     card = "{language: en, license: apache-2.0}"
-    out = run(number_of_epochs=3, avg_checkpoints=2, baselines=True, card=card)
+    out = run(number_of_epochs=3, avg_checkpoints=2, baselines=True, card=card, **HAM)
 
     labels = [int(line[0]) for line in (tiny_corpus / "veri_test.txt").open()]
     counts = f"| {sum(labels)} | {len(labels) - sum(labels)} |"
@@ -262,8 +263,8 @@ def test_a_run_with_many_options(run, tiny_corpus, tmp_path):
         verification_file=f"[{tiny_corpus / 'veri_test.txt'}, {tmp_path / 'half.txt'}]",
         data_folder=f"[{tiny_corpus / 'train'}, {tiny_corpus / 'test'}]",
         test_data_folder="null",  # data_folder holds the trials' files, too
-        compute_cost="{margin: 0.35}",
-        classifier="{ball: {curvature: 5.0}}",
+        compute_cost=HAM["compute_cost"].replace("0.2", "0.35"),
+        classifier=HAM["classifier"].replace("3.0", "5.0"),
         precision="bf16",
         out_n_neurons=9,
     )
@@ -395,7 +396,7 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     repository, tiny_options, tmp_path, monkeypatch
 ):
     """In small.yaml with a schedule in it that its checkpointer does not name."""
-    text = (repository / HAM).read_text()
+    text = (repository / SMALL).read_text()
     schedule = (
         "margin_schedule: !new:hamsb.LinearMargin\n    margin: 0.2\n    warmup_steps: 5\n"
     )

@@ -565,8 +565,8 @@ def test_wrong_values_are_named(run, tmp_path, nothing_is_embedded):
 
 
 def test_a_list_is_needed(run, nothing_is_embedded, tmp_path):
-    for none in ("[]", "null"):
-        with pytest.raises(ValueError, match="verification_file=.*at least one trial list"):
+    for none, message in (("[]", "at least one trial list"), ("null", "must be given")):
+        with pytest.raises(ValueError, match=f"verification_file=.*{message}"):
             run(verification_file=none)
     assert not (tmp_path / "out").exists()
 

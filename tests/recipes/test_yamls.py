@@ -5,6 +5,7 @@ import math
 import re
 
 import compare
+import corpora
 import pytest
 import radii
 import soundfile
@@ -85,7 +86,7 @@ ANALYSED = {
 OTHERS = {
     "verification_ecapa": "SpeechBrain's speaker_verification_cosine.py: test_upstream.py",
     **{f"studies/{path.stem}": "compare.py: below" for path in STUDIES},
-    "studies/corpora": "corpora.py: test_corpora.py",
+    "studies/corpora": "corpora.py: test_corpora_study.py",
 }
 SCRIPTS = {"train": train, "ssl": train_ssl, "verify": verify, "cluster": cluster}
 SSL = [name for name, (script, _) in TRAINED.items() if script is train_ssl]
@@ -205,6 +206,7 @@ def test_every_key_is_used(path):
     name = str(path.relative_to(HPARAMS).with_suffix(""))
     scripts = {**TRAINED, **ANALYSED}
     script = scripts[name][0] if name in scripts else compare
+    script = corpora if name == "studies/corpora" else script
     text = path.read_text(encoding="utf-8")
     used = set(re.findall(r"<(\w+)[\[>]", text)) | set(RunOptions().keys())
     anchors = {re.sub(r".*&(\w+).*", r"\1", line): line for line in text.splitlines()}

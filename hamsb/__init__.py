@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hamsb.integrations.huggingface import SSLFeatures
     from hamsb.nnet.balls import ClippedUnitBall, PoincareBall
     from hamsb.nnet.binary import SphereFace2
-    from hamsb.nnet.busemann import BusemannClassifier
     from hamsb.nnet.classifiers import CosineClassifier, HyperbolicClassifier
     from hamsb.nnet.contrastive import HSCL, MoCo, NTXent, SupCon
     from hamsb.nnet.losses import (
@@ -45,7 +44,6 @@ _PLACES = {
     "AMSoftmax": "nnet.losses",
     "AddNoise": "augment.time_domain",
     "AddReverb": "augment.time_domain",
-    "BusemannClassifier": "nnet.busemann",
     "Checkpointer": "training.checkpoints",
     "ClippedUnitBall": "nnet.balls",
     "CosineClassifier": "nnet.classifiers",
@@ -101,7 +99,6 @@ __all__ = [
     "AMSoftmax",
     "AddNoise",
     "AddReverb",
-    "BusemannClassifier",
     "Checkpointer",
     "ClippedUnitBall",
     "CosineClassifier",

@@ -26,8 +26,6 @@ class_fraction)`` where they weigh more than the target, and its gradient depend
 speakers that were drawn. In a run of hamsb the draw is a function of seed, epoch, step and
 the number of processes, each of which draws from its own speakers.
 
-`hamsb.nnet.busemann.BusemannClassifier` has none of these options.
-
 A head says in ``gives`` what its similarities are (`hamsb.nnet.kinds`) and in
 ``out_neurons`` of how many speakers, so that a run can compare it with its loss and data.
 """

@@ -440,7 +440,6 @@ PROMISED = {
     "aam_top_k": ("CosineClassifier", "AAMSoftmax"),
     "aam_sub_centers_top_k": ("CosineClassifier", "AAMSoftmax"),
     "sphereface2": ("CosineClassifier", "SphereFace2"),
-    "busemann": ("BusemannClassifier", "AMSoftmax"),
 }  # fmt: skip
 PLAIN = {"am", "aam"}  # SpeechBrain's start, where others of these cosine heads have HAM's
 LABELLED = {

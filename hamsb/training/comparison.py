@@ -263,10 +263,7 @@ def read_results(comparison: Comparison) -> Results:
             results.speakers |= read_told_speakers(run.folder)
             for key, (trials, labels, scores) in read_scores(run.folder).items():
                 first = results.lists.setdefault(key, (trials, labels))
-                if first[0] != trials or any(first[1] != labels):
-                    raise ValueError(
-                        f"{run.folder}: scored another list {key} than the others."
-                    )
+                check_same_list(run.folder, key, first, trials, labels)
                 results.scores[key, name, seed] = scores
     return results
 
@@ -372,7 +369,7 @@ def table_line(
     row["baseline"] = baseline
     pairs = [(run, (run[0], baseline, run[2])) for run in own]
     pairs = [pair for pair in pairs if pair[1] in rates]
-    row |= dict.fromkeys(("change %", *ENDS))
+    changes: tuple = None, None, None
     if pairs:
         mine, theirs = zip(*pairs)
         changes = relative_change(
@@ -381,10 +378,24 @@ def table_line(
             [draws[run] for run in mine],
             [draws[run] for run in theirs],
         )
-        for column, change in zip(("change %", *ENDS), changes):
-            row[column] = None if change is None else 100 * change
+    row |= change_columns(changes)
     row["hours"] = sum(minutes(run.folder) for run in finished.values()) / 60
     return row
+
+
+def change_columns(changes: Sequence[float | None]) -> dict[str, float | None]:
+    """A change and the ends of its interval, fractions, as columns in percent."""
+    columns = "change %", *ENDS
+    values = (None if change is None else 100 * change for change in changes)
+    return dict(zip(columns, values))
+
+
+def check_same_list(
+    folder: Path, name: str, first: tuple, trials: list, labels: np.ndarray
+) -> None:
+    """ValueError where a run scored other trials than the first, (trials, labels)."""
+    if first[0] != trials or any(first[1] != labels):
+        raise ValueError(f"{folder}: scored another list {name} than the others.")
 
 
 def rates_of(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hamsb.training.comparison import draw_speakers
+from hamsb.training.comparison import (
+    change_columns,
+    check_same_list,
+    draw_speakers,
+)
 from hamsb.training.study import read_scores, read_told_speakers
 from hamsb.verification.bootstrap import mean_relative_change
 from hamsb.verification.metrics import eer
@@ -84,10 +88,7 @@ def read_corpus(
                 )
             trials, labels, scores[name, number] = found[verification_list]
             first = (trials, labels) if first is None else first
-            if first[0] != trials or any(first[1] != labels):
-                raise ValueError(
-                    f"{run}: scored another list {verification_list} than the others."
-                )
+            check_same_list(run, verification_list, first, trials, labels)
             told |= read_told_speakers(run).get(verification_list, {})
     trials, labels = first or ([], np.array([]))
     stacked = np.stack([*scores.values()])
@@ -139,20 +140,11 @@ def changes(corpora: Mapping[str, Corpus], baseline: str) -> list[dict]:
                 parts[key] = corpus.pairs(name, baseline)
                 if not parts[key][0]:
                     raise ValueError(f"{name} and {baseline}: no common seed on {key}.")
-                line |= changed([parts[key]])
+                line |= change_columns(mean_relative_change([parts[key]]))
             lines.append(line)
         if len(parts) == len(corpora) > 1:
             line = {"experiment": name, "corpus": MEAN, "seeds": None, "EER %": None}
-            lines.append(line | changed(list(parts.values())))
+            change = mean_relative_change(list(parts.values()))
+            lines.append(line | change_columns(change))
     columns = {key: None for line in lines for key in line}
     return [columns | line for line in lines]
-
-
-def changed(parts: Sequence[tuple]) -> dict[str, float | None]:
-    """The mean change and its interval, in percent."""
-    columns = ("change %", "change low %", "change high %")
-    values = mean_relative_change(parts)
-    return {
-        column: None if value is None else 100 * value
-        for column, value in zip(columns, values)
-    }

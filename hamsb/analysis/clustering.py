@@ -25,7 +25,7 @@ from hamsb.dataio.audio import SILENCE, read_crop
 from hamsb.dataio.clusters import Clusters, make_clusters
 from hamsb.nnet.balls import Ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity, Similarity
-from hamsb.utils.checks import check_whole
+from hamsb.utils.checks import check_positive, check_whole
 from hamsb.utils.packages import optional
 from hamsb.utils.progress import progress_bar
 from hamsb.utils.sharing import gathered, own_part, share
@@ -130,12 +130,9 @@ def embed_speakers(
         short for the model, or whose embedding is not finite (names the file); a speaker
         all of whose crops are silent.
     """
-    check_whole("utterances", utterances, least=1)
     check_whole("seed", seed, least=0)
+    length = crop_length(utterances, seconds, sample_rate)
     check_numbers(batch_size, num_workers)
-    length = int(seconds * sample_rate) if seconds > 0 else 0
-    if length < 1:
-        raise ValueError(f"seconds={seconds}: must be positive, and at least a sample.")
     found = read_utterances(annotation)
     crops = draw_crops(found, utterances, length, np.random.default_rng(seed))
     crops.sort(key=lambda crop: crop[1].frames)
@@ -178,6 +175,23 @@ def embed_speakers(
     return list(names), means
 
 
+def crop_length(utterances: int, seconds: float, sample_rate: int) -> int:
+    """The samples of a crop of `embed_speakers`; ValueError where its ``utterances`` or
+    ``seconds`` are out of range.
+
+    Example
+    -------
+    >>> crop_length(10, 0.5, 16000)
+    8000
+    """
+    check_whole("utterances", utterances, least=1)
+    check_positive("seconds", seconds)
+    length = int(seconds * sample_rate)
+    if length < 1:
+        raise ValueError(f"seconds={seconds}: must be a sample, at least.")
+    return length
+
+
 class _Crops:
     """Reads crops of files at one rate; leaves out those that are silent."""
 
@@ -196,6 +210,18 @@ class _Crops:
 
 
 # ------------------------------------------------------------------------- clusters
+
+
+def check_k(k: object, speakers: int) -> None:
+    """ValueError where so many speakers cannot be clustered into k.
+
+    Example
+    -------
+    >>> check_k(10, speakers=11)
+    """
+    check_whole("k", k, least=2)
+    if k >= speakers:  # type: ignore[operator]
+        raise ValueError(f"k={k}: of {speakers} speakers; give a number below that.")
 
 
 def which_ball(ball: object, trained: Ball | None) -> Ball | None:

@@ -170,6 +170,11 @@ def choose_utterances(
     below : bool
     seed : int
 
+    Raises
+    ------
+    ValueError
+        No two speakers fit.
+
     Example
     -------
     >>> choose_utterances(["a/1", "a/2", "a/3", "b/1"], 1, 10, False, seed=0)
@@ -189,9 +194,15 @@ def choose_utterances(
     speakers, points = list(chosen), 0
     for place in order:
         utterances = chosen[speakers[place]]
-        points += len(utterances) if below else 1
-        if points <= most:
+        size = len(utterances) if below else 1
+        if points + size <= most:
             taken += utterances
+            points += size
+    if len(chosen) > 1 and len({speaker_of(name) for name in taken}) < 2:
+        raise ValueError(
+            f"points={most}: fewer than two speakers fit; give more, or fewer utterances "
+            "of each."
+        )
     return sorted(taken)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hamsb.dataio.packing import sent
+
 #: Samples a second on the line.
 LINE_RATE = 8000
 
@@ -103,7 +105,7 @@ class Telephone(torch.nn.Module):
             [B, T].
         """
         draws = torch.rand(len(waveforms), dtype=torch.float64)
-        rows = (draws < self.probability).nonzero().flatten().to(waveforms.device)
+        rows = sent((draws < self.probability).nonzero().flatten(), waveforms.device)
         if len(rows) == 0:
             return waveforms
         chosen = waveforms[rows].detach().float()

@@ -40,6 +40,7 @@ from torch import Tensor
 from hamsb.augment.corpora import read_audio_csv
 from hamsb.augment.reads import ReadsFiles
 from hamsb.dataio.audio import crop_at, mono
+from hamsb.dataio.packing import sent
 
 _TINY = 1e-14  # a power below which a signal counts as silence
 
@@ -111,7 +112,8 @@ class AddNoise(ReadsFiles):
         """
         noise, ratio = self.of_batch(waveforms).values()
         noise = _as_long(noise, waveforms.shape[1])
-        power = _power(waveforms) / lengths.unsqueeze(1)  # without the padding
+        shares = lengths.to(waveforms).unsqueeze(1)
+        power = _power(waveforms) / shares  # without the padding
         gain = (power / (ratio * _power(noise).clamp_min(_TINY))).sqrt()
         return waveforms + gain * noise
 
@@ -345,8 +347,10 @@ class SpeedPerturb(torch.nn.Module):
         length = waveforms.shape[1] * 100 // max(self.speeds)
         chosen = torch.tensor([self.draw() for _ in waveforms] if drawn is None else drawn)
         perturbed = waveforms.new_empty(len(waveforms), length)
-        for k, resample in enumerate(self.resamplers):
-            rows = (chosen == k).nonzero().flatten().to(waveforms.device)
+        sizes = chosen.bincount(minlength=len(self.resamplers)).tolist()
+        placed = torch.stack([chosen.argsort(stable=True), chosen])
+        order, speeds = sent(placed, waveforms.device)
+        for resample, rows in zip(self.resamplers, order.split(sizes), strict=True):
             if len(rows):
                 perturbed[rows] = resample(waveforms[rows])[:, :length]
-        return perturbed, labels + self.speakers * chosen.to(labels).unsqueeze(1)
+        return perturbed, labels + self.speakers * speeds.to(labels).unsqueeze(1)

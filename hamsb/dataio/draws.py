@@ -174,10 +174,10 @@ class Placed(Sampler):
         for item in items:
             if isinstance(item, Draw):
                 yield item
-            elif isinstance(item, Iterable):
-                yield [Draw(int(row), epoch, next(positions)) for row in item]
-            else:
+            elif hasattr(item, "__index__") and not getattr(item, "ndim", 0):
                 yield Draw(int(item), epoch, next(positions))
+            else:
+                yield [Draw(int(row), epoch, next(positions)) for row in item]
 
 
 def place(

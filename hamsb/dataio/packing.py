@@ -119,5 +119,19 @@ class PackedBatch:
         return self
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; to a GPU from pinned memory, so that the host does
+    not wait for what the GPU has yet to do.
+
+    Example
+    -------
+    >>> sent(torch.tensor([1, 2]), torch.device("cpu"))
+    tensor([1, 2])
+    """
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def _after(place: int) -> int:
     return -(-place // _ALIGNED) * _ALIGNED

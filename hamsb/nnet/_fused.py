@@ -229,31 +229,35 @@ class LazySimilarities:
         """What a loss takes of these under torch.compile."""
         return self
 
-    def numbers(self) -> Tensor:
-        """The similarities [B, C], for a loss that computes with all of them itself; a
+    def all(self) -> Tensor:
+        """The similarities [B, 1, C], for a loss that computes with all of them itself; a
         ValueError where it should take some."""
-        if self.fraction < 1:
+        if self.fraction < 1 and torch.is_grad_enabled():
             raise ValueError(
-                f"class_fraction={self.fraction}: such a loss takes all speakers; give a "
-                "softmax without top_k, or leave class_fraction out."
+                f"class_fraction={self.fraction}: such a loss takes all speakers; give one "
+                "of hamsb's softmaxes, without top_k, or leave class_fraction out."
             )
-        return self.tensor().squeeze(1)
+        return self.tensor()
+
+    def numbers(self) -> Tensor:
+        """The same as [B, C]."""
+        return self.all().squeeze(1)
 
     @classmethod
     def __torch_function__(
         cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """A function of torch acts on the tensor."""
-        args, kwargs = _pytree.tree_map_only(cls, cls.tensor, (args, kwargs or {}))
+        args, kwargs = _pytree.tree_map_only(cls, cls.all, (args, kwargs or {}))
         return function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.tensor(), name)
+        return getattr(self.all(), name)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return self.tensor()[index]
+        return self.all()[index]
 
     # ------------------------------------------------------------ the loss
 

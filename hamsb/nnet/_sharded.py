@@ -279,7 +279,13 @@ class ShardedSimilarities(LazySimilarities):
         return self._tensor
 
     def compiled(self) -> Tensor:
-        """The tensor: the exchange of numbers a row is not to be compiled."""
+        """The tensor: the exchange of numbers a row is not to be compiled. A ValueError
+        where a loss should take some of it."""
+        if self.fraction < 1:
+            raise ValueError(
+                f"class_fraction={self.fraction}: not with sharded=True under "
+                "torch.compile; leave the loss uncompiled."
+            )
         return self.tensor()
 
     def of_targets(self, targets: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ from hamsb.nnet._sharded import (
     start,
 )
 from hamsb.nnet.balls import Ball, check_ball
-from hamsb.nnet.precision import no_autocast
+from hamsb.nnet.precision import no_autocast, widened
 from hamsb.utils.checks import check_flag, check_positive, check_whole, is_number
 
 
@@ -145,16 +145,16 @@ class CosineClassifier(nn.Module):
             for it.
         """
         x = vectors("embeddings", x, self.weight.shape[1])
+        x, weight = _of_one_dtype(x, self.weight)
         x = normalize(x)
         if self.shard is not None and is_parted(self.shard):
-            return ShardedSimilarities.of(self._lazy(x), self.shard, self.training)
-        if _hands_on(self, x, self.weight):
-            return self._lazy(x)
-        cosines = linear(x, normalize(self.weight))
-        return maximum(cosines, self.sub_centers).unsqueeze(1)
+            return ShardedSimilarities.of(self._lazy(x, weight), self.shard, self.training)
+        if _hands_on(self, x, weight):
+            return self._lazy(x, weight)
+        return maximum(linear(x, normalize(weight)), self.sub_centers).unsqueeze(1)
 
-    def _lazy(self, x: Tensor) -> LazySimilarities:
-        lazy = LazySimilarities.cosines(x, self.weight, self.class_fraction)
+    def _lazy(self, x: Tensor, weight: Tensor) -> LazySimilarities:
+        lazy = LazySimilarities.cosines(x, weight, self.class_fraction)
         return lazy.maximum(self.sub_centers)
 
     @property
@@ -280,12 +280,14 @@ class HyperbolicClassifier(nn.Module):
         if hasattr(self, "batch_norm"):
             with no_autocast(x):
                 x = self.batch_norm(x.to(self.centers.dtype))
+        x, centers = _of_one_dtype(x, self.centers)
         points = self.ball.project(x)
         if self.shard is not None and is_parted(self.shard):
-            return ShardedSimilarities.of(self._lazy(points), self.shard, self.training)
-        if _hands_on(self, x, self.centers):
-            return self._lazy(points)
-        similarities = self.ball.pairwise_similarity(points, self._project(self.centers))
+            lazy = self._lazy(points, centers)
+            return ShardedSimilarities.of(lazy, self.shard, self.training)
+        if _hands_on(self, x, centers):
+            return self._lazy(points, centers)
+        similarities = self.ball.pairwise_similarity(points, self._project(centers))
         return maximum(similarities, self.sub_centers).unsqueeze(1)
 
     def euclidean_centers(self) -> Tensor:
@@ -298,8 +300,8 @@ class HyperbolicClassifier(nn.Module):
             return centers
         return self.center_norm * normalize(centers, dim=1)
 
-    def _lazy(self, points: Tensor) -> LazySimilarities:
-        lazy = self.ball.lazy_similarity(points, self.centers, self._project)
+    def _lazy(self, points: Tensor, centers: Tensor) -> LazySimilarities:
+        lazy = self.ball.lazy_similarity(points, centers, self._project)
         lazy.fraction = self.class_fraction
         return lazy.maximum(self.sub_centers)
 
@@ -316,6 +318,12 @@ class HyperbolicClassifier(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``repr``."""
         return _sizes(self, self.centers)
+
+
+def _of_one_dtype(x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings and centers in the wider of their dtypes, float32 at least."""
+    dtype = torch.promote_types(widened(x).dtype, centers.dtype)
+    return x.to(dtype), centers.to(dtype)
 
 
 def _hands_on(

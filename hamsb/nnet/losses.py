@@ -306,7 +306,7 @@ class AAMSoftmax(AMSoftmax):
     Arguments
     ---------
     margin : float
-        m in [0, pi), radians.
+        m in [0, 2.33], radians.
     scale : float
         s > 0.
     top_k, top_k_margin :
@@ -403,9 +403,12 @@ class HAMSoftmax(AMSoftmax):
 
 
 def check_angle(margin: float) -> None:
-    """ValueError where a margin is no angle below pi."""
-    if margin >= math.pi:
-        raise ValueError(f"margin={margin}: must be an angle in [0, pi), in radians.")
+    """ValueError where a margin is no angle, or so wide that `turned` would rise where the
+    angle passes pi: 2.33 at most, where ``cos m + m sin m`` is still 1."""
+    if math.cos(margin) + margin * math.sin(margin) < 1 or margin >= math.pi:
+        raise ValueError(
+            f"margin={margin}: must be an angle in [0, 2.33], in radians; 0.2 is usual."
+        )
 
 
 def turned(cosine: Tensor, margin: float) -> tuple[Tensor, Tensor]:

@@ -47,13 +47,26 @@ def full_matmul() -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     both = hasattr(matmul, "fp32_precision")
     before = matmul.fp32_precision if both else matmul.allow_tf32
+    word = _matmul_precision()
     matmul.allow_tf32 = False
     try:
         yield
     finally:
-        matmul.allow_tf32 = before in (True, "tf32")
+        if word == "medium":  # which neither of the two switches tells
+            torch.set_float32_matmul_precision(word)
+        else:
+            matmul.allow_tf32 = before in (True, "tf32")
         if both:
             matmul.fp32_precision = before
+
+
+def _matmul_precision() -> str | None:
+    """The word of ``torch.set_float32_matmul_precision``; None where the switches were set
+    one by one and say no word together."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

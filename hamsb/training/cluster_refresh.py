@@ -7,12 +7,39 @@ from typing import Any
 from speechbrain.utils.distributed import run_on_main
 from torch import Tensor
 
-from hamsb.analysis.clustering import cluster_speakers, embed_speakers
+from hamsb.analysis.clustering import (
+    check_k,
+    cluster_speakers,
+    crop_length,
+    embed_speakers,
+)
 from hamsb.dataio.clusters import read_clusters, write_clusters
 from hamsb.dataio.sampling import SpeakerBatchSampler
+from hamsb.nnet.balls import check_ball
+from hamsb.utils.checks import check_whole, is_number
+from hamsb.verification.batches import check_numbers
 
 _NEEDED = {"every", "hard_ratio", "k", "utterances", "seconds"}
 _OPTIONAL = {"batch_size", "ball"}
+
+
+def _check(options, speakers, sample_rate, epochs):
+    """ValueError where options are out of range; what is found only when clusters are
+    due stops a training that has run for long."""
+    every, hard_ratio = options["every"], options["hard_ratio"]
+    check_whole("every", every, least=1)
+    if every >= epochs:
+        raise ValueError(
+            f"every={every}: in {epochs} epochs there would never be clusters; give a "
+            "smaller number."
+        )
+    if not (is_number(hard_ratio) and 0 <= hard_ratio <= 1):
+        raise ValueError(f"hard_ratio={hard_ratio}: must lie in [0, 1].")
+    crop_length(options["utterances"], options["seconds"], sample_rate)
+    check_numbers(options.get("batch_size"), None)
+    check_k(options["k"], speakers)
+    if options.get("ball") is not None:
+        check_ball(options["ball"])
 
 
 class ClusterRefresh:
@@ -77,18 +104,10 @@ class ClusterRefresh:
             raise ValueError(
                 "cluster_refresh needs a batch_sampler, to be given the clusters."
             )
-        every, hard_ratio = options["every"], options["hard_ratio"]
-        if type(every) is not int or every < 1:
-            raise ValueError(f"cluster_refresh: every={every}: epochs, at least 1.")
-        if every >= epochs:
-            raise ValueError(
-                f"cluster_refresh: every={every}: in {epochs} epochs there would never be "
-                "clusters; give a smaller number."
-            )
-        if not 0 <= hard_ratio <= 1:
-            raise ValueError(
-                f"cluster_refresh: hard_ratio={hard_ratio}: must lie in [0, 1]."
-            )
+        try:
+            _check(options, len(sampler.speakers), sample_rate, epochs)
+        except ValueError as error:
+            raise ValueError(f"cluster_refresh: {error}") from None
         self.options = dict(options)
         self.sampler = sampler
         self.folder = Path(folder)

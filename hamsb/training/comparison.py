@@ -12,12 +12,12 @@ from hamsb.training.study import (
     Run,
     development_eer,
     minutes,
-    read_scores,
+    read_all_scores,
     read_told_speakers,
     refuse_changed,
     train_all,
 )
-from hamsb.utils.checks import check_whole
+from hamsb.utils.checks import check_list, check_mapping, check_whole
 from hamsb.utils.hparams import merged, option_text
 from hamsb.verification.bootstrap import bootstrap_eer, relative_change
 from hamsb.verification.metrics import eer, min_dcf
@@ -62,7 +62,7 @@ class Comparison:
         self._seeds = hparams["seeds"]
         self.finalists = hparams.get("finalists")
         self.options = merged(hparams["options"], given or {})
-        self.search_options = hparams.get("search_options", {})
+        self.search_options = hparams.get("search_options") or {}
         self.experiments = hparams["experiments"]
         self._check(hparams_file)
 
@@ -72,8 +72,11 @@ class Comparison:
             check_whole("finalists", self.finalists, 0)
         for name, experiment in self.experiments.items():
             where = f"{hparams_file}: experiments[{name}]"
-            if not re.fullmatch(r"[\w.+-]+", str(name)):
-                raise ValueError(f"{where}: the name is a folder's; letters, digits, _.+-")
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
+                raise ValueError(
+                    f"{where}: the name is a folder's, a text of letters, digits, _.+-"
+                )
+            check_mapping(where, experiment)
             if "hparams" not in experiment or not experiment.keys() <= OF_AN_EXPERIMENT:
                 raise ValueError(
                     f"{where} has {', '.join(experiment)}; it needs hparams, and may have "
@@ -84,14 +87,19 @@ class Comparison:
             if not self.train.with_name(script).is_file():
                 raise ValueError(f"{where}: script={script}: not beside {self.train}.")
             baseline = experiment.get("baseline", "")
-            if baseline == name or baseline not in {"", *self.experiments}:
+            if baseline == name or baseline not in ["", *self.experiments]:
                 raise ValueError(
                     f"{where}: baseline={baseline}: one of the other experiments."
                 )
             after = experiment.get("after", [])
-            if not isinstance(after, list) or not set(after) <= {*self.experiments}:
+            others = [*self.experiments]
+            if not isinstance(after, list) or any(each not in others for each in after):
                 raise ValueError(f"{where}: after={after}: a list of other experiments.")
-            parts = [experiment.get("options", {}), *experiment.get("search", [])]
+            search = experiment.get("search", [])
+            check_list(f"{where}: search", search, "list of options to choose from")
+            parts = [experiment.get("options", {}), *search]
+            for part in parts:
+                check_mapping(f"{where}: options", part)
             for key in OF_A_RUN:
                 if any(key in part for part in (self.options, *parts)):
                     raise ValueError(f"{where}: {key} is no option; every run has its own.")
@@ -100,6 +108,20 @@ class Comparison:
                 f"{hparams_file}: experiments: {', '.join(sorted(left))} wait for one "
                 "another; see their after."
             )
+        if self.finalists is not None:
+            self._check_searches_first(hparams_file)
+
+    def _check_searches_first(self, hparams_file: str | Path) -> None:
+        """ValueError where a search would wait for the seeds of another experiment, which
+        with ``finalists`` wait for all searches."""
+        waves = self.waves()
+        for name in sum(waves[1:], []):
+            if len(self.points(name)) > 1:
+                raise ValueError(
+                    f"{hparams_file}: experiments[{name}]: search and after: with "
+                    f"finalists={self.finalists} the seeds it waits for come after all "
+                    "searches; give finalists null, or search it in a study of its own."
+                )
 
     def waves(self) -> list[list[str]]:
         """The experiments in the order of training: a wave of those that wait for nothing,
@@ -211,8 +233,11 @@ class Comparison:
 
 def check_seeds(seeds: object, where: str | Path) -> None:
     """ValueError where they are no list of different seeds."""
-    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{where}: seeds={seeds}: a list of different seeds.")
+    good = isinstance(seeds, list) and all(
+        isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds
+    )
+    if not good or not seeds or len(set(seeds)) < len(seeds):  # type: ignore[arg-type]
+        raise ValueError(f"{where}: seeds={seeds}: a list of different whole numbers.")
 
 
 @dataclass
@@ -261,7 +286,7 @@ def read_results(comparison: Comparison) -> Results:
         }
         for seed, run in results.finished[name].items():
             results.speakers |= read_told_speakers(run.folder)
-            for key, (trials, labels, scores) in read_scores(run.folder).items():
+            for key, (trials, labels, scores) in read_all_scores(run.folder).items():
                 first = results.lists.setdefault(key, (trials, labels))
                 check_same_list(run.folder, key, first, trials, labels)
                 results.scores[key, name, seed] = scores

@@ -11,7 +11,7 @@ from hamsb.training.comparison import (
     check_same_list,
     draw_speakers,
 )
-from hamsb.training.study import read_scores, read_told_speakers
+from hamsb.training.study import read_all_scores, read_told_speakers
 from hamsb.verification.bootstrap import mean_relative_change
 from hamsb.verification.metrics import eer
 
@@ -80,7 +80,7 @@ def read_corpus(
     first = None
     for name, folder in folders.items():
         for number, run in run_folders(Path(folder), seeds):
-            found = read_scores(run)
+            found = read_all_scores(run)
             if verification_list not in found:
                 raise ValueError(
                     f"verification_list={verification_list}: {run} has no scores of it, "

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hamsb.training.branches import check_form, check_loss, expects, gives
 from hamsb.training.card import check_card
+from hamsb.utils.checks import check_not_negative, check_whole
 from hamsb.utils.hparams import (
     bracketed,
     build,
@@ -35,6 +36,7 @@ from hamsb.utils.hparams import (
 CHAIN = ("compute_features", "mean_var_norm", "embedding_model")
 BUILT = ("modules", "compute_cost", "branches", "fea_augment", "margin_schedule")
 LONGEST = 3.0  # seconds of noise
+TURNS = 100  # optimizer steps whose learning rates are looked at
 OF_DATA = ("sampler", "batch_sampler", "collate_fn")  # of the data loader's options
 
 
@@ -109,12 +111,35 @@ def check_dataloader_options(document: Mapping, hparams_file: str | os.PathLike)
 
 
 def check_optimizer(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
-    """ValueError where the optimizer cannot be made."""
-    make = build(_part(document, "opt_class"), hparams_file)["opt_class"]
+    """ValueError where the optimizer cannot be made, the epochs are no whole number, or
+    the schedule gives it no learning rate in the first of its epochs or steps."""
+    check_epochs(document, hparams_file)
+    parts = _part(document, "opt_class", "epoch_counter", "lr_annealing")
+    built = build(parts, hparams_file)
     try:
-        make([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = built["opt_class"]([torch.nn.Parameter(torch.zeros(1))])
     except (ValueError, TypeError, AssertionError) as error:
         raise ValueError(f"{hparams_file}: opt_class: {error_text(error)}") from error
+    anneal, where = built["lr_annealing"], f"{hparams_file}: lr_annealing"
+    by_step = hasattr(anneal, "on_batch_end")
+    for turn in range(1, TURNS + 1 if by_step else built["epoch_counter"].limit + 1):
+        try:
+            rate = anneal.on_batch_end(optimizer) if by_step else anneal(turn)[1]
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"{where}: {error_text(error)}") from error
+        rate = optimizer.param_groups[0]["lr"] if by_step else rate
+        turns = "optimizer step" if by_step else "epoch"
+        check_not_negative(f"{where}: the learning rate after {turns} {turn}", rate)
+
+
+def check_epochs(document: Mapping, hparams_file: str | os.PathLike) -> None:
+    """ValueError where the limit that the yaml gives its ``epoch_counter`` is no whole
+    number of epochs; SpeechBrain's drops a fraction."""
+    counter = document["epoch_counter"]
+    limit = counter.get("limit") if isinstance(counter, Mapping) else None
+    same = document.get("number_of_epochs", limit) == limit
+    name = "number_of_epochs" if same else "epoch_counter[limit]"
+    check_whole(f"{hparams_file}: {name}", limit, 1)
 
 
 def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:

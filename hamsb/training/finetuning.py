@@ -123,7 +123,7 @@ no pretrained_model; name one, or leave head_epochs out.
             f"is no {OPTION}; name one, or leave head_epochs out."
         )
     epochs = keys.get("number_of_epochs")
-    if isinstance(epochs, int) and alone >= epochs:
+    if alone and isinstance(epochs, int) and alone >= epochs:
         raise ValueError(
             f"head_epochs={alone}: leaves none of the number_of_epochs={epochs} for the "
             "encoder; give fewer."

@@ -29,6 +29,7 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json, replacing
 from hamsb.utils.hparams import Key, resolve
 from hamsb.verification.metrics import eer
+from hamsb.verification.scoring import read_scores
 
 STARTS = "starts.json"
 
@@ -293,7 +294,7 @@ def outcome(run: Run, status: int) -> str:
         return f"failed with status {status}.\n{end}All of it: {run.output}"
     words = [
         f"{name} EER {100 * eer(scores, labels)[0]:.2f} %"
-        for name, (_, labels, scores) in read_scores(run.folder).items()
+        for name, (_, labels, scores) in read_all_scores(run.folder).items()
     ]
     rate = development_eer(run.folder)
     words += [f"development EER {rate:.2f} %"] if rate is not None else []
@@ -303,7 +304,7 @@ def outcome(run: Run, status: int) -> str:
 # ------------------------------------------------------------- what a run left behind
 
 
-def read_scores(folder: Path) -> dict[str, tuple[list, np.ndarray, np.ndarray]]:
+def read_all_scores(folder: Path) -> dict[str, tuple[list, np.ndarray, np.ndarray]]:
     """The scores of a run's lists.
 
     Returns
@@ -311,13 +312,10 @@ def read_scores(folder: Path) -> dict[str, tuple[list, np.ndarray, np.ndarray]]:
     dict
         Name of the list -> trials (list of (enrol, test)), labels [N] and scores [N].
     """
-    found = {}
-    for path in sorted(folder.glob("scores_*.txt")):
-        fields = path.read_text(encoding="utf-8").split()
-        trials = list(zip(fields[0::4], fields[1::4]))
-        labels, scores = np.array(fields[2::4], int), np.array(fields[3::4], float)
-        found[path.stem.removeprefix("scores_")] = trials, labels, scores
-    return found
+    return {
+        path.stem.removeprefix("scores_"): read_scores(path)
+        for path in sorted(folder.glob("scores_*.txt"))
+    }
 
 
 def read_told_speakers(folder: Path) -> dict[str, dict[str, str]]:

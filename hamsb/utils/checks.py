@@ -1,7 +1,7 @@
 """Checks of arguments: a ValueError that names the argument and the rule."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -67,6 +67,28 @@ def check_flag(name: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r}: must be True or False.")
+
+
+def check_mapping(name: str, value: Any, kind: str = "mapping") -> None:
+    """ValueError where a value is no mapping, or no such ``kind`` of one.
+
+    Example
+    -------
+    >>> check_mapping("options", {"seed": 1})
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value}: must be a {kind}.")
+
+
+def check_list(name: str, value: Any, kind: str = "list") -> None:
+    """ValueError where a value is no list, or no such ``kind`` of one.
+
+    Example
+    -------
+    >>> check_list("seeds", [1, 2, 3], "list of numbers")
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"{name}={value}: must be a {kind}.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

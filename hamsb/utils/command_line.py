@@ -40,7 +40,13 @@ from speechbrain.utils.distributed import get_local_rank, get_rank, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 import hamsb
-from hamsb.utils.checks import check_flag, check_whole, is_number
+from hamsb.utils.checks import (
+    check_flag,
+    check_list,
+    check_mapping,
+    check_whole,
+    is_number,
+)
 from hamsb.utils.help import help_if_asked
 from hamsb.utils.hparams import (
     Key,
@@ -48,6 +54,7 @@ from hamsb.utils.hparams import (
     check_owner,
     did_you_mean,
     error_text,
+    is_tagged,
     key_paths,
     read_resolved,
     read_yaml,
@@ -151,7 +158,8 @@ def parse_arguments(
 
 def _check_kinds(keys, resolved):
     """ValueError where a key is null whose help does not tell what null means; where one
-    that is true or false is neither (yaml's no is a text); where a number is none."""
+    that is true or false is neither (yaml's no is a text); where a number, a list or a
+    mapping is none. What has a tag is not looked at."""
     for key in keys:
         if key.name not in resolved:
             continue
@@ -165,6 +173,10 @@ def _check_kinds(keys, resolved):
             check_flag(key.name, bool(value) if isinstance(value, ScalarBoolean) else value)
         elif key.kind in NUMBERS and not is_number(value) and not hasattr(value, "tag"):
             raise ValueError(f"{key.name}={value}: must be a number, {key.help}.")
+        elif key.kind == "mapping" and not is_tagged(value):
+            check_mapping(key.name, value, f"{key.kind}, {key.help}")
+        elif key.kind.startswith("list") and not is_tagged(value):
+            check_list(key.name, value, f"{key.kind}, {key.help}")
 
 
 def _run_option_parser() -> ArgumentParser:

@@ -146,6 +146,11 @@ def as_option(path: Sequence, value: str = "...") -> str:
     return f'--{path[0]}="{value}"'
 
 
+def is_tagged(node: object) -> bool:
+    """Whether a node of a yaml's tree has a tag, as ``!new:``."""
+    return _tag(node) is not None
+
+
 def _tag(node: object) -> str | None:
     """The tag of a node of the tree, None without one."""
     return getattr(getattr(node, "tag", None), "value", None)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def score_trials(
 
 
 def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> None:
-    r"""Write lines ``enrol test label score``; read back, the scores are the same.
+    r"""Write lines ``enrol test label score``; read back, the scores are the same. Between
+    the four are spaces, or tabs where a name has a space.
 
     The file appears under its name only when it is complete. Its folder is made if need
     be.
@@ -121,7 +123,47 @@ def write_scores(path: str | os.PathLike, trials: Trials, scores: ArrayLike) -> 
         for enrol, test, label, score in zip(
             trials.enrol, trials.test, trials.labels.tolist(), numbers.tolist()
         ):
-            file.write(f"{enrol} {test} {label} {score!r}\n")
+            fields = enrol, test, str(label), repr(score)
+            separator = "\t" if " " in enrol or " " in test else " "
+            file.write(separator.join(fields) + "\n")
+
+
+def read_scores(
+    path: str | os.PathLike,
+) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
+    """What `write_scores` wrote.
+
+    Returns
+    -------
+    tuple
+        Trials (a list of (enrol, test)), labels [N] and scores [N].
+
+    Raises
+    ------
+    ValueError
+        Another file: the first line that is not of four fields is named.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+    ...     _ = file.write("a b/1.wav\\tc/1.wav\\t0\\t-0.5\\n")
+    ...     file.flush()
+    ...     read_scores(file.name)
+    ([('a b/1.wav', 'c/1.wav')], array([0]), array([-0.5]))
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t" if "\t" in line else " ") for line in lines]
+    try:
+        enrol, test, labels, scores = zip(*rows, strict=True) if rows else ((),) * 4
+        numbers = np.array(labels, int), np.array(scores, float)
+    except ValueError:
+        number = next((n for n, row in enumerate(rows, 1) if len(row) != 4), 1)
+        raise ValueError(
+            f"{path}:{number}: must be enrol, test, label and score, as verify.py "
+            f"writes it; got {lines[number - 1]!r}."
+        ) from None
+    return list(zip(enrol, test)), *numbers
 
 
 def score_lists(

@@ -34,7 +34,11 @@ KEYS = [
     Key("test_data_folder", "data or list", "of the trials, in any layout"),
     Key("verification_file", "file or list", "trial lists, whose utterances are taken"),
     Key("metadata", "file", "csv file that tells of speakers or utterances, or null"),
-    Key("levels", "list", "of the tree, root first: columns; speaker, session, utterance"),
+    Key(
+        "levels",
+        "list of names",
+        "of the tree, root first: columns; speaker, session, utterance",
+    ),
     Key("noise", "name", "a column that the radius is compared with, or null"),
     Key("output_folder", "folder", "report and plots"),
     Key("utterances", "number", "of each speaker, at most; null: all"),
@@ -343,10 +347,11 @@ def facts(hparams, levels, spaces, systems, overlaps):
     """What the numbers were measured under, line by line."""
     speakers = len({speaker_of(name) for name in levels.utterances})
     points = "each utterance a point" if levels.below else "each speaker a point"
+    each = "all" if hparams["utterances"] is None else f"at most {hparams['utterances']}"
     yield (
-        f"Utterances: {len(levels.utterances)} of {speakers} speakers, at random, at most "
-        f"{hparams['utterances']} of each, seed {hparams['seed']}, embedded without "
-        f"padding; {points}; at most {hparams['points']} points"
+        f"Utterances: {len(levels.utterances)} of {speakers} speakers, at random, {each} "
+        f"of each, seed {hparams['seed']}, embedded without padding; {points}; at most "
+        f"{hparams['points']} points"
     )
     for name, paths in systems.items():
         yield f"{name}: {spaces[name].name}, of {', '.join(str(path) for path in paths)}"

@@ -161,11 +161,26 @@ class ContrastiveBrain(EmbeddingBrain):
             return None
         return batch.spk_id_encoded.data
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.waiting = []  # of each batch of a step: keys for the queues, and labels
+
+    def on_stage_start(self, stage, epoch=None):
+        super().on_stage_start(stage, epoch)
+        self.waiting.clear()  # as Brain drops the gradients of an unfinished step
+
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """After a step MoCo's encoder follows, and the queues take the step's keys."""
         super().on_fit_batch_end(batch, outputs, loss, should_step)
-        if should_step and isinstance(self.hparams.compute_cost, MoCo):
+        cost = self.hparams.compute_cost
+        if not isinstance(cost, MoCo):
+            return
+        self.waiting.append((outputs[1], self.speakers(batch)))
+        if should_step:
             self.modules.momentum_encoder.update(self.hparams.embedding_model)
-            self.hparams.compute_cost.update(outputs[1], self.speakers(batch))
+            for keys, speakers in self.waiting:
+                cost.update(keys, speakers)
+            self.waiting.clear()
 
 
 def main(arguments):

@@ -85,7 +85,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, combinations
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -714,18 +714,44 @@ def _draw_trials(development, options):
 
 def _draw_targets(groups, most, generator):
     """Up to ``most`` pairs of one speaker, shared out evenly."""
-    pools = []
-    for files in groups:
-        pairs = list(combinations(files, 2))
-        across = [(a, b) for a, b in pairs if _session(a) != _session(b)]
-        pool = across or pairs
-        pools.append(generator.sample(pool, min(len(pool), most)))
+    pools = [_draw_pairs(files, most, generator) for files in groups]
     drawn = []
     while pools and len(drawn) < most:  # a pair from each speaker in turn
         generator.shuffle(pools)
         drawn.extend(pool.pop() for pool in pools)
         pools = [pool for pool in pools if pool]
     return drawn[:most]
+
+
+def _draw_pairs(files, most, generator):
+    """Up to ``most`` pairs of a speaker's files, of two sessions where there are two,
+    uniformly and without repeats.
+
+    All pairs are numbered: a file makes a pair with each later one, of another session.
+    """
+    sessions = [_session(file) for file in files]
+    if len({*sessions}) < 2:
+        sessions = list(range(len(files)))  # each pair counts
+    own = defaultdict(list)  # the places of a session
+    for place, session in enumerate(sessions):
+        own[session].append(place)
+    later = Counter(sessions)  # of a session, behind a place
+    partners = []
+    for place, session in enumerate(sessions):
+        later[session] -= 1
+        partners.append(len(files) - 1 - place - later[session])
+    before = [0, *accumulate(partners)]
+    pairs = []
+    for number in generator.sample(range(before[-1]), min(most, before[-1])):
+        first = bisect_right(before, number) - 1
+        second = first + 1 + number - before[first]
+        same = own[sessions[first]]
+        for place in same[bisect_right(same, first) :]:  # which it skips
+            if place > second:
+                break
+            second += 1
+        pairs.append((files[first], files[second]))
+    return pairs
 
 
 def _session(row):

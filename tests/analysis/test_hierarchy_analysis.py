@@ -126,6 +126,16 @@ def test_utterances_and_speakers_are_chosen_at_random():
     assert len(speakers) == 21 and len({name[:4] for name in speakers}) == 7
 
 
+def test_a_speaker_who_does_not_fit_leaves_room_for_others():
+    names = [f"big/{k}" for k in range(12)] + [f"id{k}/{u}" for k in range(5) for u in "ab"]
+    for seed in range(5):
+        taken = choose_utterances(names, None, 10, True, seed)
+        assert taken == names[12:]
+    with pytest.raises(ValueError, match="points=2: fewer than two speakers fit; give"):
+        choose_utterances(names, None, 2, True, seed=0)
+    assert len(choose_utterances(names[:12], None, 20, True, seed=0)) == 12
+
+
 # ----------------------------------------------------------------------------- spaces
 
 

@@ -118,6 +118,11 @@ def test_the_power_is_that_of_the_speech_without_its_padding(prepare):
     torch.testing.assert_close(ratio, torch.full((2,), 10.0), rtol=1e-4, atol=0)
 
 
+def test_noise_keeps_the_dtype_of_the_speech(prepare):
+    lengths = torch.ones(4, dtype=torch.float64)
+    assert AddNoise(prepare(), [5, 5])(batch(), lengths).dtype == torch.float32
+
+
 def test_crops_come_from_the_whole_of_a_long_file(tmp_path, monkeypatch):
     ramp = np.arange(1, 30001) / 32768  # a sample tells its place
     write(tmp_path / "ramp" / "long.wav", ramp)

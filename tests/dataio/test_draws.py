@@ -1,11 +1,12 @@
 """Draws that depend on (seed, epoch, position) alone."""
 
+import numpy as np
 import pytest
 import torch
 from speechbrain.dataio.sampler import DistributedSamplerWrapper
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from hamsb.dataio.draws import Draw, SeededSampler
+from hamsb.dataio.draws import Draw, Placed, SeededSampler
 
 
 class Noises(Dataset):
@@ -62,6 +63,16 @@ def test_processes_make_the_batches_of_one(processes):
     together = [{k: v for part in step for k, v in part.items()} for step in zip(*shared)]
     assert together == alone and len(alone) == 2
     assert not any(ours.keys() & theirs.keys() for ours, theirs in zip(*shared[:2]))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, iter])
+def test_rows_of_any_kind_and_batches_of_them(kind):
+    rows = [3, 1, 2]
+    found = [draw.row for draw in Placed(list(torch.tensor(rows)), 0, 1)]
+    assert found == [draw.row for draw in Placed(list(np.array(rows)), 0, 1)] == rows
+    batches = [kind(rows[:2]), kind(rows[2:])]
+    found = [[draw.row for draw in batch] for batch in Placed(batches, 0, 1)]
+    assert found == [rows[:2], rows[2:]]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -5,6 +5,7 @@ import torch
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.nnet.losses import classification_error
 
+import hamsb
 from cases import looped
 from hamsb import ClippedUnitBall, CosineClassifier, HyperbolicClassifier, PoincareBall
 
@@ -241,3 +242,30 @@ def test_one_sub_center_is_none(sub_centers):
     assert torch.equal(head.weight, one.weight) == (sub_centers == 1)
     head(torch.randn(1, 1, 16)).sum().backward()
     assert head.weight.grad.any(1).sum() == 5
+
+
+@pytest.mark.parametrize("embeddings", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("centers", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_embeddings_and_centers_of_any_two_dtypes(embeddings, centers, lazy):
+    """Float32, or the wider of the two; with gradients of their own dtypes."""
+    torch.manual_seed(0)
+    given = torch.randn(4, 1, 16).bfloat16()
+    options = {"initial_scale": 0.25, "class_fraction": 0.9 if lazy else 1.0}
+    for head, loss in (
+        (hamsb.CosineClassifier(16, 5, **options), hamsb.AAMSoftmax()),
+        (HyperbolicClassifier(16, 5, PoincareBall(1.0), **options), hamsb.HAMSoftmax()),
+        (HyperbolicClassifier(16, 5, ClippedUnitBall(3.0), **options), hamsb.HSoftmax()),
+    ):
+        head = head.to(centers)
+        x = given.to(embeddings).requires_grad_()
+        wide = torch.float64 if torch.float64 in (embeddings, centers) else torch.float32
+        similarities = head(x)
+        with torch.no_grad():
+            assert head(x).dtype == wide
+        value = loss(similarities, torch.tensor([[0], [1], [2], [3]]))
+        value.backward()
+        (of_centers,) = (p.grad for n, p in head.named_parameters() if p.dim() == 2)
+        assert value.dtype == wide and value.isfinite()
+        assert x.grad.dtype == embeddings and of_centers.dtype == centers
+        assert x.grad.abs().sum() > 0 and of_centers.abs().sum() > 0

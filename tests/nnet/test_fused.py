@@ -372,3 +372,21 @@ def test_a_compiled_loss_takes_a_fraction_too():
     together = torch.compile(lambda x: loss(head(x), targets), backend="eager")
     for compiled in (lambda: alone(head(x), targets), lambda: together(x)):
         torch.testing.assert_close(of(compiled), expected)
+
+
+def test_a_loss_that_is_not_of_hamsb_takes_no_fraction_silently():
+    head = CosineClassifier(8, 60, class_fraction=0.1)
+    x, targets = torch.randn(4, 1, 8), torch.arange(4).unsqueeze(1)
+    margin = LogSoftmaxWrapper(AdditiveAngularMargin(0.2, 30.0))
+    for loss in (
+        lambda: margin(head(x), targets),
+        lambda: cross_entropy(head(x).squeeze(1), targets.squeeze(1)),
+        lambda: head(x)[:, 0].sum(),
+        lambda: torch.logsumexp(head(x), 2),
+    ):
+        with pytest.raises(ValueError, match="class_fraction=0.1: such a loss takes all"):
+            loss()
+    predictions = head(x)
+    with torch.no_grad():  # an accuracy
+        assert predictions.argmax(2).shape == (4, 1)
+    assert margin(head.eval()(x), targets).isfinite()

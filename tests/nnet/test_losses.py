@@ -345,6 +345,8 @@ def test_a_mistake_is_never_a_type_error_that_speechbrain_would_swallow():
             HAMSoftmax(**options)
     with pytest.raises(ValueError, match="angle"):
         AAMSoftmax(margin=3.2)
+    with pytest.raises(ValueError, match=r"margin=2\.34: must be an angle in \[0, 2\.33\]"):
+        AAMSoftmax(margin=2.34)
     for options in ({"top_k": -1}, {"top_k": 1.5}, {"top_k_margin": -0.1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             AAMSoftmax(**options)

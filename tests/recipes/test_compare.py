@@ -75,7 +75,8 @@ def stand_in(tmp_path, monkeypatch):
     """`tell` how runs go, and see the `calls` and their `names`."""
     monkeypatch.setattr(compare, "TRAIN", Path(stand_in_train.__file__))
     monkeypatch.setenv("STAND_IN", str(tmp_path))
-    monkeypatch.setattr(compare, "write_plots", lambda *_: [])  # test_real_runs has them
+    for plot in ("plot_curves", "plot_det"):  # test_real_runs has them
+        monkeypatch.setattr(compare, plot, lambda *_: None)
 
     def tell(runs):
         (tmp_path / "told.json").write_text(json.dumps(runs))
@@ -479,6 +480,16 @@ def test_another_list_of_one_name_is_refused(comparison, stand_in, out):
         compare.main([comparison()])
 
 
+def test_lists_that_not_all_have_scored(comparison, stand_in, out):
+    compare.main([comparison()])
+    scores = out / "ham" / "1" / "scores_test.txt"
+    scores.with_name("scores_hard.txt").write_text(scores.read_text())
+    compare.main([comparison(), "--processes=0"])
+    lines = [(line["experiment"], line["list"]) for line in rows(out / "results.csv")]
+    assert sorted(lines) == [("am", "test"), ("ham", "hard"), ("ham", "test")]
+    assert "![DET of hard](det_hard.png)" in (out / "report.md").read_text()
+
+
 def test_no_processes_only_the_table(comparison, stand_in, out, capsys):
     compare.main([comparison(), "--processes=0"])
     assert "Missing: am, seed 1; ham, seed 1." in capsys.readouterr().out
@@ -562,7 +573,40 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
         ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
         ({"seeds": []}, r"seeds=\[\]"),
         ({"experiments": {"am": {"hparams": SMALL, "seeds": 3}}}, r"am.: seeds=3: a list"),
+        ({"seeds": [True]}, r"seeds=\[True\]: a list of different whole numbers"),
+        ({"seeds": "1"}, "seeds=1: must be a list of numbers, each experiment is"),
         ({"processes": -1}, "processes=-1"),
+        ({"experiments": ["am"]}, r"experiments=\['am'\]: must be a mapping, name: hpar"),
+        ({"experiments": {"am": None}}, r"experiments\[am\]=None: must be a mapping"),
+        ({"experiments": {"am": SMALL}}, r"\[am\]=small.yaml: must be a mapping"),
+        ({"experiments": {1: {"hparams": SMALL}}}, "the name is a folder's, a text of"),
+        (
+            {"experiments": {"am": {"hparams": SMALL, "options": None}}},
+            r"\[am\]: options=None: must be a mapping",
+        ),
+        (
+            {"experiments": {"am": {"hparams": SMALL, "search": {"seed": 1}}}},
+            "search={'seed': 1}: must be a list of options to choose from",
+        ),
+        (with_search(*POINTS, None), r"\[ham\]: options=None: must be a mapping"),
+        (
+            {"experiments": {"am": {"hparams": SMALL, "baseline": ["x"]}}},
+            r"baseline=\['x'\]: one of the other experiments",
+        ),
+        (
+            {"experiments": {"am": {"hparams": SMALL, "after": [["x"]]}}},
+            r"after=\[\['x'\]\]: a list of other experiments",
+        ),
+        (
+            {
+                "finalists": 1,
+                "experiments": {
+                    "am": {"hparams": SMALL, "search": list(POINTS)},
+                    "ham": {"hparams": SMALL, "search": list(POINTS), "after": ["am"]},
+                },
+            },
+            r"experiments\[ham\]: search and after: with finalists=1 the seeds it waits",
+        ),
         ({"options": {"seed": 3}}, "seed is no option"),
         (
             {"options": {"bach_size": 3}},

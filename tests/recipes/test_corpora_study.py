@@ -141,7 +141,7 @@ def test_refused(study, tmp_path):
         ({"verification_list": {"small": "test"}}, "one for each of small, large"),
         ({"verification_list": 3}, "verification_list=3: the name of a list"),
         ({"verification_list": "other"}, "one/aam/1 has no scores of it, but of test"),
-        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: a list of different seeds"),
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: a list of different whole"),
         ({"bootstrap_draws": 0}, "bootstrap_draws=0"),
     ]:
         with pytest.raises(ValueError, match=message):

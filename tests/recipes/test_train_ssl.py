@@ -365,14 +365,26 @@ def test_masked_collisions_are_no_negatives(brain, mask):
 
 
 def test_between_optimizer_steps_keys_and_momentum_wait(brain):
-    made = brain(MoCo(hamsb.AMSoftmax(0.1, 30.0), 5, 6))
+    """The keys of a step's batches are queued in their order."""
+    made = brain(MoCo(hamsb.AMSoftmax(0.1, 30.0), 20, 6), seed=1)
+    (queue,), keys = made.hparams.compute_cost.queues, []
+    made.modules.momentum_encoder.register_forward_hook(
+        lambda module, inputs, output: keys.append(output.squeeze(1))
+    )
     made.grad_accumulation_factor = 2
     made.step = 1
     made.fit_batch(drawn())
-    assert made.hparams.compute_cost.queues[0].enqueued == 0
+    assert queue.enqueued == 0
     made.step = 2
     made.fit_batch(drawn())
-    assert made.hparams.compute_cost.queues[0].enqueued == 8
+    assert queue.enqueued == 16
+    torch.testing.assert_close(queue.keys[:16], torch.cat(keys))
+    made.step = 3
+    made.fit_batch(drawn())
+    made.on_stage_start(Stage.TRAIN, 2)  # with the gradients of an unfinished step
+    made.step = 4
+    made.fit_batch(drawn())
+    assert queue.enqueued == 24
 
 
 def test_each_view_is_distorted_on_its_own(brain):

@@ -543,7 +543,7 @@ def test_wrong_values_are_named(run, tmp_path, nothing_is_embedded):
             {"backends": "[cosin]"},
             r"backends=\['cosin'\]: each once, of cosine, hyperbolic",
         ),
-        ({"backends": "cosine"}, "backends=cosine: must be a list, as"),
+        ({"backends": "cosine"}, "backends=cosine: must be a list, similarities"),
         ({"backends": "[cosine, cosine]"}, "backends=.*each once"),
         ({"backends": "[]"}, "backends=.*at least one of"),
         ({"normalizations": "[snorm]"}, "normalizations=.*none, z-norm, t-norm"),

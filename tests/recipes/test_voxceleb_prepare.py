@@ -5,7 +5,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections import Counter
+import random
+from collections import Counter, namedtuple
 from itertools import combinations
 from pathlib import Path
 
@@ -650,6 +651,19 @@ def test_fewer_target_trials_than_speakers_take_any_of_them(tmp_path):
         speakers = sorted({row["spk_id"] for row in rows(prepared.dev_csv)})
         drawn |= {speakers.index(a[:4]) for label, a, _ in trials(prepared) if label == "1"}
     assert len(drawn) >= 2
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 9])
+def test_target_pairs_are_numbered_as_they_would_be_listed(sessions):
+    """The same draws as of the list of all pairs, which grows with the square."""
+    Row, numbers = namedtuple("Row", "session path"), random.Random(sessions)
+    for seed in range(20):
+        files = [Row(str(numbers.randrange(sessions)), str(i)) for i in range(seed)]
+        pairs = list(combinations(files, 2))
+        across = [(a, b) for a, b in pairs if a.session != b.session]
+        listed = random.Random(seed).sample(across or pairs, min(len(across or pairs), 25))
+        drawn = voxceleb_prepare._draw_pairs(files, 25, random.Random(seed))
+        assert drawn == listed
 
 
 def test_impostor_pairs_are_numbered_completely():

@@ -63,7 +63,17 @@ def test_senseless_options_are_refused(sampler):
     for change, message in (
         ({"every": 0}, "every=0"),
         ({"every": 1.5}, "every=1.5"),
+        ({"every": 9}, "every=9: in 9 epochs there would never be clusters"),
         ({"hard_ratio": 1.5}, "hard_ratio=1.5"),
+        ({"hard_ratio": "all"}, "hard_ratio=all: must lie in"),
+        ({"k": 0}, "cluster_refresh: k=0: must be a whole number, at least 2"),
+        ({"k": "many"}, "k='many': must be a whole number"),
+        ({"k": 4}, "k=4: of 4 speakers; give a number below that"),
+        ({"utterances": 0}, "utterances=0: must be a whole number"),
+        ({"seconds": -1.0}, "seconds=-1.0: must be positive"),
+        ({"seconds": 1e-9}, "seconds=1e-09: must be a sample"),
+        ({"batch_size": 0}, "batch_size=0: must be a whole number"),
+        ({"ball": "model"}, "ball='model': must be a ball, such as"),
         ({"clusters": 5}, "cluster_refresh: clusters; its keys are every"),
         ({"k": None}, "cluster_refresh: k; its keys"),
     ):

@@ -24,6 +24,7 @@ class OfPairs:
         raise ValueError("no pairs")
 
 
+LISTS = "data_folder_noise: a\ndata_folder_rir: b\n"
 NOT_THERE = "There is no such entity as torch.optim.Adm"
 
 
@@ -48,6 +49,23 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
         ("small", "opt_class: {weight_decay: -1}", "opt_class: Invalid weight_decay"),
         ("small", "opt_class: !name:torch.optim.Adm {lr: 1}", NOT_THERE),
         ("small", "opt_class: !name:torch.optim.Adam {}", None),
+        (
+            "small",
+            "number_of_epochs: null",
+            "^[^:]*: number_of_epochs=None: must be a whole",
+        ),
+        ("small", "number_of_epochs: 2.5", "number_of_epochs=2.5: must be a whole number"),
+        ("small", "number_of_epochs: 0", "number_of_epochs=0: must be a whole number"),
+        ("small", "epoch_counter: {limit: a}", r"epoch_counter\[limit\]='a': must be a"),
+        ("small", "max_lr: null", "lr_annealing: unsupported operand"),
+        ("small", "max_lr: -1", "lr_annealing: the learning rate after optimizer step 1=-"),
+        ("small", "max_lr: .nan", "after optimizer step 1=nan: must be finite"),
+        ("train_ecapa_am", f"{LISTS}lr: -0.1", "opt_class: Invalid learning rate"),
+        (
+            "train_ecapa_am",
+            f"{LISTS}lr_annealing: {{decay_factor: -1.0}}",
+            "the learning rate after epoch 1=-",
+        ),
         ("small", "compute_cost: {margn: 0.3}", r"compute_cost\[margn\].*mean margin"),
         (
             "small",
@@ -92,7 +110,7 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
             "small",
             "classifier: {class_fraction: 0.5}\ncompute_cost: {top_k: 5}",
             "compute_cost does not take what classifier gives, .*: class_fraction=0.5: "
-            "such a loss takes all speakers; give a softmax without top_k, or leave",
+            "such a loss takes all speakers; give one of hamsb.s softmaxes, without top_k",
         ),
         ("small", "classifier: {class_fraction: 0.5}", None),
         (

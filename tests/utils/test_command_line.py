@@ -372,6 +372,12 @@ def test_a_yaml_of_another_script(folder):
         ("number", "of all", "!apply:math.sqrt [4]", None),
         ("boolean", "or not", "no", "margin='no': must be True or False"),
         ("boolean", "or not", "False", None),
+        ("mapping", "of it", "3", "margin=3: must be a mapping, of it"),
+        ("mapping", "of it", "[a]", r"margin=\['a'\]: must be a mapping, of it"),
+        ("mapping", "of it", "!apply:dict [[[a, 1]]]", None),
+        ("list of dB", "ratios", "a", "margin=a: must be a list of dB, ratios"),
+        ("list", "of it", "[]", None),
+        ("list", "of it", "!apply:list [[1]]", None),
         ("name", "of it", "no", None),
     ],
 )

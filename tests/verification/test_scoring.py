@@ -12,6 +12,7 @@ from hamsb.verification.embeddings import Embeddings
 from hamsb.verification.normalization import cohort_statistics, normalize_scores
 from hamsb.verification.scoring import (
     list_qualities,
+    read_scores,
     score_all,
     score_lists,
     score_trials,
@@ -151,6 +152,20 @@ def test_scores_of_every_kind(tmp_path):
         trials = Trials(np.array([1, 0]), ("a", "a"), ("b", "c"), Path("list.txt"))
         write_scores(tmp_path / "s.txt", trials, scores)
         assert (tmp_path / "s.txt").read_text() == "a b 1 0.5\na c 0 0.25\n"
+
+
+def test_names_with_spaces_are_read_back(tmp_path):
+    enrol, test = ("Anna Berg/a.wav", "id1/a.wav"), ("id1/b.wav", "id1/b c.wav")
+    trials = Trials(np.array([0, 1]), enrol, test, Path("list.txt"))
+    write_scores(tmp_path / "s.txt", trials, [0.25, -0.5])
+    found, labels, scores = read_scores(tmp_path / "s.txt")
+    assert found == list(zip(enrol, test))
+    assert labels.tolist() == [0, 1] and scores.tolist() == [0.25, -0.5]
+    (tmp_path / "s.txt").write_text("a b 1 0.5\na b c 1 0.5\n")
+    with pytest.raises(ValueError, match="s.txt:2: must be enrol, test, label and score"):
+        read_scores(tmp_path / "s.txt")
+    (tmp_path / "s.txt").write_text("")
+    assert read_scores(tmp_path / "s.txt")[0] == []
 
 
 def test_score_file_appears_whole_or_not_at_all(tmp_path, four_trials):

@@ -280,8 +280,9 @@ def write_plots(folder: Path, results: Results) -> list[str]:
     for key, (_, labels) in results.lists.items():
         curves = {}
         for name, seeds in finished.items():
-            seed = next(iter(seeds))
-            curves[f"{name}, seed {seed}"] = results.scores[key, name, seed], labels
+            scored = [seed for seed in seeds if (key, name, seed) in results.scores]
+            for seed in scored[:1]:
+                curves[f"{name}, seed {seed}"] = results.scores[key, name, seed], labels
         plot_det(curves, folder / f"det_{key}.png")
         plots.append(f"![DET of {key}](det_{key}.png)")
     return plots

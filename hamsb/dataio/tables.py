@@ -17,6 +17,7 @@ from hamsb.dataio.utterances import (
     size_and_time,
     without_extension,
 )
+from hamsb.utils.files import read_json
 
 _ADVICE = (
     "data are a folder of audio files, a Kaldi directory, or a csv file or a list of JSON "
@@ -110,6 +111,7 @@ class Table(_Listed):
     def __init__(self, path: str, prefix: str = "", speakers: bool = True):
         super().__init__(path, prefix, speakers)
         _, (_, speaker, *_) = next(self._rows())  # is it one?
+        self.prefixes = _prefixes_of(path)
         self.layout = "JSON lines" if begins_with_json(path) else "csv file"
         self.layout += " without speakers" * (not speakers and not speaker)
 
@@ -128,6 +130,7 @@ class Table(_Listed):
                     f"{self.path}:{line}: needs a file{' and a speaker' * self.speakers}, "
                     f"found wav={wav!r}, spk_id={speaker!r}."
                 )
+            _check_speaker(speaker, f"{self.path}:{line}")
             if wav[0] in "{$":
                 self._refuse_placeholder(line, wav)
             path = wav if wav[0] == "/" else os.path.abspath(os.path.join(folder, wav))
@@ -166,6 +169,29 @@ class Table(_Listed):
                 f"nothing here names. Write it out: sed 's|{found[0]}|/that/folder|' "
                 f"{self.path} > NEW"
             )
+
+
+def _prefixes_of(path: str) -> list[str]:
+    """What speakers' names begin with in a csv file of a preparation with
+    ``prefix_speakers``; the names in trial lists do not."""
+    beside = os.path.join(os.path.dirname(path), "prepare.json")
+    if not os.path.isfile(beside):
+        return []
+    prepared = read_json(beside)
+    if os.path.basename(path) not in prepared.get("files", {}):
+        return []
+    return prepared["numbers"].get("prefixes", [])
+
+
+def _check_speaker(speaker: str, where: str) -> None:
+    """ValueError where a speaker's name would end too early in the names of utterances,
+    ``<speaker>/<...>``."""
+    if "/" in speaker:
+        raise ValueError(
+            f"{where}: speaker {speaker!r}: no / in a speaker's name, as what follows it "
+            "in the names of utterances is a session or a file; write "
+            f"{speaker.replace('/', '-')}."
+        )
 
 
 class KaldiDirectory(_Listed):
@@ -265,7 +291,9 @@ class KaldiDirectory(_Listed):
                 if other is None:
                     raise ValueError(f"{self._file(first)}:{line}: no {name} in {utt2spk}.")
                 ahead[other[1]] = other[0], other[2]
-            yield line, name, rest, ahead.pop(name)[1]
+            where, speaker = ahead.pop(name)
+            _check_speaker(speaker, f"{utt2spk}:{where}")
+            yield line, name, rest, speaker
         ahead |= {name: (line, speaker) for line, name, speaker in others}
         if ahead:
             name, (line, _) = next(iter(ahead.items()))

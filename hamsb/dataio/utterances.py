@@ -1,7 +1,7 @@
 """An utterance of a data source, before its audio is opened, and what a source is."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,8 +63,10 @@ class Row(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The speaker's name in the source, without a prefix."""
-        return self.speaker.removeprefix(self.source.prefix)
+        """The speaker's name in the source, or in those that it was made of, without a
+        prefix."""
+        name, prefixes = self.speaker.removeprefix(self.source.prefix), self.source.prefixes
+        return own_name(name, self.path, prefixes) if prefixes else name
 
 
 class Found(NamedTuple):
@@ -158,10 +160,14 @@ class Source:
         for the speaker.
     prefix : str
         What its utterances' and speakers' names begin with.
+    prefixes : sequence of str
+        What some speakers' names begin with in the source itself, to tell those apart that
+        it was made of.
     """
 
     layout = ""
     tells_speakers = True
+    prefixes: Sequence[str] = ()
 
     def __init__(self, path: str, prefix: str = ""):
         self.path = path
@@ -196,6 +202,28 @@ class Source:
 
 
 # ------------------------------------------------------------------------- names
+
+
+def own_name(speaker: str, wav: str | os.PathLike, prefixes: Sequence[str]) -> str:
+    """A speaker's name without the prefix that tells data sources apart.
+
+    Arguments
+    ---------
+    speaker : str
+    wav : str or Path
+        A file of that speaker.
+    prefixes : sequence of str
+        Those of the preparation.
+
+    Example
+    -------
+    >>> own_name("calls-id1", "/corpus/calls/id1/a.wav", ["calls-"])
+    'id1'
+    """
+    bare = [speaker.removeprefix(each) for each in prefixes if speaker.startswith(each)]
+    if len(bare) > 1:  # all files of one lie in folders of one name, but a table's
+        bare.sort(key=lambda name: (name not in Path(wav).parts, len(name)))
+    return bare[0] if bare else speaker
 
 
 def without_extension(name: str) -> str:

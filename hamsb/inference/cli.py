@@ -158,9 +158,12 @@ def _declare_embed(commands):
 def _embed(options):
     from hamsb.dataio.recordings import find_recordings
     from hamsb.inference.extraction import check_embeddings_file, embed_to_file
+    from hamsb.utils.files import check_not_input
 
     files = find_recordings(options.audio)
     check_embeddings_file(options.output, files)
+    for path in (options.output, f"{os.path.splitext(options.output)[0]}.scp"):
+        check_not_input(path, options.audio)
     with _faults() as faults:
         found = embed_to_file(
             _load(options), files, options.output, faults, **_speed(options)
@@ -325,6 +328,7 @@ def _declare_identify(commands):
 def _identify(options):
     from hamsb.dataio.recordings import find_recordings
     from hamsb.inference.speakers import FALSE_ALARMS, Speakers
+    from hamsb.inference.tracking import NONE
 
     files = find_recordings(options.audio)
     if not os.path.exists(options.store):
@@ -356,7 +360,7 @@ def _identify(options):
     rows = speakers.identify(found.matrix, options.best, **asked)
     for file, candidates in zip(found.utterances, rows):
         first = candidates[0]
-        who = {True: first.name, False: "none", None: ""}[first.accepted]
+        who = {True: first.name, False: NONE, None: ""}[first.accepted]
         for each in candidates:
             ratio = "" if each.ratio is None else f"{each.ratio:.3f}"
             print(f"{file}\t{who}\t{each.name}\t{each.score:.4f}\t{ratio}")
@@ -413,6 +417,7 @@ def _declare_track(commands):
 def _track(options):
     from hamsb.inference.speakers import Speakers
     from hamsb.inference.tracking import check_output, error_lines, track
+    from hamsb.utils.files import check_not_input
     from hamsb.utils.packages import missing
     from hamsb.verification.segments import read_rttm
 
@@ -420,6 +425,9 @@ def _track(options):
         raise FileNotFoundError(f"store={options.store}: no such file; see hamsb enroll.")
     stem = os.path.splitext(os.path.basename(options.audio))[0]
     output = check_output(options.output or stem)
+    inputs = [options.audio, options.store, *filter(None, [options.reference])]
+    for ending in ("csv", "rttm", "png"):
+        check_not_input(f"{output}.{ending}", inputs)
     reference = None
     if options.reference is not None:
         reference = read_rttm(options.reference, stem)
@@ -499,9 +507,11 @@ def _declare_threshold(commands):
 
 def _threshold(options):
     from hamsb.inference.thresholds import decision_path, find_threshold
+    from hamsb.utils.files import check_not_input
 
     extractor = _load(options)
     output = decision_path(options.output, options.trials, extractor.folder)
+    check_not_input(output, [options.trials, *options.data])
     found = find_threshold(
         extractor,
         options.trials,

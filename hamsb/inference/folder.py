@@ -257,7 +257,13 @@ class ModelFolder:
         ]
         if not self.unusual and not self.warnings:
             said.append("nothing unusual is named")
-        return "\n".join(said)
+        return "\n".join(map(_printable, said))
+
+
+def _printable(line: str) -> str:
+    """A line without what would act on a terminal or begin another line, which a stranger's
+    texts may hold; written as Python does."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def inspect_model(folder: str | os.PathLike) -> ModelFolder:
@@ -328,9 +334,6 @@ def inspect_model(folder: str | os.PathLike) -> ModelFolder:
             warnings.append(str(error))
             stored.append(None)
     decision, training = stored
-    if decision is not None and not isinstance(decision, dict):
-        warnings.append(f"{folder / 'decision.json'}: no mapping")
-        decision = None
     return ModelFolder(
         folder,
         files,

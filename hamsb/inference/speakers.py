@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from hamsb.dataio.annotations import Utterance
 from hamsb.inference.extraction import EmbeddingExtractor
+from hamsb.inference.tracking import NONE
 from hamsb.utils.files import digest, fcntl, lock, read_json, replacing
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import false_alarm_threshold
@@ -184,6 +185,11 @@ class Speakers:
         new: dict[str, tuple[str, str | Utterance]] = {}  # `_key` -> name, recording
         for name, files in speakers.items():
             _check_name(name)
+            if name == NONE:
+                raise ValueError(
+                    f"name={NONE}: is what tables say where it is nobody enrolled; give "
+                    "another."
+                )
             paths = [p if isinstance(p, Utterance) else os.fspath(p) for p in files]
             if not paths:
                 raise ValueError(f"name={name}: no recordings to enroll.")

@@ -19,7 +19,13 @@ from hamsb.dataio.audio import SILENCE, stream_audio
 from hamsb.utils.checks import check_positive, check_whole
 from hamsb.utils.progress import progress_bar
 from hamsb.utils.tables import write_csv
-from hamsb.verification.segments import Segment, rttm_name, segment_errors, write_rttm
+from hamsb.verification.segments import (
+    Segment,
+    check_rttm_names,
+    rttm_name,
+    segment_errors,
+    write_rttm,
+)
 
 NONE = "none"  # what tables call it when nobody enrolled speaks
 WINDOW, HOP = 2.0, 0.5  # seconds
@@ -278,6 +284,7 @@ def _check(speakers, threshold, window, hop, penalty, pause_level, batch_size):
             f"a speaker is called {NONE}, which is what the table says where nobody "
             "enrolled speaks; enroll this one under another name."
         )
+    check_rttm_names(speakers)
     if not math.isfinite(threshold):
         raise ValueError(f"threshold={threshold}: must be a finite number.")
     for name, value in (("window", window), ("hop", hop), ("pause_level", pause_level)):

@@ -96,7 +96,7 @@ class Comparison:
             if not isinstance(after, list) or any(each not in others for each in after):
                 raise ValueError(f"{where}: after={after}: a list of other experiments.")
             search = experiment.get("search", [])
-            check_list(f"{where}: search", search, "list of options to choose from")
+            check_list(f"{where}: search", search, "list, of options to choose from")
             parts = [experiment.get("options", {}), *search]
             for part in parts:
                 check_mapping(f"{where}: options", part)
@@ -236,7 +236,7 @@ def check_seeds(seeds: object, where: str | Path) -> None:
     good = isinstance(seeds, list) and all(
         isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds
     )
-    if not good or not seeds or len(set(seeds)) < len(seeds):  # type: ignore[arg-type]
+    if not good or not seeds or len(set(seeds)) < len(seeds):  # type: ignore
         raise ValueError(f"{where}: seeds={seeds}: a list of different whole numbers.")
 
 

@@ -10,6 +10,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import if_main_process
 
 from hamsb.dataio.annotations import read_columns
+from hamsb.dataio.utterances import own_name
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
 from hamsb.training.card import model_card
@@ -27,7 +28,6 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_sets
-from hamsb.verification.evaluation import why_no_intervals
 from hamsb.verification.results import DRAWS, System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import Enrolment, Trials
@@ -145,7 +145,6 @@ def finish(
         System("trained", scores, score_name="cosine", plain=True),
         *(System(name, other, baseline=True) for name, other in untrained.items()),
     ]
-    unclear = [*filter(None, map(why_no_intervals, course.lists))]
     results = write_verification(
         output_folder,
         course.lists,
@@ -155,7 +154,7 @@ def finish(
             report=report(results, course.arguments),
             plots=plots,
         ),
-        draws=0 if unclear else DRAWS,
+        draws=DRAWS,
         about={
             "experiment": course.experiment,
             "arguments": course.arguments,
@@ -166,7 +165,6 @@ def finish(
         },
         progress=not brain.noprogressbar,
         decision=decision,
-        warnings=unclear,
     )
     numbers = read_json(output_folder / "metrics.json")["results"]
     write_card(export, card(results, numbers))
@@ -203,28 +201,6 @@ def _own_names(annotation: str | Path, prefixes: Sequence[str]) -> set[str]:
         if speaker not in found:
             found[speaker] = own_name(speaker, wav, prefixes)
     return set(found.values())
-
-
-def own_name(speaker: str, wav: str | Path, prefixes: Sequence[str]) -> str:
-    """A speaker's name without the prefix that tells data sources apart.
-
-    Arguments
-    ---------
-    speaker : str
-    wav : str or Path
-        A file of that speaker.
-    prefixes : sequence of str
-        Those of the preparation.
-
-    Example
-    -------
-    >>> own_name("calls-id1", "/corpus/calls/id1/a.wav", ["calls-"])
-    'id1'
-    """
-    bare = [speaker.removeprefix(each) for each in prefixes if speaker.startswith(each)]
-    if len(bare) > 1:  # all files of one lie in folders of one name, but a table's
-        bare.sort(key=lambda name: (name not in Path(wav).parts, len(name)))
-    return bare[0] if bare else speaker
 
 
 def check_export(

@@ -33,13 +33,14 @@ from speechbrain.utils.run_opts import RunOptions
 from hamsb.augment.simulation import make_distortions
 from hamsb.dataio.annotations import Utterance
 from hamsb.dataio.audio import check_files
+from hamsb.dataio.utterances import own_name
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.dry_run import check_objects
 from hamsb.training.finetuning import OPTION, Beginning, begin, check_finetuning
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.training.kept import lacks_statistics
 from hamsb.training.keys import KEYS, PREPARED, PREPARED_OPTIONALLY
-from hamsb.training.outcome import Course, finish, own_name
+from hamsb.training.outcome import Course, finish
 from hamsb.training.processes import leave_together, normalized_together, share_batch
 from hamsb.training.progress import quiet_imports, quiet_screen
 from hamsb.training.report import Preparation

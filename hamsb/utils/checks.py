@@ -81,13 +81,15 @@ def check_mapping(name: str, value: Any, kind: str = "mapping") -> None:
 
 
 def check_list(name: str, value: Any, kind: str = "list") -> None:
-    """ValueError where a value is no list, or no such ``kind`` of one.
+    """ValueError where a value is no list, or no such ``kind`` of one; of a kind that
+    begins with "list of", but for names, the items are numbers.
 
     Example
     -------
     >>> check_list("seeds", [1, 2, 3], "list of numbers")
     """
-    if not isinstance(value, list):
+    numbers = kind.startswith("list of") and not kind.startswith("list of names")
+    if not isinstance(value, list) or (numbers and not all(map(is_number, value))):
         raise ValueError(f"{name}={value}: must be a {kind}.")
 
 

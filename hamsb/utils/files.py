@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -171,6 +171,30 @@ def disk_errors(folder: str | os.PathLike) -> Iterator[None]:
         finally:
             probe.unlink(missing_ok=True)
         raise
+
+
+def check_not_input(output: str | os.PathLike, inputs: Iterable) -> None:
+    """ValueError where a file that is to be written is one that is read.
+
+    Arguments
+    ---------
+    output : str or Path
+    inputs : iterable of str or Path
+        Those that are not there are no matter.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     check_not_input(f"{file.name}.csv", [file.name])
+    """
+    if not os.path.exists(output):
+        return
+    for each in inputs:
+        if os.path.exists(each) and os.path.samefile(output, each):
+            raise ValueError(
+                f"output={output}: would be written over what is read; give another path."
+            )
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -42,8 +42,9 @@ def make_decision(
     dict
         For `write_decision`: a threshold for the EER; one for each prior, but where
         nothing is better than to reject every trial; those that a tenth, a hundredth and a
-        thousandth of the impostor trials reach, where these are two trials at least; the
-        list's speakers, where its paths name them.
+        thousandth of the impostor trials reach, where these are two trials at least and
+        not more of them have the highest score; the list's speakers, where its paths name
+        them.
 
     Example
     -------
@@ -74,7 +75,9 @@ def make_decision(
         **speakers,
         "eer": result["eer"],
         "thresholds": {
-            name: value for name, value in thresholds.items() if value is not None
+            name: value
+            for name, value in thresholds.items()
+            if value is not None and math.isfinite(value)
         },
         "calibration": Calibration.fit(scores, trials.labels).to_dict(),
     }
@@ -261,6 +264,9 @@ def _check_decision(decision: object) -> None:
         if not isinstance(calibration, dict):
             raise ValueError("calibration is no mapping")
         Calibration.from_dict(calibration)
+    for key in ("eer", "target_trials", "impostor_trials"):
+        if key in decision:
+            finite_array(decision[key], key, dimensions=(0,))
     speakers = decision.get("speakers", [])
     if not isinstance(speakers, list) or not all(isinstance(s, str) for s in speakers):
         raise ValueError("speakers is no list of names")

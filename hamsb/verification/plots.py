@@ -40,6 +40,7 @@ COLUMN, PAGE = 3.35, 7.0  # widths of figures, in inches
 SMALL = 7.0  # size of legends, titles and numbers, in points
 STYLE: dict[Any, Any] = {  # matplotlib's own names
     "font.size": 8.0,
+    "text.parse_math": False,  # a name may have two $
     "axes.labelsize": 8.0,
     "axes.titlesize": SMALL,
     "axes.titlelocation": "left",

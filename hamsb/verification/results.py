@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hamsb.utils.files import replacing_files
+from hamsb.utils.files import read_json, replacing_files
 from hamsb.utils.packages import missing
 from hamsb.utils.progress import progress_bar
 from hamsb.utils.tables import markdown_table
@@ -18,6 +18,7 @@ from hamsb.verification.evaluation import (
     eer_intervals,
     evaluate_groups,
     evaluate_trials,
+    why_no_intervals,
 )
 from hamsb.verification.scoring import write_scores
 from hamsb.verification.systems import System
@@ -68,7 +69,8 @@ def write_verification(
     p_targets : sequence of float
         Priors of the detection costs.
     draws : int
-        Of the bootstrap that the intervals come from; 0 for none.
+        Of the bootstrap that the intervals come from; 0 for none. A list whose paths name
+        no speakers, or others than its labels, has none, and a warning.
     about : dict, optional
         What metrics.json says of all results: settings, versions.
     progress : bool
@@ -91,7 +93,9 @@ def write_verification(
         records += evaluate_systems(
             trials, systems, (groups or {}).get(trials.name, {}), p_targets, thresholds
         )
-        if draws:
+        why = why_no_intervals(trials) if draws else ""
+        warnings = [*warnings, why] if why else warnings
+        if draws and not why:
             scores = np.stack([system.scores[trials.name] for system in systems])
             intervals = eer_intervals(trials, scores, draws)
             for record, ends in zip(records[-len(systems) :], intervals):
@@ -122,22 +126,29 @@ def write_verification(
     numbers = json.dumps(
         {**known, "warnings": warnings, "results": records}, indent=2, allow_nan=False
     )
+    earlier = _scored_before(Path(folder))
     with replacing_files(folder) as partial:
         for trials in lists:
             scores = systems[0].scores[trials.name]
-            write_scores(partial / score_file(trials), trials, scores)
+            write_scores(partial / score_file(trials.name), trials, scores)
         if lists and not why:
             draw(partial, lists, systems, thresholds.get("eer"))
         (partial / "metrics.json").write_text(f"{numbers}\n", encoding="utf-8")
         (partial / "report.md").write_text(text, encoding="utf-8")
         made = {path.name for path in partial.iterdir()}
-    for path in Path(folder).glob("scores_*.txt"):
-        if path.name not in made:
-            path.unlink()
-    for plot in PLOTS:
-        if plot not in made:
-            (Path(folder) / plot).unlink(missing_ok=True)
+    for name in earlier - made:
+        (Path(folder) / name).unlink(missing_ok=True)
     return results
+
+
+def _scored_before(folder: Path) -> set[str]:
+    """The files of scores and plots that an earlier verification made in a folder; others
+    of such names are somebody's."""
+    try:
+        results = read_json(folder / "metrics.json")["results"]
+        return {*PLOTS, *(score_file(Path(each["list"]).name) for each in results)}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def told_speakers(trials: Trials) -> dict[str, str]:
@@ -147,9 +158,9 @@ def told_speakers(trials: Trials) -> dict[str, str]:
     return {name: who for name, who in speakers.items() if who != speaker_of(name)}
 
 
-def score_file(trials: Trials) -> str:
+def score_file(name: str) -> str:
     """The name of the file with a list's scores."""
-    return f"scores_{trials.name}.txt"
+    return f"scores_{name}.txt"
 
 
 def draw(

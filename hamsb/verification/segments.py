@@ -61,19 +61,13 @@ def write_rttm(
     SPEAKER a 1 0.500 1.500 <NA> <NA> Ann_Lee <NA> <NA>
     [Segment(start=0.5, end=2.0, speaker='Ann_Lee')]
     """
-    lines: list[str] = []
-    spelled: dict[str, str] = {}
-    for start, end, speaker in segments:
-        name = rttm_name(speaker)
-        if spelled.setdefault(name, speaker) != speaker:
-            raise ValueError(
-                f"{path}: the speakers {spelled[name]!r} and {speaker!r} would both be "
-                f"called {name} in an RTTM file; rename one of them."
-            )
-        lines.append(
-            f"{_KIND} {rttm_name(recording)} 1 {start:.3f} {end - start:.3f} "
-            f"<NA> <NA> {name} <NA> <NA>\n"
-        )
+    segments = list(segments)
+    check_rttm_names(speaker for _, _, speaker in segments)
+    lines = [
+        f"{_KIND} {rttm_name(recording)} 1 {start:.3f} {end - start:.3f} "
+        f"<NA> <NA> {rttm_name(speaker)} <NA> <NA>\n"
+        for start, end, speaker in segments
+    ]
     with replacing(path) as partial:
         partial.write_text("".join(lines), encoding="utf-8")
 
@@ -87,6 +81,23 @@ def rttm_name(name: str) -> str:
     'Ann_Lee'
     """
     return "_".join(name.split()) or "_"
+
+
+def check_rttm_names(speakers: Iterable[str]) -> None:
+    """ValueError where two speakers would have one name in an RTTM file.
+
+    Example
+    -------
+    >>> check_rttm_names(["Ann Lee", "Ann"])
+    """
+    spelled: dict[str, str] = {}
+    for speaker in speakers:
+        name = rttm_name(speaker)
+        if spelled.setdefault(name, speaker) != speaker:
+            raise ValueError(
+                f"the speakers {spelled[name]!r} and {speaker!r} would both be called "
+                f"{name} in an RTTM file; rename one of them."
+            )
 
 
 def read_rttm(path: str | os.PathLike, recording: str | None = None) -> list[Segment]:

@@ -111,6 +111,8 @@ def check(hparams):
             raise ValueError(f"{key}=[]: at least one of {', '.join(known)}.")
     for key, least in (("cohort_size", 0), ("bootstrap_draws", 0)):
         check_whole(key, hparams[key], least)
+    if hparams["cohort_per_speaker"] is not None:
+        check_whole("cohort_per_speaker", hparams["cohort_per_speaker"], 1)
     check_numbers(hparams["batch_size"], hparams.get("num_workers"))
     for p in hparams["p_targets"]:
         bayes_threshold(p)  # refuses what is no prior
@@ -202,10 +204,12 @@ def facts(hparams, data, overlaps):
     if data.cohort_files:
         kind = "their means" if hparams["cohort_speaker_means"] else "each an utterance"
         subtracted = "; their mean subtracted from all embeddings"
+        nearest = f"; as-norm: the nearest {hparams['cohort_size']}"
         yield (
             f"Cohort: {len(data.cohort_files)} utterances of {len(data.cohort_speakers)} "
-            f"speakers who are in no trial, {kind}; as-norm: the nearest "
-            f"{hparams['cohort_size']}" + subtracted * hparams["subtract_mean"]
+            f"speakers who are in no trial, {kind}"
+            + nearest * ("as-norm" in hparams["normalizations"])
+            + subtracted * hparams["subtract_mean"]
         )
     if data.calibration is not None:
         measures = hparams["quality_measures"]
@@ -320,6 +324,8 @@ def verify(arguments, hparams, encoder, similarities, data, folder, progress):
     if hparams["store_decision"]:
         write_decision(model, decision)
         print(f"Thresholds for SpeakerRecognition: {model / 'decision.json'}")
+        if (model / "README.md").is_file():
+            print(f"{model / 'README.md'} still tells of those that it was exported with.")
 
 
 if __name__ == "__main__":

@@ -342,12 +342,20 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
         "utterances": len(training),
         "hours": sum(u.frames for u in training) / rate / 3600,
         "counts": counts,
-        "prefixes": sorted({row.source.prefix for row in found} - {""}),
+        "prefixes": _all_prefixes({row.source for row in found}),
     }
     _write(save_folder, rows, made_from, numbers, expected)
     prepared = _preparation(save_folder, numbers, bool(held_out), False)
     _log_summary(prepared, found, held_out, development, trials, excluded)
     return prepared
+
+
+def _all_prefixes(sources):
+    """What speakers' names begin with: the sources' prefixes, and those within them."""
+    return sorted(
+        {source.prefix + inner for source in sources for inner in ("", *source.prefixes)}
+        - {""}
+    )
 
 
 # ---------------------------------------------------------------- options

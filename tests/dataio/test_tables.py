@@ -60,6 +60,7 @@ def test_a_wrong_table_is_named_with_the_line(tmp_path):
         rows(open_source(path, speakers=False))
     for row, message in [
         (",id1,0,1", "x.csv:3: needs a file and a speaker, found wav='', spk_id='id1'"),
+        ("a.wav,team/1,,", "x.csv:3: speaker 'team/1': no / in a .* write team-1"),
         ("a.wav,id1,0.5,1.5", "x.csv:3: start='0.5': must be .*samples .not seconds"),
         ("a.wav,id1,9,9", "x.csv:3: start=9, stop=9: must be samples .* before stop"),
         (

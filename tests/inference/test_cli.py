@@ -238,6 +238,30 @@ def test_what_a_model_lacks_is_told(
         load_encoder(without_decision)
 
 
+def test_nothing_is_written_over_what_is_read(hamsb, model, speech, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wav = tmp_path / "meeting.wav"
+    shutil.copy(speech / "a" / "1.wav", wav)
+    truth = "SPEAKER meeting 1 0.0 1.0 <NA> <NA> anna <NA> <NA>\n"
+    Path("meeting.rttm").write_text(truth)
+    Path("list.csv").write_text(f"ID,wav\nx,{wav}\n")
+    Path("trials.txt").write_text("1 a/1.wav a/2.wav\n")
+    assert hamsb("enroll", model, "store.csv", "anna", wav)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for arguments, output in (
+        (("embed", model, "list.csv", "-o", "list.csv"), "list.csv"),
+        (("track", model, "store.csv", wav, "--reference", "meeting.rttm"), "meeting.rttm"),
+        (("track", model, "store.csv", wav, "-o", "store"), "store.csv"),
+        (("threshold", model, "trials.txt", speech, "-o", "trials.txt"), "trials.txt"),
+    ):
+        status, _, messages = hamsb(*arguments)
+        assert status == 2
+        assert f"output={output}: would be written over what is read" in messages
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    status, _, messages = hamsb("enroll", model, "store.csv", "none", wav)
+    assert status == 2 and "name=none: is what tables say" in messages
+
+
 def test_a_killed_embed_goes_on_where_it_was(hamsb, model, speech, tmp_path, monkeypatch):
     """Nothing is lost, and nothing done twice."""
     whole, out = tmp_path / "whole.npz", tmp_path / "e.npz"

@@ -57,6 +57,10 @@ def test_an_export_has_nothing_unusual(folder):
                  "model-index: [1]\n---\n"):  # fmt: skip
         (folder / "README.md").write_text(text)
         assert "EER:  " not in str(inspect_model(folder)).replace("development EER", "")
+    hidden = {**training, "loss": "HAM\x1b[8m\nlook at: nothing"}
+    write_training(folder, hidden)
+    text = str(inspect_model(folder))
+    assert "loss:             HAM\\x1b[8m\\nlook at: nothing\n" in text
     (folder / "decision.json").unlink()
     (folder / "training.json").unlink()
     assert "trained on:       2 speakers\n" in str(inspect_model(folder))  # by its labels

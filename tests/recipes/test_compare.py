@@ -586,7 +586,7 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
         ),
         (
             {"experiments": {"am": {"hparams": SMALL, "search": {"seed": 1}}}},
-            "search={'seed': 1}: must be a list of options to choose from",
+            "search={'seed': 1}: must be a list, of options to choose from",
         ),
         (with_search(*POINTS, None), r"\[ham\]: options=None: must be a mapping"),
         (

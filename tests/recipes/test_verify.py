@@ -510,16 +510,18 @@ def test_no_intervals(run, corpus, tmp_path):
     out = run(bootstrap_draws=0)
     assert "eer_interval" not in records(out)[0]
     assert "95 %" not in (out / "report.md").read_text()
-    # A list whose folders are no speakers has no other choice.
+    # A list whose folders are no speakers has none either.
     root = tmp_path / "flat"
     (root / "wav").mkdir(parents=True)
     for i, path in enumerate(sorted((corpus / "test" / "wav").rglob("*.wav"))[:6]):
         shutil.copy(path, root / "wav" / f"{i}.wav")
     (tmp_path / "flat.txt").write_text("1 0.wav 1.wav\n0 0.wav 4.wav\n0 1.wav 5.wav\n")
     flat = {"test_data_folder": root, "verification_file": tmp_path / "flat.txt"}
-    assert len(records(run(**flat, bootstrap_draws=0))) == 1
-    with pytest.raises(ValueError, match="flat.txt:1: no speaker.*bootstrap_draws: 0"):
-        run(**flat)
+    (record,) = records(out := run(**flat))
+    assert "eer_interval" not in record
+    warning = "flat: its paths name no speakers, so there is no interval."
+    assert f"- Warning: {warning}\n" in (out / "report.md").read_text()
+    assert warning in json.loads((out / "metrics.json").read_text())["warnings"]
 
 
 def test_priors(run):

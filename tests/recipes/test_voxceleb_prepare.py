@@ -242,6 +242,22 @@ def test_prefixed_speakers_of_trial_lists_never_train(namesakes, tmp_path):
     assert len(names) == 7 and not any("id01" in name for name in names)
 
 
+def test_a_csv_of_prefixed_speakers_is_read_by_their_own_names(namesakes, tmp_path):
+    """As training data and as a cohort; and as a source with a prefix of its own."""
+    first = prepare(namesakes, tmp_path / "1", prefix_speakers=True, dev_speakers=0)
+    (tmp_path / "list.txt").write_text("1 id01/a id01/b\n")
+    options = {"verification_file": tmp_path / "list.txt", "dev_speakers": 0}
+    again = prepare(first.train_csv, tmp_path / "2", **options)
+    names = {row["spk_id"] for row in rows(again.train_csv)}
+    assert len(names) == 7 and not any("id01" in name for name in names)
+    assert again.prefixes == first.prefixes == ["one-", "two-"]
+    both = [first.train_csv, tree(tmp_path / "more", 2)]
+    third = prepare(both, tmp_path / "3", prefix_speakers=True, **options)
+    names = {row["spk_id"] for row in rows(third.train_csv)}
+    assert len(names) == 8 and not any("id01" in name for name in names)
+    assert "train.csv-one-" in third.prefixes
+
+
 def test_prefixes_are_as_long_as_it_takes(tmp_path):
     roots = [tree(tmp_path / name, 2) for name in ("a/dev", "b/dev", "c/test")]
     prepared = prepare(roots, prefix_speakers=True)

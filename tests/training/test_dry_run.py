@@ -64,7 +64,7 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
         (
             "train_ecapa_am",
             f"{LISTS}lr_annealing: {{decay_factor: -1.0}}",
-            "the learning rate after epoch 1=-",
+            "the learning rate after epoch 2=-",
         ),
         ("small", "compute_cost: {margn: 0.3}", r"compute_cost\[margn\].*mean margin"),
         (

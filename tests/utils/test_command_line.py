@@ -376,6 +376,8 @@ def test_a_yaml_of_another_script(folder):
         ("mapping", "of it", "[a]", r"margin=\['a'\]: must be a mapping, of it"),
         ("mapping", "of it", "!apply:dict [[[a, 1]]]", None),
         ("list of dB", "ratios", "a", "margin=a: must be a list of dB, ratios"),
+        ("list of numbers", "priors", "[a]", r"margin=\['a'\]: must be a list of numbers"),
+        ("list of names", "of it", "[a]", None),
         ("list", "of it", "[]", None),
         ("list", "of it", "!apply:list [[1]]", None),
         ("name", "of it", "no", None),

@@ -67,6 +67,23 @@ def test_false_alarm_rates_of_the_impostor_trials():
     assert false_alarm_threshold(decision, 0.1) is None
 
 
+def test_a_share_that_no_threshold_tells_is_left_out(tmp_path):
+    """Where more impostor trials than it share the highest score, as of a collapsed
+    model."""
+    labels = np.array([1] * 100 + [0] * 300)
+    names = tuple(f"{i}/a" for i in range(400))
+    trials = Trials(labels, names, names, Path("dev.txt"))
+    tied = np.linspace(-1, 0.9, 400)
+    tied[-5:] = 1.0
+    for scores, stored in (
+        (np.ones(400), {"eer"}),
+        (tied, {"eer", "false_alarm_0.1"}),
+    ):
+        decision = make_decision(trials, scores, [])
+        assert decision["thresholds"].keys() == stored
+        write_decision(tmp_path, decision)
+
+
 def test_no_threshold_where_rejecting_all_is_best():
     stored = make_decision(TRIALS, 1.0 - TRIALS.labels)
     assert list(stored["thresholds"]) == ["eer"]
@@ -103,6 +120,9 @@ def test_what_cannot_decide_is_not_stored(tmp_path):
     b'{"thresholds": {"eer": 0.5}, "calibration": {"scale": 1}}',
     b'{"thresholds": {"eer": 0.5}, "speakers": "a"}',
     b'{"thresholds": {"eer": 0.5}, "speakers": [1]}',
+    b'{"thresholds": {"eer": 0.5}, "eer": null}',
+    b'{"thresholds": {"eer": 0.5}, "eer": "x", "target_trials": 9}',
+    b'{"thresholds": {"eer": 0.5}, "target_trials": "many"}',
 ])  # fmt: skip
 def test_a_damaged_decision_is_refused(text, tmp_path):
     (tmp_path / "decision.json").write_bytes(text)

@@ -1,5 +1,6 @@
 """Tables, names and files of results."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -154,10 +155,17 @@ def test_the_first_system_is_written_and_drawn(plots, tmp_path):
     assert (threshold, score_name) == (0.5, "cosine")
 
 
+def earlier(folder, *names):
+    """Files of an earlier verification of a list "random"."""
+    (folder / "metrics.json").write_text('{"results": [{"list": "random"}]}')
+    for name in names:
+        (folder / name).touch()
+
+
 def test_without_matplotlib_there_are_no_plots_and_the_report_says_so(
     six_trials, monkeypatch, tmp_path
 ):
-    (tmp_path / "det.png").touch()  # of an earlier run
+    earlier(tmp_path, "det.png")
     why = "matplotlib is not installed."
     monkeypatch.setattr(results, "missing", lambda extra: why if extra == "plots" else "")
     results.write_verification(
@@ -269,8 +277,8 @@ def test_the_stored_thresholds_errors_are_of_plain_scores(plots, tmp_path):
 
 
 def test_without_a_list_there_are_neither_scores_nor_plots(plots, tmp_path):
-    for name in ("scores_random.txt", "det.png", "scores.png", "other.txt"):
-        (tmp_path / name).touch()  # of an earlier verification, but the last
+    earlier(tmp_path, "scores_random.txt", "det.png", "scores.png")
+    (tmp_path / "other.txt").touch()
     about = {"development": {"eer": 0.25}}
     told = []
     text = results.write_verification(
@@ -292,12 +300,17 @@ def test_without_a_list_there_are_neither_scores_nor_plots(plots, tmp_path):
 
 
 def test_scores_of_another_list_do_not_stay_in_the_folder(six_trials, plots, tmp_path):
-    (tmp_path / "scores_other.txt").touch()
-    systems = [System("s", {"small": six_trials.labels + 0.5})]
-    results.write_verification(
-        tmp_path, [six_trials], systems, silent, draws=0, progress=False
-    )
-    assert [path.name for path in tmp_path.glob("scores_*.txt")] == ["scores_small.txt"]
+    """What no verification made does."""
+    other = dataclasses.replace(six_trials, path=Path("other.txt"))
+    for trials in (other, six_trials):
+        systems = [System("s", {trials.name: trials.labels + 0.5})]
+        results.write_verification(
+            tmp_path, [trials], systems, silent, draws=0, progress=False
+        )
+        found = {path.name for path in tmp_path.glob("scores_*.txt")}
+        assert found - {"scores_fusion.txt"} == {f"scores_{trials.name}.txt"}
+        (tmp_path / "scores_fusion.txt").touch()
+    assert found == {"scores_small.txt", "scores_fusion.txt"}
 
 
 def test_warnings_are_in_text_report_and_numbers(six_trials, plots, tmp_path):

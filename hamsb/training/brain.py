@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from hamsb.dataio.draws import place
 from hamsb.dataio.packing import PackedBatch
+from hamsb.training.branches import loss_text
 from hamsb.training.export import ENCODER, FEATURES
 from hamsb.training.kept import (
     check_kept,
@@ -39,7 +40,8 @@ from hamsb.training.kept import (
 from hamsb.training.position import Feed, Position, own_share
 from hamsb.training.processes import average_statistics, means, synchronizes, wrap
 from hamsb.training.progress import Progress
-from hamsb.training.report import millions, one_line
+from hamsb.training.report import millions
+from hamsb.training.schedules import next_rate
 from hamsb.training.shards import (
     check_optimizer,
     check_shards,
@@ -132,6 +134,9 @@ class EmbeddingBrain(sb.Brain):
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
         if self.margin_schedule is not None:  # it may come from an option
             self.also_save("margin_schedule", self.margin_schedule)
+        annealing = getattr(self.hparams, "lr_annealing", None)
+        if annealing is not None and has_hooks(annealing):
+            self.also_save("lr_annealing", annealing)
         self.stopping = Stopping(self.device)
         self.position = Position()
         self.feed = Feed(())
@@ -182,7 +187,7 @@ class EmbeddingBrain(sb.Brain):
     def facts(hparams: dict) -> dict[str, str]:
         """The first columns of the run's table: header -> cell."""
         return {
-            "loss": one_line(hparams["compute_cost"]),
+            "loss": loss_text(hparams),
             "parameters": millions(hparams["embedding_model"]),
         }
 
@@ -223,6 +228,10 @@ class EmbeddingBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch: PackedBatch, should_step: bool) -> None:
         """The margin of this step."""
+        self.apply_margin()
+
+    def apply_margin(self) -> None:
+        """Give the loss the margin of the next step, where a schedule moves it."""
         if self.margin_schedule is not None:
             self.margin_schedule.apply(self.hparams.compute_cost)
 
@@ -360,6 +369,7 @@ class EmbeddingBrain(sb.Brain):
             )
         read_epochs(Path(self.hparams.output_folder) / EPOCHS)  # damage is told at once
         super().on_fit_start()
+        self.apply_margin()  # reports tell of it where nothing is left to train, too
         latest = self.checkpointer.find_checkpoint()
         if latest is not None:
             within = self.position.state.get("seconds", 0.0)
@@ -489,7 +499,9 @@ class EmbeddingBrain(sb.Brain):
             valid_stats,
         )
         if not self.anneals_by_step():
-            _, rate = self.hparams.lr_annealing(epoch)
+            rate = next_rate(
+                self.hparams.lr_annealing, epoch or 0, meta.get("EER", stage_loss)
+            )
             update_learning_rate(self.optimizer, rate)
         if if_main_process():  # before the checkpoint: an epoch repeated is replaced
             self.write_epoch({"epoch": epoch, **train_stats, **meta, **fed})

@@ -124,6 +124,62 @@ def check_branches(
         _check(where, branch["cost"], name, modules[name], speakers)
 
 
+def check_trained(
+    branches: Mapping[str, Mapping[str, Any]] | None,
+    cost: object,
+    modules: Mapping[str, object],
+    margin_schedule: object = None,
+) -> None:
+    """ValueError where branches leave out the head that is exported, or the loss whose
+    margin a schedule moves.
+
+    Arguments
+    ---------
+    branches, cost, modules
+        As of `check_branches`.
+    margin_schedule : object, optional
+        The yaml's, which moves the margin of ``cost``.
+
+    Example
+    -------
+    >>> check_trained(None, None, {})
+    """
+    if not branches:
+        return
+    head = modules.get("classifier")
+    learns = isinstance(head, nn.Module) and any(True for _ in head.parameters())
+    if learns and "classifier" not in branches:
+        raise ValueError(
+            f"branches: {', '.join(branches)}, but not classifier, which would be exported "
+            "as it was made; give it a branch, or let it be torch.nn.Identity."
+        )
+    if margin_schedule is not None and all(
+        branch["cost"] is not cost for branch in branches.values()
+    ):
+        raise ValueError(
+            "margin_schedule: moves the margin of compute_cost, which no branch has; write "
+            "cost: !ref <compute_cost> in one."
+        )
+
+
+def loss_text(hparams: Mapping[str, Any]) -> str:
+    """The loss of a run's keys in a line: the ``compute_cost``, or each branch's with its
+    weight.
+
+    Example
+    -------
+    >>> import hamsb
+    >>> loss_text({"compute_cost": hamsb.Softmax()})
+    'Softmax(scale=1)'
+    """
+    branches = hparams.get("branches")
+    if not branches:
+        return one_line(hparams["compute_cost"])
+    return " + ".join(
+        f"{branch['weight']:g} {one_line(branch['cost'])}" for branch in branches.values()
+    )
+
+
 def check_form(branches: object, where: str = "branches") -> None:
     """ValueError where branches are not heads with a loss and a weight each.
 

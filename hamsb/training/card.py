@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import hamsb
-from hamsb.training.report import one_line
+from hamsb.training.branches import loss_text
 
 if TYPE_CHECKING:
     from hamsb.training.brain import EmbeddingBrain
@@ -105,7 +105,7 @@ def model_card(
     given = getattr(brain.hparams, "card", None) or {}
     return CARD.format(
         front_matter=front_matter(experiment, results, given),
-        loss=one_line(brain.hparams.compute_cost),
+        loss=loss_text(vars(brain.hparams)),
         version=hamsb.__version__,
         experiment=experiment,
         report=report,

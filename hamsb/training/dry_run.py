@@ -18,8 +18,15 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from torch.utils.data import DataLoader, TensorDataset
 
-from hamsb.training.branches import check_form, check_loss, expects, gives
+from hamsb.training.branches import (
+    check_form,
+    check_loss,
+    check_trained,
+    expects,
+    gives,
+)
 from hamsb.training.card import check_card
+from hamsb.training.schedules import next_rate
 from hamsb.utils.checks import check_not_negative, check_whole
 from hamsb.utils.hparams import (
     bracketed,
@@ -55,12 +62,32 @@ def check_objects(hparams_file: str | os.PathLike, overrides: str = "") -> None:
         lines = [overrides, *(f"{key}: 1000" for key in counted)]
         document = read_resolved(hparams_file, "\n".join(filter(None, lines)))
     check_arguments(document, hparams_file)
+    check_used(document, hparams_file)
     check_sample_rates(document, hparams_file)
     check_card(build(_part(document, "card"), hparams_file).get("card"), hparams_file)
     with same_random_state():
         check_dataloader_options(document, hparams_file)
         check_optimizer(document, hparams_file)
         dry_run(document, hparams_file)
+
+
+def check_used(document: Mapping, hparams_file: str | os.PathLike) -> None:
+    """ValueError where a key does nothing, since what takes it is not there: a training
+    would go on without it, and say nothing."""
+    speeds = document.get("speeds")
+    if speeds not in (None, [100]) and document.get("speed_perturb") is None:
+        raise ValueError(
+            f"{hparams_file}: speeds={list(speeds)}: makes classes that nothing fills, "
+            "without speed_perturb; give it, !new:hamsb.augment.time_domain.SpeedPerturb "
+            "{speeds: !ref <speeds>, out_neurons: !ref <out_n_neurons>}."
+        )
+    taken = (document["dataloader_options"] or {}).get("batch_sampler")
+    if document.get("batch_sampler") is not None and taken is None:
+        raise ValueError(
+            f"{hparams_file}: batch_sampler: makes no batch unless the data loader has it; "
+            "write batch_sampler: !ref <batch_sampler> in dataloader_options, in the place "
+            "of batch_size, shuffle and drop_last."
+        )
 
 
 @contextmanager
@@ -124,7 +151,7 @@ def check_optimizer(document: CommentedMap, hparams_file: str | os.PathLike) -> 
     by_step = hasattr(anneal, "on_batch_end")
     for turn in range(1, TURNS + 1 if by_step else built["epoch_counter"].limit + 1):
         try:
-            rate = anneal.on_batch_end(optimizer) if by_step else anneal(turn)[1]
+            rate = anneal.on_batch_end(optimizer) if by_step else next_rate(anneal, turn, 0)
         except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{where}: {error_text(error)}") from error
         rate = optimizer.param_groups[0]["lr"] if by_step else rate
@@ -164,6 +191,11 @@ def dry_run(document: CommentedMap, hparams_file: str | os.PathLike) -> None:
             name: (f"branches[{name}][cost]", branch["cost"])
             for name, branch in branches.items()
         }
+    try:
+        given = hparams.get("compute_cost"), modules, hparams.get("margin_schedule")
+        check_trained(branches, *given)
+    except ValueError as error:
+        raise ValueError(f"{hparams_file}: {error}") from None
     seconds = min(document["sentence_len"], LONGEST)
     batch = torch.randn(2, max(int(seconds * document["sample_rate"]), 1)) / 10
     lengths, before = torch.ones(2), f"crops of {seconds:g} s"

@@ -13,12 +13,12 @@ from hamsb.dataio.annotations import read_columns
 from hamsb.dataio.utterances import own_name
 from hamsb.inference.speaker import load_encoder
 from hamsb.training.brain import EmbeddingBrain, unwrapped
+from hamsb.training.branches import loss_text
 from hamsb.training.card import model_card
 from hamsb.training.export import export_model, write_card
 from hamsb.training.report import (
     REPORT,
     Preparation,
-    one_line,
     run_conditions,
     run_table,
     training_facts,
@@ -190,7 +190,7 @@ def _training_data(
         "speakers": sorted(speakers),
         "development_speakers": sorted(development),
         "data": dict(data),
-        "loss": one_line(brain.hparams.compute_cost),
+        "loss": loss_text(vars(brain.hparams)),
     }
 
 

@@ -60,13 +60,16 @@ from hamsb.verification.trials import (
     read_trials,
 )
 
+#: The keys whose values are counted in the data.
+COUNTED = ("out_n_neurons", "batches_per_epoch", "steps_per_epoch", "processes")
+
 
 def _batches(plain: Mapping) -> tuple[int, bool]:
     """The utterances of a batch of one process, and whether all batches are whole."""
     loader = plain.get("dataloader_options") or {}
     size = loader.get("batch_size") or plain["batch_size"]
     check_whole("batch_size", size, 1)
-    return size, loader.get("drop_last", True)
+    return size, loader.get("drop_last", "batch_sampler" in loader)
 
 
 def count_overrides(
@@ -91,6 +94,8 @@ def count_overrides(
         Batches of an optimizer step, the run option ``grad_accumulation_factor``.
     """
     given = plain_keys(overrides) if overrides else {}
+    nulls = {name for name in COUNTED if name in given and given[name] is None}
+    given = {name: value for name, value in given.items() if name not in nulls}
     speeds = plain.get("speeds") or [100]
     speakers = preparation.speakers * len(speeds)
     if given.get("out_n_neurons", speakers) < speakers:
@@ -116,18 +121,14 @@ def count_overrides(
             f"grad_accumulation_factor={accumulated}: an optimizer step takes so many "
             f"batches, and an epoch has {batches}; give a smaller one."
         )
-    counted = {
-        "out_n_neurons": speakers,
-        "batches_per_epoch": batches,
-        "steps_per_epoch": steps,
-        "processes": processes,
-    }
+    counted = dict(zip(COUNTED, (speakers, batches, steps, processes)))
     added = [
         f"{name}: {count}"
         for name, count in counted.items()
         if name in plain and name not in given
     ]
-    return "\n".join([overrides, *added] if overrides else added)
+    lines = [each for each in overrides.splitlines() if each.partition(":")[0] not in nulls]
+    return "\n".join([*lines, *added])
 
 
 def keep_memory() -> None:

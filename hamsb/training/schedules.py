@@ -14,7 +14,9 @@ checkpointer's recoverables. The loss itself is built with its final margin, and
 keeps that where nobody steps a schedule.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 from speechbrain.utils.checkpoints import (
@@ -24,6 +26,32 @@ from speechbrain.utils.checkpoints import (
 )
 
 from hamsb.utils.checks import check_not_negative
+
+
+def next_rate(schedule: Callable, epoch: int, metric: float) -> float:
+    """The learning rate after an epoch, of SpeechBrain's schedules by epoch: of its number,
+    or as `NewBobScheduler` of how good it was.
+
+    Arguments
+    ---------
+    schedule : callable
+        (epoch), or (metric_value), to old and new rate.
+    epoch : int
+    metric : float
+        Lower is better.
+
+    Example
+    -------
+    >>> from speechbrain.nnet.schedulers import LinearScheduler, NewBobScheduler
+    >>> next_rate(LinearScheduler(1.0, 0.0, 5), 3, 0.5)
+    0.5
+    >>> newbob = NewBobScheduler(1.0)
+    >>> [next_rate(newbob, epoch, metric) for epoch, metric in [(1, 0.5), (2, 0.6)]]
+    [1.0, 0.5]
+    """
+    takes = next(iter(inspect.signature(schedule).parameters), "")
+    _, rate = schedule(metric if takes == "metric_value" else epoch)
+    return rate
 
 
 @register_checkpoint_hooks

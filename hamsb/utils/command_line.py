@@ -67,6 +67,7 @@ TERMINATED = 143
 PATIENCE = 2.0  # seconds between the turns of a run's processes to speak
 LIBRARY = Path(hamsb.__file__).resolve().parent
 NUMBERS = ("number", "seconds", "Hz")  # kinds of keys
+WHOLE = {"whole number": 0, "count": 1}  # and the least of others
 YAML_STARTS = tuple("[{!'\"")
 
 # -------------------------------------------------------------------- the options
@@ -173,6 +174,8 @@ def _check_kinds(keys, resolved):
             check_flag(key.name, bool(value) if isinstance(value, ScalarBoolean) else value)
         elif key.kind in NUMBERS and not is_number(value) and not hasattr(value, "tag"):
             raise ValueError(f"{key.name}={value}: must be a number, {key.help}.")
+        elif key.kind in WHOLE and not is_tagged(value):
+            check_whole(key.name, value, WHOLE[key.kind])
         elif key.kind == "mapping" and not is_tagged(value):
             check_mapping(key.name, value, f"{key.kind}, {key.help}")
         elif key.kind.startswith("list") and not is_tagged(value):
@@ -412,6 +415,7 @@ def _check_values(run_opts, resolved):
         )
     if chosen("compile") and "modules" in resolved:  # a study's runs ask for themselves
         _check_modules("compile_module_keys", chosen("compile_module_keys"), resolved)
+    _check_modules("no_weight_decay", resolved.get("no_weight_decay"), resolved)
     if get_local_rank() is None:
         for name in ("distributed_backend", "find_unused_parameters"):
             if name in run_opts.overridden_args and run_opts[name]:
@@ -427,7 +431,7 @@ def _check_values(run_opts, resolved):
 
 def _check_modules(option, names, resolved):
     """ValueError where an option names a module that the yaml lacks."""
-    modules = resolved["modules"]
+    modules = resolved.get("modules", {})
     for name in names or []:
         if name not in modules:
             raise ValueError(

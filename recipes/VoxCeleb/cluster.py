@@ -27,11 +27,11 @@ KEYS = [
     Key("model", "folder", "the export of a training run"),
     Key("annotation", "file", "csv of the speakers: that run's save/train.csv"),
     Key("output_folder", "folder", "clusters, report and plot"),
-    Key("utterances", "number", "of each speaker, at most"),
+    Key("utterances", "count", "of each speaker, at most"),
     Key("seconds", "seconds", "of a random crop; a shorter utterance is taken whole"),
-    Key("seed", "number", "of the crops and of k-means"),
-    Key("batch_size", "number", "crops embedded together; null: as the device likes"),
-    Key("num_workers", "number", "processes that read the files", optional=True),
+    Key("seed", "whole number", "of the crops and of k-means"),
+    Key("batch_size", "count", "crops embedded together; null: as the device likes"),
+    Key("num_workers", "whole number", "processes that read the files", optional=True),
     Key("k", "list of numbers", "of clusters: a file for each"),
     Key("ball", "object", "null: cosine; model: the one it was trained with; or a ball"),
 ]
@@ -70,7 +70,7 @@ SCRIPT = "cluster.py"
 
 def check_numbers(numbers, annotation):
     """ValueError where the speakers cannot be clustered into each k of a list."""
-    if not isinstance(numbers, list) or not numbers:
+    if not numbers:
         raise ValueError(f"k={numbers}: must be a list of numbers, as [10, 20, 50].")
     for k in numbers:
         if type(k) is not int or k < 2 or numbers.count(k) > 1:

@@ -29,7 +29,10 @@ KEYS = [
     Key("batch_sampler", "object", "makes the batches, anew each epoch", optional=True),
     Key("cluster_refresh", "mapping", "new clusters for the batch sampler", optional=True),
     Key(
-        "head_epochs", "number", "train the head alone, of pretrained_model", optional=True
+        "head_epochs",
+        "whole number",
+        "train the head alone, of pretrained_model",
+        optional=True,
     ),
     Key("encoder_lr_factor", "number", "the encoder's part of the rate", optional=True),
     Key(

@@ -145,6 +145,12 @@ class ContrastiveBrain(EmbeddingBrain):
         features = self.modules.mean_var_norm(features, lengths)
         if getattr(self.hparams, "fea_augment", None) is not None:
             features, _ = self.hparams.fea_augment(features, lengths)
+        if len(features) != len(batch):  # copies of one utterance would be negatives
+            raise ValueError(
+                f"wav_augment, fea_augment: give {len(features)} utterances for a view of "
+                f"{len(batch)}; a view has each once: concat_original: False, "
+                "parallel_augment: False, repeat_augment: 1."
+            )
         return features
 
     def compute_objectives(self, predictions, batch, stage):

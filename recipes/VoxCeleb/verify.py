@@ -32,21 +32,21 @@ KEYS = [
     Key("cohort", "data", "or a list: what scores are normalized with; null: none"),
     Key("merge_speakers", "boolean", "of one name in two folders", optional=True),
     Key("prefix_speakers", "boolean", "names begin with their folder's", optional=True),
-    Key("cohort_per_speaker", "number", "of utterances, at most; null: all"),
+    Key("cohort_per_speaker", "count", "of utterances, at most; null: all"),
     Key("cohort_speaker_means", "boolean", "each speaker's mean, not each utterance"),
-    Key("cohort_size", "number", "of as-norm: the nearest to each side of a trial"),
+    Key("cohort_size", "whole number", "of as-norm: the nearest to each side of a trial"),
     Key("subtract_mean", "boolean", "the cohort's mean embedding, from all embeddings"),
     Key("calibration_file", "file", "a trial list of other speakers, or null"),
     Key("calibration_data_folder", "data", "of that list"),
     Key("quality_measures", "list", "that calibration takes into account: duration, norm"),
     Key("store_decision", "boolean", "store thresholds of the cosine with the model"),
     Key("p_targets", "list of numbers", "priors of the detection costs"),
-    Key("bootstrap_draws", "number", "for the interval of the EER; 0: none"),
+    Key("bootstrap_draws", "whole number", "for the interval of the EER; 0: none"),
     Key("duration_bins", "list of numbers", "limits of groups of trials, in seconds"),
     Key("metadata", "file", "csv file that tells of speakers or utterances, or null"),
     Key("metadata_columns", "list", "its columns that group trials"),
-    Key("batch_size", "number", "utterances embedded together; null: as the device likes"),
-    Key("num_workers", "number", "processes that read the files", optional=True),
+    Key("batch_size", "count", "utterances embedded together; null: as the device likes"),
+    Key("num_workers", "whole number", "processes that read the files", optional=True),
     Key("cache_folder", "folder", "embeddings of all runs; null: embed anew"),
 ]
 
@@ -60,13 +60,11 @@ from pathlib import Path
 
 from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.nnet.similarities import CosineSimilarity, HyperbolicSimilarity
-from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run
 from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
-from hamsb.verification.batches import check_numbers
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.data import VerificationData
 from hamsb.verification.decision import (
@@ -95,25 +93,19 @@ SCRIPT = "verify.py"
 
 
 def check(hparams):
-    """ValueError where a key's value is none of those that the yaml names."""
+    """ValueError where a list's value is none of those that the yaml names, or a key does
+    nothing without another."""
     for key, known in (
         ("backends", BACKENDS),
         ("normalizations", NORMALIZATIONS),
         ("quality_measures", QUALITIES),
     ):
         values = hparams[key]
-        if not isinstance(values, list):
-            raise ValueError(f"{key}={values}: must be a list, as [{', '.join(known)}].")
         for value in values:
             if value not in known or values.count(value) > 1:
                 raise ValueError(f"{key}={values}: each once, of {', '.join(known)}.")
         if not values and key != "quality_measures":
             raise ValueError(f"{key}=[]: at least one of {', '.join(known)}.")
-    for key, least in (("cohort_size", 0), ("bootstrap_draws", 0)):
-        check_whole(key, hparams[key], least)
-    if hparams["cohort_per_speaker"] is not None:
-        check_whole("cohort_per_speaker", hparams["cohort_per_speaker"], 1)
-    check_numbers(hparams["batch_size"], hparams.get("num_workers"))
     for p in hparams["p_targets"]:
         bayes_threshold(p)  # refuses what is no prior
     if hparams["cohort"] is None:

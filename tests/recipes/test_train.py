@@ -398,7 +398,7 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
     """In small.yaml with a schedule in it that its checkpointer does not name."""
     text = (repository / SMALL).read_text()
     schedule = (
-        "margin_schedule: !new:hamsb.LinearMargin\n    margin: 0.2\n    warmup_steps: 5\n"
+        "margin_schedule: !new:hamsb.LinearMargin\n    margin: 0.3\n    warmup_steps: 5\n"
     )
     yaml = tmp_path / "scheduled.yaml"
     yaml.write_text(text.replace("checkpointer:", schedule + "\ncheckpointer:"))
@@ -411,9 +411,12 @@ def test_the_margin_grows_and_goes_on_after_an_interruption(
 
     monkeypatch.setattr(train.SpeakerBrain, "fit_batch", watched)
     train.main([str(yaml), *tiny_options(number_of_epochs=1)])
-    train.main([str(yaml), *tiny_options(number_of_epochs=2)])
+    for _ in range(2):  # the second time nothing is left to train
+        train.main([str(yaml), *tiny_options(number_of_epochs=2)])
+        told = json.loads(next(tmp_path.rglob("training.json")).read_text())
+        assert told["loss"] == "AAMSoftmax(margin=0.3, scale=15)"
     steps = range(1, 13)
-    assert margins == pytest.approx([min(0.04 * step, 0.2) for step in steps])
+    assert margins == pytest.approx([min(0.06 * step, 0.3) for step in steps])
 
 
 def test_the_last_optimizer_step_is_the_schedules_last(run, tmp_path, monkeypatch):

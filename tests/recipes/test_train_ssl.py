@@ -399,6 +399,15 @@ def test_each_view_is_distorted_on_its_own(brain):
     assert torch.equal(seen[1], batch.second.data + 2)
 
 
+def test_copies_of_an_utterance_are_no_utterances(brain):
+    """They would be one another's negatives."""
+    for flags in ({"concat_original": True}, {"repeat_augment": 2}):
+        augment = Augmenter(augmentations=[Numbered()], **flags)
+        made = brain(NTXent(hamsb.Softmax()), wav_augment=augment)
+        with pytest.raises(ValueError, match="give 16 utterances for a view of 8; a view"):
+            made.compute_forward(drawn(), Stage.TRAIN)
+
+
 def test_a_loss_that_compares_no_views_is_refused():
     moco = MoCo(hamsb.Softmax(), 5, 4)
     for cost, modules, message in (

@@ -49,6 +49,36 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
         ("small", "opt_class: {weight_decay: -1}", "opt_class: Invalid weight_decay"),
         ("small", "opt_class: !name:torch.optim.Adm {lr: 1}", NOT_THERE),
         ("small", "opt_class: !name:torch.optim.Adam {}", None),
+        ("small", "speeds: [100, 90]", r"speeds=\[100, 90\]: makes classes that nothing"),
+        ("small", "speeds: [100]", None),
+        (
+            "small",
+            "batch_sampler: !new:builtins.list {}",
+            "batch_sampler: makes no batch unless the data loader has it",
+        ),
+        (
+            "small",
+            "branches: {other: {cost: !ref <compute_cost>, weight: 1.0}}",
+            "branches: other, but not classifier, which would be exported as it was made",
+        ),
+        (
+            "small",
+            "margin_schedule: !new:hamsb.LinearMargin {margin: 0.4, warmup_steps: 2}\n"
+            "branches: {classifier: {cost: !new:hamsb.AAMSoftmax {}, weight: 1.0}}",
+            "margin_schedule: moves the margin of compute_cost, which no branch has",
+        ),
+        (
+            "small",
+            "margin_schedule: !new:hamsb.LinearMargin {margin: 0.4, warmup_steps: 2}\n"
+            "branches: {classifier: {cost: !ref <compute_cost>, weight: 1.0}}",
+            None,
+        ),
+        (
+            "small",
+            "lr_annealing: !new:speechbrain.nnet.schedulers.NewBobScheduler "
+            "{initial_value: 0.001}",
+            None,
+        ),
         (
             "small",
             "number_of_epochs: null",

@@ -14,7 +14,8 @@ from hamsb.training.keys import PREPARED
 
 def test_counts_replace_only_keys_that_the_yaml_has():
     preparation = SimpleNamespace(speakers=7, utterances=100)
-    plain = {"batch_size": 8, "out_n_neurons": 1}
+    whole = {"drop_last": True}
+    plain = {"batch_size": 8, "out_n_neurons": 1, "dataloader_options": whole}
     assert run.count_overrides("", plain, preparation) == "out_n_neurons: 7"
     plain["steps_per_epoch"] = 0
     assert run.count_overrides("seed: 3", plain, preparation) == (
@@ -23,11 +24,15 @@ def test_counts_replace_only_keys_that_the_yaml_has():
     assert run.count_overrides("steps_per_epoch: 5", plain, preparation) == (
         "steps_per_epoch: 5\nout_n_neurons: 7"
     )
+    assert run.count_overrides("steps_per_epoch: null", plain, preparation) == (
+        "out_n_neurons: 7\nsteps_per_epoch: 12"
+    )
 
 
 def test_steps_per_epoch_are_those_of_one_process(monkeypatch):
     preparation = SimpleNamespace(speakers=6, utterances=27)
     plain = {"batch_size": 4, "steps_per_epoch": 0, "speeds": None}
+    plain["dataloader_options"] = {"drop_last": True}
     for processes, steps in ((1, 6), (2, 3)):
         monkeypatch.setattr(run, "share", lambda n=processes: (0, n))
         counted = run.count_overrides("", plain, preparation)
@@ -40,6 +45,7 @@ def test_steps_per_epoch_are_those_of_one_process(monkeypatch):
 def test_steps_are_those_of_the_optimizer_and_the_loader(monkeypatch):
     preparation = SimpleNamespace(speakers=6, utterances=27)
     plain = {"batch_size": 4, "batches_per_epoch": 0, "steps_per_epoch": 0}
+    plain["dataloader_options"] = {"drop_last": True}
     count = functools.partial(run.count_overrides, preparation=preparation)
 
     def counted(batches, steps):
@@ -49,8 +55,14 @@ def test_steps_are_those_of_the_optimizer_and_the_loader(monkeypatch):
     assert count("", plain, accumulated=4) == counted(6, 1)
     with pytest.raises(ValueError, match="grad_accumulation_factor=7: .* an epoch has 6"):
         count("", plain, accumulated=7)
-    plain["dataloader_options"] = {"batch_size": 5}
+    plain["dataloader_options"]["batch_size"] = 5
     assert count("", plain) == counted(5, 5)
+    plain["dataloader_options"]["batch_sampler"] = plain["dataloader_options"].pop(
+        "drop_last"
+    )
+    assert count("", plain) == counted(5, 5)  # which makes whole batches
+    del plain["dataloader_options"]["batch_sampler"]
+    assert count("", plain) == counted(6, 6)  # as torch does
     plain["dataloader_options"]["drop_last"] = False
     assert count("", plain) == counted(6, 6)
     monkeypatch.setattr(run, "share", lambda: (0, 2))

@@ -299,6 +299,15 @@ def test_run_options_that_cannot_work(arguments, message):
         parse_arguments(["x.yaml", *arguments], KEYS)
 
 
+def test_modules_that_a_key_names_are_there():
+    keys = [*KEYS, Key("no_weight_decay", "list", "modules", optional=True)]
+    parse_arguments(["x.yaml", "--no_weight_decay=[head]"], keys)
+    with pytest.raises(ValueError, match="^no_weight_decay=tail: no such module; the yaml"):
+        parse_arguments(["x.yaml", "--no_weight_decay=[head, tail]"], keys)
+    with pytest.raises(ValueError, match="^no_weight_decay=head: must be a list, modules"):
+        parse_arguments(["x.yaml", "--no_weight_decay=head"], keys)
+
+
 def test_run_options_that_can_work(folder):
     options("--max_grad_norm=inf", "--bfloat16_mix_prec", "--debug", "--debug_epochs=0")
     options("--compile", "--compile_module_keys=head", "--ckpt_interval_steps=-1")
@@ -368,6 +377,11 @@ def test_a_yaml_of_another_script(folder):
         ("Hz", "of all", "1k", "margin=1k: must be a number, of all"),
         ("number", "of all", "True", "margin=True: must be a number"),
         ("number", "of all", "1e-3", None),
+        ("count", "epochs", "0", "margin=0: must be a whole number, at least 1"),
+        ("count", "epochs", "1.5", "margin=1.5: must be a whole number"),
+        ("count", "epochs", "!ref <seed>", None),
+        ("whole number", "of all", "-1", "margin=-1: must be a whole number, at least 0"),
+        ("whole number", "of all", "0", None),
         ("number", "of all", "!ref <seed> / 2", None),
         ("number", "of all", "!apply:math.sqrt [4]", None),
         ("boolean", "or not", "no", "margin='no': must be True or False"),

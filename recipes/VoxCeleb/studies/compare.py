@@ -44,12 +44,12 @@ from hamsb.utils.hparams import Key
 
 KEYS = [
     Key("output_folder", "folder", "tables, plots and the runs' folders"),
-    Key("processes", "number", "runs side by side; 0: only the table"),
+    Key("processes", "whole number", "runs side by side; 0: only the table"),
     Key("keep_checkpoints", "boolean", "of finished runs; their exports stay"),
     Key("seeds", "list of numbers", "each experiment is trained with each of them"),
     Key("options", "mapping", "options of every run"),
     Key("experiments", "mapping", "name: hparams, and what is its own"),
-    Key("finalists", "number", "so many of those searched get seeds", optional=True),
+    Key("finalists", "whole number", "so many of those searched get seeds", optional=True),
     Key("search_options", "mapping", "options of the runs of a search", optional=True),
 ]
 

@@ -21,7 +21,7 @@ KEYS = [
         "of the lists; {corpus: name} where they differ",
     ),
     Key("seeds", "list of numbers", "null: all that are there"),
-    Key("bootstrap_draws", "number", "for the intervals"),
+    Key("bootstrap_draws", "count", "for the intervals"),
     Key("baseline", "name", "the experiment that others are compared with"),
     Key("experiments", "mapping", "name: {corpus: folder of its runs}"),
 ]
@@ -34,7 +34,6 @@ from pathlib import Path
 
 from hamsb.training.comparison import check_seeds
 from hamsb.training.corpora import MEAN, changes, read_corpus
-from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.conditions import conditions, versions
 from hamsb.utils.files import only_run, replacing
@@ -62,7 +61,6 @@ Runs:
 
 def check(hparams: Mapping) -> None:
     """ValueError where a key's value cannot be."""
-    check_whole("bootstrap_draws", hparams["bootstrap_draws"], 1)
     if hparams["seeds"] is not None:
         check_seeds(hparams["seeds"], SCRIPT)
     experiments, baseline = hparams["experiments"], hparams["baseline"]

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+from ruamel.yaml.comments import CommentedMap
 
 from hamsb.training.study import (
     Run,
@@ -18,14 +19,15 @@ from hamsb.training.study import (
     train_all,
 )
 from hamsb.utils.checks import check_list, check_mapping, check_whole
-from hamsb.utils.hparams import merged, option_text
+from hamsb.utils.hparams import merged, option_text, read_yaml
 from hamsb.verification.bootstrap import bootstrap_eer, relative_change
 from hamsb.verification.metrics import eer, min_dcf
 from hamsb.verification.trials import speaker_of
 
 OF_A_RUN = ("seed", "output_folder")  # not among the options, but those of the search
 OF_AN_EXPERIMENT = {
-    "hparams", "script", "folder", "seeds", "options", "baseline", "search", "after",
+    "hparams", "script", "folder", "seeds", "loss", "options", "baseline", "search",
+    "after",
 }  # fmt: skip
 DRAWS = 1000  # of the bootstrap
 RATES = {"EER %": ".2f", "minDCF(p=0.01)": ".3f", "minDCF(p=0.05)": ".3f"}
@@ -64,6 +66,8 @@ class Comparison:
         self.options = merged(hparams["options"], given or {})
         self.search_options = hparams.get("search_options") or {}
         self.experiments = hparams["experiments"]
+        file = hparams.get("loss_file")
+        self.losses = {} if file is None else read_yaml(self._find(str(file)))
         self._check(hparams_file)
 
     def _check(self, hparams_file: str | Path) -> None:
@@ -95,6 +99,11 @@ class Comparison:
             others = [*self.experiments]
             if not isinstance(after, list) or any(each not in others for each in after):
                 raise ValueError(f"{where}: after={after}: a list of other experiments.")
+            if (loss := experiment.get("loss")) is not None and loss not in self.losses:
+                raise ValueError(
+                    f"{where}: loss={loss}: must be one of the loss_file's, "
+                    f"{', '.join(self.losses) or 'of which there is none'}."
+                )
             search = experiment.get("search", [])
             check_list(f"{where}: search", search, "list, of options to choose from")
             parts = [experiment.get("options", {}), *search]
@@ -160,14 +169,21 @@ class Comparison:
         """The options to choose from."""
         return self.experiments[name].get("search") or [{}]
 
+    def own_options(self, name: str) -> CommentedMap:
+        """What an experiment has beside the options of all and its points: those of its
+        loss, and its own."""
+        experiment = self.experiments[name]
+        loss = self.losses.get(experiment.get("loss"), {})
+        return merged(loss, experiment.get("options", {}))
+
     def search(self, name: str) -> list[Run]:
         """The runs of an experiment's search; none where nothing is to be chosen."""
         points = self.points(name)
         if len(points) == 1:
             return []
         return [
-            self._run(name, f"point {n}", f"search_{n}", point, self.search_options)
-            for n, point in enumerate(points, start=1)
+            self._run(name, f"point {n + 1}", f"search_{n + 1}", n, self.search_options)
+            for n in range(len(points))
         ]
 
     def chosen(self, name: str) -> int | None:
@@ -206,20 +222,17 @@ class Comparison:
         chosen = self.chosen(name)
         if chosen is None or not self.goes_on(name):
             return []
-        point = self.points(name)[chosen]
         return [
-            self._run(name, f"seed {seed}", str(seed), point, {"seed": seed})
+            self._run(name, f"seed {seed}", str(seed), chosen, {"seed": seed})
             for seed in self.seeds(name)
         ]
 
-    def _run(
-        self, name: str, role: str, folder: str, point: Mapping, options: Mapping
-    ) -> Run:
+    def _run(self, name: str, role: str, folder: str, point: int, options: Mapping) -> Run:
         experiment = self.experiments[name]
         place = Path(experiment.get("folder", self.folder / name)) / folder
-        own = experiment.get("options", {})
+        own, chosen = self.own_options(name), self.points(name)[point]
         of_all = {"output_folder": str(place), "noprogressbar": True}
-        options = merged(self.options, own, options, point, of_all)
+        options = merged(self.options, own, options, chosen, of_all)
         arguments = (f"--{key}={option_text(value)}" for key, value in options.items())
         hparams_file = str(self._find(experiment["hparams"]))
         script = self.train.with_name(experiment.get("script", self.train.name))

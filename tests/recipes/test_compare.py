@@ -551,6 +551,31 @@ def test_another_style_or_order_of_keys_is_no_other_setting(comparison, stand_in
     assert stand_in.names() == ["am/1", "ham/1"]
 
 
+def test_losses_are_named_and_changed_by_options(comparison, stand_in, out, tmp_path):
+    """Beside the study first; what the options do not change stays."""
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "am:\n    classifier: !new:hamsb.CosineClassifier {input_size: !ref <lin_neurons>, "
+        "out_neurons: !ref <out_n_neurons>}\n"
+        "    compute_cost: !new:hamsb.AMSoftmax {margin: 0.2, scale: 30.0}\n"
+    )
+    experiments = {
+        "am": {"hparams": SMALL, "loss": "am", "options": {"compute_cost": {"scale": 9.0}}},
+        "other": {"hparams": SMALL},
+    }
+    given = {"experiments": experiments, "loss_file": "own.yaml"}
+    compare.main([comparison(**given)])
+    am, other = stand_in.calls()
+    assert am["compute_cost"] == "!new:hamsb.AMSoftmax {margin: 0.2, scale: 9.0}"
+    assert "CosineClassifier" in am["classifier"] and "<lin_neurons>" in am["classifier"]
+    assert "compute_cost" not in other
+    report = (out / "report.md").read_text()
+    assert "compute_cost: !new:hamsb.AMSoftmax {margin: 0.2, scale: 9.0}" in report
+    experiments["am"]["loss"] = "aam"
+    with pytest.raises(ValueError, match="loss=aam: must be one of the loss_file's, am"):
+        compare.main([comparison(**given)])
+
+
 def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_path):
     text = (REPOSITORY / "hparams" / SMALL).read_text()
     (tmp_path / "own").mkdir()
@@ -573,7 +598,7 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
         ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
         ({"seeds": []}, r"seeds=\[\]"),
         ({"experiments": {"am": {"hparams": SMALL, "seeds": 3}}}, r"am.: seeds=3: a list"),
-        ({"seeds": [True]}, r"seeds=\[True\]: a list of different whole numbers"),
+        ({"seeds": [True]}, r"seeds=\[True\]: must be a list of numbers"),
         ({"seeds": "1"}, "seeds=1: must be a list of numbers, each experiment is"),
         ({"processes": -1}, "processes=-1"),
         ({"experiments": ["am"]}, r"experiments=\['am'\]: must be a mapping, name: hpar"),
@@ -619,6 +644,10 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
             "am. has hparams, base; it",
         ),
         ({"experiments": {"am": {"hparams": SMALL, "after": ["h"]}}}, r"after=\['h'\]: a"),
+        (
+            {"experiments": {"am": {"hparams": SMALL, "loss": "am"}}},
+            r"\[am\]: loss=am: must be one of the loss_file's, of which there is none",
+        ),
         ({"experiments": {"am": {"hparams": SMALL, "after": ["am"]}}}, "am wait for one"),
         (
             {

@@ -29,6 +29,7 @@ from runs import EXPERIMENT, export_untrained, quick  # noqa: F401
 
 HPARAMS = REPOSITORY / "hparams"
 STUDIES = sorted(HPARAMS.glob("studies/compare_*.yaml"))
+LOSSES = HPARAMS / "studies" / "losses.yaml"  # of which no script is given the path
 SMALL = "{channels: [8, 8, 8, 8, 24], attention_channels: 8}"
 REFRESH = "{every: 1, k: 2, utterances: 2, seconds: 0.5}"
 PRETRAINED = "a run of train_ecapa_ham.yaml"
@@ -87,6 +88,7 @@ OTHERS = {
     "verification_ecapa": "SpeechBrain's speaker_verification_cosine.py: test_upstream.py",
     **{f"studies/{path.stem}": "compare.py: below" for path in STUDIES},
     "studies/corpora": "corpora.py: test_corpora_study.py",
+    "studies/losses": "the studies' losses: below, in each of them",
 }
 SCRIPTS = {"train": train, "ssl": train_ssl, "verify": verify, "cluster": cluster}
 SSL = [name for name, (script, _) in TRAINED.items() if script is train_ssl]
@@ -207,7 +209,9 @@ def test_what_a_script_reads_is_declared(script):
     assert all(key.help and key.kind for key in script.KEYS)
 
 
-@pytest.mark.parametrize("path", sorted(HPARAMS.rglob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted({*HPARAMS.rglob("*.yaml")} - {LOSSES}), ids=lambda p: p.stem
+)
 def test_every_key_is_used(path):
     """By the script, by Brain, or by another key."""
     name = str(path.relative_to(HPARAMS).with_suffix(""))
@@ -457,12 +461,14 @@ PROMISED = {
     "aam_0.001_scale_15": ("CosineClassifier", "AAMSoftmax"),
     "am_origin": ("CosineClassifier", "AMSoftmax"),
     "aam_origin": ("CosineClassifier", "AAMSoftmax"),
+    "aam_origin_scale_15": ("CosineClassifier", "AAMSoftmax"),
     "aam_sub_centers": ("CosineClassifier", "AAMSoftmax"),
     "aam_top_k": ("CosineClassifier", "AAMSoftmax"),
     "aam_sub_centers_top_k": ("CosineClassifier", "AAMSoftmax"),
     "sphereface2": ("CosineClassifier", "SphereFace2"),
 }  # fmt: skip
-PLAIN = {"am", "aam"}  # SpeechBrain's start, where others of these cosine heads have HAM's
+# With SpeechBrain's start, where others of these cosine heads have HAM's.
+PLAIN = {"am", "aam", "aam_scale_15", "ram"}
 LABELLED = {
     "compute_cost", "classifier", "euclidean_cost", "clusters", "hard_ratio",
     "no_weight_decay", "margin_schedule", "cluster_refresh", "modules", "checkpointer",

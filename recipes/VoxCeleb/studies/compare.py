@@ -15,9 +15,11 @@ names these in ``after``, and waits for them. ``processes`` runs go side by side
 share the cores, or have ``OMP_NUM_THREADS`` threads each where that is set. A run option
 on the command line (``--device=cuda:0``) goes to every run.
 
-An experiment's yaml is looked for beside the study's and in ``hparams/``. Options are
-merged as on a command line (`hamsb.utils.hparams.override`). What has a tag is not built
-here; a text that begins with ``!`` is yaml, whose ``!ref`` is to the run's keys.
+An experiment's yaml is looked for beside the study's and in ``hparams/``, and so is the
+``loss_file``, of which an experiment may name a ``loss``: a head and a loss in the place of
+its yaml's. Options are merged as on a command line (`hamsb.utils.hparams.override`): those
+of all, of the loss, of the experiment. What has a tag is not built here; a text that begins
+with ``!`` is yaml, whose ``!ref`` is to the run's keys.
 
 An experiment with a ``search`` is first trained once for each of its points
 (options again), with ``search_options``, in ``<experiment>/search_<point>``. The
@@ -49,6 +51,7 @@ KEYS = [
     Key("seeds", "list of numbers", "each experiment is trained with each of them"),
     Key("options", "mapping", "options of every run"),
     Key("experiments", "mapping", "name: hparams, and what is its own"),
+    Key("loss_file", "file", "of the losses that experiments name", optional=True),
     Key("finalists", "whole number", "so many of those searched get seeds", optional=True),
     Key("search_options", "mapping", "options of the runs of a search", optional=True),
 ]
@@ -221,7 +224,7 @@ def experiment_table(comparison: Comparison) -> str:
         cell = "not chosen yet"
         if chosen is not None:
             point = comparison.points(name)[chosen]
-            options = merged(experiment.get("options", {}), point)
+            options = merged(comparison.own_options(name), point)
             cell = f"`{option_text(options)}`" if options else ""
         rows.append([name, experiment["hparams"], cell])
     return markdown_table(["experiment", "yaml", "options"], rows)

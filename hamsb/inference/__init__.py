@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hamsb.inference.extraction import EmbeddingExtractor
-    from hamsb.inference.folder import inspect_model
+    from hamsb.inference.inspection import inspect_model
     from hamsb.inference.speaker import SpeakerRecognition
     from hamsb.inference.speakers import Speakers
 
@@ -15,7 +15,7 @@ _PLACES = {
     "EmbeddingExtractor": "extraction",
     "SpeakerRecognition": "speaker",
     "Speakers": "speakers",
-    "inspect_model": "folder",
+    "inspect_model": "inspection",
 }
 
 __all__ = ["EmbeddingExtractor", "SpeakerRecognition", "Speakers", "inspect_model"]

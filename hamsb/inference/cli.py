@@ -119,7 +119,8 @@ def _declare_info(commands):
 
 
 def _info(options):
-    from hamsb.inference.folder import inspect_model, is_hub_name
+    from hamsb.inference.folder import is_hub_name
+    from hamsb.inference.inspection import inspect_model
 
     if os.path.isdir(options.model) or not is_hub_name(options.model):
         print(inspect_model(options.model))

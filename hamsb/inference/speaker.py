@@ -18,13 +18,8 @@ from speechbrain.utils.fetching import FetchConfig, FetchFrom, fetch, guess_sour
 from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.audio import check_audio, load_audio
-from hamsb.inference.folder import (
-    HPARAMS,
-    exports_near,
-    is_hub_name,
-    model_folder,
-    top_keys,
-)
+from hamsb.inference.folder import exports_near, is_hub_name, model_folder
+from hamsb.inference.inspection import HPARAMS, top_keys
 from hamsb.nnet.balls import Ball
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
@@ -405,7 +400,7 @@ def fetch_texts(source: str) -> Path:
     Returns
     -------
     Path
-        A folder in the hub's cache, for `hamsb.inference.folder.inspect_model`.
+        A folder in the hub's cache, for `hamsb.inference.inspection.inspect_model`.
 
     Raises
     ------

@@ -37,7 +37,7 @@ import yaml
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 
-from hamsb.inference.folder import named_in_yaml
+from hamsb.inference.inspection import named_in_yaml
 from hamsb.utils.files import disk_errors, replacing, replacing_folder
 from hamsb.verification.decision import write_decision
 from hamsb.verification.training_data import write_training

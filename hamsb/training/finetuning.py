@@ -33,7 +33,8 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from torch import nn
 
-from hamsb.inference.folder import HPARAMS, model_folder
+from hamsb.inference.folder import model_folder
+from hamsb.inference.inspection import HPARAMS
 from hamsb.inference.speaker import SpeakerRecognition, source_folder
 from hamsb.nnet._sharded import shards
 from hamsb.nnet.momentum import MomentumEncoder

@@ -393,7 +393,21 @@ def _resolved(hparams_file: str, overrides: str, content: bytes) -> str:
     try:
         return resolve_references(text).getvalue()
     except BUILD_ERRORS as error:
+        _refuse_null_groups(hparams_file, text.getvalue())
         raise _named(hparams_file, error) from error
+
+
+def _refuse_null_groups(hparams_file: str, text: str) -> None:
+    """ValueError where a reference is to a key of a group that is null."""
+    groups, key = YAML().load(text), ""
+    for line in text.splitlines():
+        key = line.partition(":")[0] if line[:1].isalpha() else key
+        for group in re.findall(r"<(\w+)\[", line):
+            if groups.get(group, {}) is None:
+                raise ValueError(
+                    f"{hparams_file}: {key} refers to a key of {group}, which is null; "
+                    f"give {group}, or {key}=null where nothing else needs it."
+                )
 
 
 def read_resolved(hparams_file: str | os.PathLike, overrides: str = "") -> CommentedMap:

@@ -267,3 +267,11 @@ def test_a_changed_file_is_read_again(tmp_path):
         assert resolve(path, "a: 3") != before == resolve(path)
         changed()
         assert resolve(path) == before.replace("1", "2") != before
+
+
+def test_a_reference_into_a_group_that_is_null_names_both(file):
+    file.write_text("group: {folder: a}\nplace: !ref <group[folder]>/b\n")
+    assert read_resolved(file)["place"] == "a/b"
+    with pytest.raises(ValueError, match="place refers to a key of group, which is null"):
+        read_resolved(file, "group: null")
+    read_resolved(file, "group: null\nplace: null")

@@ -134,9 +134,6 @@ class EmbeddingBrain(sb.Brain):
         self.margin_schedule = getattr(self.hparams, "margin_schedule", None)
         if self.margin_schedule is not None:  # it may come from an option
             self.also_save("margin_schedule", self.margin_schedule)
-        annealing = getattr(self.hparams, "lr_annealing", None)
-        if annealing is not None and has_hooks(annealing):
-            self.also_save("lr_annealing", annealing)
         self.stopping = Stopping(self.device)
         self.position = Position()
         self.feed = Feed(())

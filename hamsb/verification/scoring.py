@@ -152,7 +152,8 @@ def read_scores(
     ...     read_scores(file.name)
     ([('a b/1.wav', 'c/1.wav')], array([0]), array([-0.5]))
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    text = Path(path).read_text(encoding="utf-8")
+    lines = [line for line in text.split("\n") if line]
     rows = [line.split("\t" if "\t" in line else " ") for line in lines]
     try:
         enrol, test, labels, scores = zip(*rows, strict=True) if rows else ((),) * 4

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import fields
 
 import pytest
 import torch
@@ -284,3 +285,13 @@ def test_shards_of_a_module():
     module = nn.ModuleDict({"a": head_of("clipped"), "b": head_of("cosine", False)})
     assert [*_sharded.shards(module)] == ["a.centers"]
     assert head_of("cosine of 3").shard.rows == slice(0, 3 * C)
+
+
+def test_a_part_of_the_speakers_does_not_go_under_torch_compile():
+    """It would take all of them, and say nothing."""
+    lazy = CosineClassifier(D, C, class_fraction=0.1)(torch.ones(2, D))
+    given = {each.name: getattr(lazy, each.name) for each in fields(lazy)}
+    given.pop("_tensor")
+    parted = _sharded.ShardedSimilarities(**given, shard=None)
+    with pytest.raises(ValueError, match="class_fraction=0.1: not with sharded=True under"):
+        parted.compiled()

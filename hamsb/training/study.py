@@ -292,13 +292,16 @@ def outcome(run: Run, status: int) -> str:
         output = run.output.read_text(encoding="utf-8", errors="replace").splitlines()
         end = "".join(f"    {line}\n" for line in output[-15:])
         return f"failed with status {status}.\n{end}All of it: {run.output}"
-    words = [
-        f"{name} EER {100 * eer(scores, labels)[0]:.2f} %"
-        for name, (_, labels, scores) in read_all_scores(run.folder).items()
-    ]
-    rate = development_eer(run.folder)
-    words += [f"development EER {rate:.2f} %"] if rate is not None else []
-    return ", ".join([*words, f"{minutes(run.folder):.1f} minutes"])
+    try:
+        words = [
+            f"{name} EER {100 * eer(scores, labels)[0]:.2f} %"
+            for name, (_, labels, scores) in read_all_scores(run.folder).items()
+        ]
+        rate = development_eer(run.folder)
+        words += [f"development EER {rate:.2f} %"] if rate is not None else []
+        return ", ".join([*words, f"{minutes(run.folder):.1f} minutes"])
+    except (OSError, ValueError, LookupError) as error:  # the others go on
+        return f"finished, and what it left cannot be read: {error}"
 
 
 # ------------------------------------------------------------- what a run left behind

@@ -480,6 +480,15 @@ def test_another_list_of_one_name_is_refused(comparison, stand_in, out):
         compare.main([comparison()])
 
 
+def test_results_that_cannot_be_read_end_no_other_run(comparison, stand_in, out):
+    compare.main([comparison()])
+    scores = out / "ham" / "1" / "scores_test.txt"
+    scores.write_text(scores.read_text().replace(" ", " and ", 1))
+    run = Run("ham", "seed 1", out / "ham" / "1", compare.TRAIN, ())
+    told = study.outcome(run, 0)
+    assert told.startswith(f"finished, and what it left cannot be read: {scores}:1: must")
+
+
 def test_lists_that_not_all_have_scored(comparison, stand_in, out):
     compare.main([comparison()])
     scores = out / "ham" / "1" / "scores_test.txt"

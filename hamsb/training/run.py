@@ -66,10 +66,10 @@ COUNTED = ("out_n_neurons", "batches_per_epoch", "steps_per_epoch", "processes")
 
 def _batches(plain: Mapping) -> tuple[int, bool]:
     """The utterances of a batch of one process, and whether all batches are whole."""
-    loader = plain.get("dataloader_options") or {}
-    size = loader.get("batch_size") or plain["batch_size"]
+    loader = plain.get("dataloader_options")  # none where it holds a sampler of batches
+    size = (loader or {}).get("batch_size") or plain["batch_size"]
     check_whole("batch_size", size, 1)
-    return size, loader.get("drop_last", "batch_sampler" in loader)
+    return size, loader is None or loader.get("drop_last", False)
 
 
 def count_overrides(

@@ -81,6 +81,12 @@ def check_used(document: Mapping, hparams_file: str | os.PathLike) -> None:
             "without speed_perturb; give it, !new:hamsb.augment.time_domain.SpeedPerturb "
             "{speeds: !ref <speeds>, out_neurons: !ref <out_n_neurons>}."
         )
+    modules = document["modules"]
+    if document.get("momentum_encoder") is not None and "momentum_encoder" not in modules:
+        raise ValueError(
+            f"{hparams_file}: momentum_encoder: is none of the modules, so nothing asks it; "
+            "leave it out, or begin with a yaml of MoCo."
+        )
     taken = (document["dataloader_options"] or {}).get("batch_sampler")
     if document.get("batch_sampler") is not None and taken is None:
         raise ValueError(

@@ -52,6 +52,12 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
         ("small", "speeds: [100, 90]", r"speeds=\[100, 90\]: makes classes that nothing"),
         ("small", "speeds: [100]", None),
         (
+            "small/simclr",
+            "momentum_encoder: !new:hamsb.MomentumEncoder {encoder: !ref <embedding_model>}",
+            "momentum_encoder: is none of the modules, so nothing asks it",
+        ),
+        ("small/moco", "n_mels: 80", None),
+        (
             "small",
             "batch_sampler: !new:builtins.list {}",
             "batch_sampler: makes no batch unless the data loader has it",

@@ -84,7 +84,7 @@ def check_used(document: Mapping, hparams_file: str | os.PathLike) -> None:
     modules = document["modules"]
     if document.get("momentum_encoder") is not None and "momentum_encoder" not in modules:
         raise ValueError(
-            f"{hparams_file}: momentum_encoder: is none of the modules, so nothing asks it; "
+            f"{hparams_file}: momentum_encoder: none of the modules, so nothing asks it; "
             "leave it out, or begin with a yaml of MoCo."
         )
     taken = (document["dataloader_options"] or {}).get("batch_sampler")

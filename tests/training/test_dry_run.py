@@ -53,8 +53,9 @@ NOT_THERE = "There is no such entity as torch.optim.Adm"
         ("small", "speeds: [100]", None),
         (
             "small/simclr",
-            "momentum_encoder: !new:hamsb.MomentumEncoder {encoder: !ref <embedding_model>}",
-            "momentum_encoder: is none of the modules, so nothing asks it",
+            "momentum_encoder: !new:hamsb.MomentumEncoder\n"
+            "    encoder: !ref <embedding_model>",
+            "momentum_encoder: none of the modules, so nothing asks it",
         ),
         ("small/moco", "n_mels: 80", None),
         (

@@ -35,8 +35,9 @@ from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import read_decision
 from hamsb.verification.groups import read_metadata
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.training_data import read_training
-from hamsb.verification.trials import read_lists, read_trials
+from hamsb.verification.trials import read_trials
 from runs import FOUR_TRIALS, write_speakers
 from voxceleb_prepare import prepare_voxceleb
 

@@ -19,10 +19,11 @@ from hamsb.verification.evaluation import (
     eer_intervals,
     why_no_intervals,
 )
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_warnings
 from hamsb.verification.results import results_warnings
 from hamsb.verification.scoring import score_trials
-from hamsb.verification.trials import Trials, read_lists
+from hamsb.verification.trials import Trials
 
 if TYPE_CHECKING:
     from hamsb.inference.extraction import EmbeddingExtractor

@@ -61,9 +61,10 @@ from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import read_json, replacing
 from hamsb.utils.sharing import gathered, share
 from hamsb.utils.workers import outlive_sigterm, start_server
+from hamsb.verification.lookup import Enrolment
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import score_lists
-from hamsb.verification.trials import Enrolment, Trials
+from hamsb.verification.trials import Trials
 
 EPOCHS = "epochs.json"
 HEAD_ALONE = "head_alone"  # in a checkpoint's meta: the encoder did not learn

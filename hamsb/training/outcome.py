@@ -28,9 +28,10 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
 from hamsb.verification.decision import make_decision
 from hamsb.verification.embeddings import embed_sets
+from hamsb.verification.lookup import Enrolment
 from hamsb.verification.results import DRAWS, System, write_verification
 from hamsb.verification.scoring import score_lists, score_trials
-from hamsb.verification.trials import Enrolment, Trials
+from hamsb.verification.trials import Trials
 
 NOT_SCORED = "The trials were not scored yet.\n"
 

@@ -52,13 +52,8 @@ from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
 from hamsb.utils.sharing import share
 from hamsb.verification.embeddings import recordings
-from hamsb.verification.trials import (
-    Enrolment,
-    Trials,
-    find_recordings,
-    read_lists,
-    read_trials,
-)
+from hamsb.verification.lookup import Enrolment, find_recordings, read_lists
+from hamsb.verification.trials import Trials, read_trials
 
 #: The keys whose values are counted in the data.
 COUNTED = ("out_n_neurons", "batches_per_epoch", "steps_per_epoch", "processes")

@@ -12,8 +12,9 @@ from hamsb.dataio.audio import check_files
 from hamsb.verification.embeddings import Embeddings, embed_sets, recordings
 from hamsb.verification.encoding import Encoder
 from hamsb.verification.groups import Metadata, trial_groups
+from hamsb.verification.lookup import Enrolment
 from hamsb.verification.scoring import trial_seconds
-from hamsb.verification.trials import Enrolment, Trials, speaker_of
+from hamsb.verification.trials import Trials, speaker_of
 
 
 class EmbeddedData(NamedTuple):
@@ -33,7 +34,7 @@ class VerificationData:
     lists : list of Trials
         What is reported.
     files : dict of str to Path, Utterance or tuple of these
-        Their utterances and models, as `hamsb.verification.trials.read_lists` finds them.
+        Their utterances and models, as `hamsb.verification.lookup.read_lists` finds them.
     calibration : Trials, optional
         The list that scores are calibrated on, of other speakers.
     calibration_files : dict of str to Path, Utterance or tuple of these
@@ -147,7 +148,7 @@ def by_speaker(
     ---------
     lists : sequence of Trials
     files : dict of str to Path, Utterance or tuple of these
-        As `hamsb.verification.trials.read_lists` finds them; models are left out.
+        As `hamsb.verification.lookup.read_lists` finds them; models are left out.
 
     Returns
     -------

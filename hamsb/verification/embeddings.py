@@ -23,7 +23,8 @@ from hamsb.utils.sharing import gathered, own_part, share
 from hamsb.verification.batches import check_numbers, embed_recordings
 from hamsb.verification.cache import EmbeddingCache, file_key
 from hamsb.verification.encoding import Encoder
-from hamsb.verification.trials import Enrolment, Trials, place_in, speaker_of
+from hamsb.verification.lookup import Enrolment
+from hamsb.verification.trials import Trials, place_in, speaker_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from hamsb.dataio.annotations import Utterance
 from hamsb.verification.data import VerificationData
 from hamsb.verification.embeddings import recordings
+from hamsb.verification.lookup import Enrolment
 from hamsb.verification.training_data import read_training
-from hamsb.verification.trials import Enrolment, Trials
+from hamsb.verification.trials import Trials
 
 LABELS = ("label_encoder.ckpt", "label_encoder.txt")  # SpeechBrain's names of the file
 

@@ -13,13 +13,14 @@ from hamsb.nnet.similarities import CosineSimilarity, Similarity
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import symmetric_qualities
 from hamsb.verification.embeddings import Embeddings, embed_sets
+from hamsb.verification.lookup import Enrolment
 from hamsb.verification.normalization import (
     NORMALIZATIONS,
     CohortStatistics,
     cohort_statistics,
     normalize_scores,
 )
-from hamsb.verification.trials import Enrolment, Trials
+from hamsb.verification.trials import Trials
 
 # What a calibration may take into account: embeddings -> a number an utterance, [N].
 QUALITIES: dict[str, Callable[[Embeddings], torch.Tensor]] = {
@@ -183,7 +184,7 @@ def score_lists(
     lists : list of Trials
         May be empty.
     utterances : dict of str to Path, Utterance or tuple of these
-        As `hamsb.verification.trials.read_lists` returns them.
+        As `hamsb.verification.lookup.read_lists` returns them.
     sample_rate : int
         Hz.
     **options

@@ -95,13 +95,14 @@ from hamsb.verification.data import VerificationData, by_speaker, speaker_first
 from hamsb.verification.decision import fingerprint
 from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.groups import read_metadata
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.overlaps import (
     find_overlaps,
     model_speakers,
     overlap_facts,
     overlap_warnings,
 )
-from hamsb.verification.trials import read_lists, speaker_of
+from hamsb.verification.trials import speaker_of
 
 SCRIPT = "hierarchy.py"
 PLOTS = ("rates.png", "levels.png", "tree*.png", "disk*.png")

@@ -74,6 +74,7 @@ from hamsb.verification.decision import (
     write_decision,
 )
 from hamsb.verification.groups import read_metadata
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.metrics import bayes_threshold
 from hamsb.verification.normalization import NORMALIZATIONS, find_cohort
 from hamsb.verification.overlaps import (
@@ -85,7 +86,6 @@ from hamsb.verification.overlaps import (
 from hamsb.verification.results import write_verification
 from hamsb.verification.scoring import QUALITIES, score_trials
 from hamsb.verification.systems import score_systems
-from hamsb.verification.trials import read_lists
 from voxceleb_prepare import prepare_voxceleb
 
 BACKENDS = ("cosine", "hyperbolic")

@@ -97,7 +97,7 @@ from hamsb.dataio.sources import open_source
 from hamsb.dataio.utterances import AUDIO, OTHER_AUDIO, Row, Source, is_plain
 from hamsb.utils.files import digest, read_json, replacing
 from hamsb.utils.progress import progress_bar
-from hamsb.verification.trials import listed_speakers
+from hamsb.verification.lookup import listed_speakers
 
 import numpy as np
 from speechbrain.utils.logger import get_logger

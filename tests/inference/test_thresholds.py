@@ -11,9 +11,9 @@ from hamsb.inference import EmbeddingExtractor, SpeakerRecognition, cli
 from hamsb.inference.thresholds import find_threshold
 from hamsb.verification.decision import make_decision, read_decision
 from hamsb.verification.evaluation import decision_errors
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.scoring import score_trials
 from hamsb.verification.training_data import write_training
-from hamsb.verification.trials import read_lists
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from hamsb.dataio.pipelines import RandomCrop
 from hamsb.dataio.rows import RowDataset
 from hamsb.training.outcome import _own_names
 from hamsb.training.run import _development
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.scoring import score_lists
-from hamsb.verification.trials import read_lists
 from runs import FbankMean, write_layouts, write_list, write_speakers
 from voxceleb_prepare import prepare_voxceleb
 

@@ -21,6 +21,7 @@ from hamsb.verification.calibration import Calibration, symmetric_qualities
 from hamsb.verification.decision import read_decision
 from hamsb.verification.embeddings import embed_utterances
 from hamsb.verification.evaluation import eer_intervals, evaluate_trials
+from hamsb.verification.lookup import find_utterances
 from hamsb.verification.normalization import (
     cohort_statistics,
     find_cohort,
@@ -28,7 +29,7 @@ from hamsb.verification.normalization import (
 )
 from hamsb.verification.scoring import score_trials
 from hamsb.verification.training_data import write_training
-from hamsb.verification.trials import find_utterances, read_trials
+from hamsb.verification.trials import read_trials
 from runs import (
     EXPERIMENT,
     call,

@@ -17,7 +17,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 import voxceleb_prepare
 from hamsb.utils.files import digest
-from hamsb.verification.trials import find_utterances, read_lists, read_trials
+from hamsb.verification.lookup import find_utterances, read_lists
+from hamsb.verification.trials import read_trials
 from voxceleb_prepare import REASONS, prepare_voxceleb
 
 RATE = 16000

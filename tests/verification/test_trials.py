@@ -6,12 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hamsb.verification.trials import (
-    find_utterances,
-    listed_speakers,
-    read_lists,
-    read_trials,
-)
+from hamsb.verification.lookup import find_utterances, listed_speakers, read_lists
+from hamsb.verification.trials import read_trials
 from runs import FOUR_TRIALS, UTTERANCES
 
 

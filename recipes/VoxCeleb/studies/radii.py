@@ -69,8 +69,9 @@ from hamsb.utils.files import only_run, replacing_files
 from hamsb.utils.hparams import load_hparams
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.verification.data import VerificationData, by_speaker
+from hamsb.verification.lookup import read_lists
 from hamsb.verification.overlaps import find_overlaps, model_speakers, overlap_facts
-from hamsb.verification.trials import read_lists, speaker_of
+from hamsb.verification.trials import speaker_of
 
 import torch
 

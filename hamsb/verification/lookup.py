@@ -124,6 +124,7 @@ def find_utterances(
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import numpy as np
     >>> trials = Trials(np.array([1]), ("id1/a.wav",), ("id1/b.wav",), Path("O.txt"))
     >>> with tempfile.TemporaryDirectory() as root:

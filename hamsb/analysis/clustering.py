@@ -188,7 +188,7 @@ def crop_length(utterances: int, seconds: float, sample_rate: int) -> int:
     check_positive("seconds", seconds)
     length = int(seconds * sample_rate)
     if length < 1:
-        raise ValueError(f"seconds={seconds}: must be a sample, at least.")
+        raise ValueError(f"seconds={seconds}: must be positive, and at least a sample.")
     return length
 
 

@@ -87,8 +87,8 @@ def check_used(document: Mapping, hparams_file: str | os.PathLike) -> None:
             f"{hparams_file}: momentum_encoder: none of the modules, so nothing asks it; "
             "leave it out, or begin with a yaml of MoCo."
         )
-    taken = (document["dataloader_options"] or {}).get("batch_sampler")
-    if document.get("batch_sampler") is not None and taken is None:
+    loader = document["dataloader_options"] or {}
+    if document.get("batch_sampler") is not None and "batch_sampler" not in loader:
         raise ValueError(
             f"{hparams_file}: batch_sampler: makes no batch unless the data loader has it; "
             "write batch_sampler: !ref <batch_sampler> in dataloader_options, in the place "

@@ -43,8 +43,8 @@ def next_rate(schedule: Callable, epoch: int, metric: float) -> float:
     Example
     -------
     >>> from speechbrain.nnet.schedulers import LinearScheduler, NewBobScheduler
-    >>> next_rate(LinearScheduler(1.0, 0.0, 5), 3, 0.5)
-    0.5
+    >>> next_rate(LinearScheduler(1.0, 0.0, 5), 3, 0.9)  # of the next, the fourth of five
+    0.25
     >>> newbob = NewBobScheduler(1.0)
     >>> [next_rate(newbob, epoch, metric) for epoch, metric in [(1, 0.5), (2, 0.6)]]
     [1.0, 0.5]

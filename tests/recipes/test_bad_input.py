@@ -108,7 +108,7 @@ def test_wrong_options(refused, finished_once, tmp_path, monkeypatch):
         ),
         ({"out_n_neurons": 5}, "out_n_neurons=5, but the training data have 6 speakers"),
         ({"batch_size": 400}, "batch_size=400 .* only 24 utterances"),
-        ({"batch_size": 0}, "batch_size should be a positive .* batch_size=0"),
+        ({"batch_size": 0}, "batch_size=0: must be a whole number, at least 1"),
         (
             {"data_folder": f"[{finished_once}/audio, {tmp_path}/copy]"},
             "data_folder: 8 speakers occur both in .* 32 utterances have one name in both",

@@ -71,7 +71,7 @@ def test_senseless_options_are_refused(sampler):
         ({"k": 4}, "k=4: of 4 speakers; give a number below that"),
         ({"utterances": 0}, "utterances=0: must be a whole number"),
         ({"seconds": -1.0}, "seconds=-1.0: must be positive"),
-        ({"seconds": 1e-9}, "seconds=1e-09: must be a sample"),
+        ({"seconds": 1e-9}, "seconds=1e-09: must be positive, and at least a sample"),
         ({"batch_size": 0}, "batch_size=0: must be a whole number"),
         ({"ball": "model"}, "ball='model': must be a ball, such as"),
         ({"clusters": 5}, "cluster_refresh: clusters; its keys are every"),

@@ -177,10 +177,12 @@ def _prefixes_of(path: str) -> list[str]:
     beside = os.path.join(os.path.dirname(path), "prepare.json")
     if not os.path.isfile(beside):
         return []
-    prepared = read_json(beside)
-    if os.path.basename(path) not in prepared.get("files", {}):
+    try:
+        prepared = read_json(beside)
+        own = os.path.basename(path) in prepared["files"]
+        return prepared["numbers"]["prefixes"] if own else []
+    except (ValueError, LookupError, TypeError):  # damaged, or not of a preparation
         return []
-    return prepared["numbers"].get("prefixes", [])
 
 
 def _check_speaker(speaker: str, where: str) -> None:

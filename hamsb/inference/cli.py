@@ -163,7 +163,8 @@ def _embed(options):
 
     files = find_recordings(options.audio)
     check_embeddings_file(options.output, files)
-    for path in (options.output, f"{os.path.splitext(options.output)[0]}.scp"):
+    stem, ending = os.path.splitext(options.output)
+    for path in (options.output, *[f"{stem}.scp"] * (ending == ".ark")):
         check_not_input(path, options.audio)
     with _faults() as faults:
         found = embed_to_file(

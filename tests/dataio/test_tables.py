@@ -54,6 +54,14 @@ def test_reasons_of_a_table(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", '{"files": 3}', '{"files": {"x.csv": ""}}'])
+def test_a_prepare_json_that_is_none_of_ours_says_nothing(tmp_path, text):
+    (tmp_path / "prepare.json").write_text(text)
+    path = write(tmp_path / "x.csv", "wav,spk_id\na.wav,calls-id1\n")
+    (row,) = open_source(path).rows(16000)
+    assert row.folder == "calls-id1"
+
+
 def test_a_wrong_table_is_named_with_the_line(tmp_path):
     path = write(tmp_path / "x.csv", "wav\n a.wav\n \n")
     with pytest.raises(ValueError, match="x.csv:3: needs a file, found wav=''"):

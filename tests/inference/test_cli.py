@@ -245,11 +245,13 @@ def test_nothing_is_written_over_what_is_read(hamsb, model, speech, tmp_path, mo
     truth = "SPEAKER meeting 1 0.0 1.0 <NA> <NA> anna <NA> <NA>\n"
     Path("meeting.rttm").write_text(truth)
     Path("list.csv").write_text(f"ID,wav\nx,{wav}\n")
+    Path("list.scp").write_text(f"ID,wav\nx,{wav}\n")
     Path("trials.txt").write_text("1 a/1.wav a/2.wav\n")
     assert hamsb("enroll", model, "store.csv", "anna", wav)[0] == 0
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for arguments, output in (
         (("embed", model, "list.csv", "-o", "list.csv"), "list.csv"),
+        (("embed", model, "list.scp", "-o", "list.ark"), "list.scp"),
         (("track", model, "store.csv", wav, "--reference", "meeting.rttm"), "meeting.rttm"),
         (("track", model, "store.csv", wav, "-o", "store"), "store.csv"),
         (("threshold", model, "trials.txt", speech, "-o", "trials.txt"), "trials.txt"),
@@ -258,6 +260,7 @@ def test_nothing_is_written_over_what_is_read(hamsb, model, speech, tmp_path, mo
         assert status == 2
         assert f"output={output}: would be written over what is read" in messages
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert hamsb("embed", model, "list.scp", "-o", "list.npz")[0] == 0  # no scp of its own
     status, _, messages = hamsb("enroll", model, "store.csv", "none", wav)
     assert status == 2 and "name=none: is what tables say" in messages
 

@@ -27,7 +27,6 @@ formulas.
 import functools
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import TypeVar, cast
 
 import torch
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 
 from hamsb.nnet._closed_forms import Distances, PairwiseDistance
 from hamsb.nnet._fused import ByAutograd, LazySimilarities
-from hamsb.nnet.precision import full_matmul, no_autocast, widened, widest
+from hamsb.nnet.precision import no_autocast, product, widened, widest
 from hamsb.utils.checks import check_choice, check_positive, is_number
 
 # The published form's constants.
@@ -163,7 +162,7 @@ def arsinh_distance(
 
 def pairwise_squared(x: Tensor, y: Tensor) -> Tensor:
     """``|x_n - y_m|^2`` >= 0 for all pairs of x [N, D] and y [M, D] by one matrix
-    product: [N, M]. The product is one of full float32, but for torch.compile.
+    product: [N, M]. The product, and those of its gradients, are of full float32.
 
     Example
     -------
@@ -171,10 +170,8 @@ def pairwise_squared(x: Tensor, y: Tensor) -> Tensor:
     tensor([[1.],
             [1.]])
     """
-    with nullcontext() if torch.compiler.is_compiling() else full_matmul():
-        product = x @ y.transpose(-1, -2)
     squares = _squared_norm(x).unsqueeze(-1) + _squared_norm(y).unsqueeze(-2)
-    return (squares - 2 * product).clamp_min(0)
+    return (squares - 2 * product(x, y.t())).clamp_min(0)
 
 
 def _squared_norm(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from hamsb.nnet._batches import gathered, processes, speaker_indices, two_views,
 from hamsb.nnet.kinds import in_words
 from hamsb.nnet.losses import AMSoftmax, Softmax
 from hamsb.nnet.momentum import MomentumQueue
-from hamsb.nnet.precision import no_autocast
+from hamsb.nnet.precision import no_autocast, product
 from hamsb.nnet.similarities import CosineSimilarity, Similarity
 from hamsb.utils.checks import check_flag, check_not_negative, check_positive
 
@@ -522,7 +522,7 @@ def uniformity(embeddings: Tensor) -> Tensor:
     x = normalize(vectors("embeddings", embeddings), dim=-1)
     pairs = _different(x)
     with no_autocast(x):
-        squared = (2 - 2 * x @ x.T).clamp_min(0)
+        squared = (2 - 2 * product(x, x.t())).clamp_min(0)
         exponents = (-2 * squared).masked_fill(~pairs, -math.inf)
     return exponents.flatten().logsumexp(0) - math.log(len(x) * (len(x) - 1))
 

@@ -6,6 +6,7 @@ TensorFloat-32 product is larger than the distance of close points.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,12 +71,39 @@ def _matmul_precision() -> str | None:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right`` of matrices in full precision, under torch.compile too; autograd
-    does not see through it there."""
+    """``left @ right`` of matrices [N, K] and [K, M] in full precision: [N, M]. So are the
+    products of its gradients, of any order, and all of them under torch.compile too."""
     if torch.compiler.is_compiling():
         return torch.ops.hamsb.ieee_product(left, right)
+    if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
+        return _Product.apply(left, right)
     with full_matmul():
         return left @ right
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    left, right = ctx.saved_tensors
+    of_left, of_right = ctx.needs_input_grad
+    return (
+        product(grad, right.t()) if of_left else None,
+        product(left.t(), grad) if of_right else None,
+    )
+
+
+class _Product(torch.autograd.Function):
+    """The backward pass of torch's own product asks the switch again, when the block of
+    `full_matmul` has long been left."""
+
+    @staticmethod
+    def forward(left: Tensor, right: Tensor) -> Tensor:
+        with full_matmul():
+            return left @ right
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    backward = staticmethod(_gradients)
 
 
 @torch.library.custom_op("hamsb::ieee_product", mutates_args=())
@@ -87,3 +115,6 @@ def _ieee_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 @_ieee_product.register_fake
 def _(left: Tensor, right: Tensor) -> Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
+
+
+_ieee_product.register_autograd(_gradients, setup_context=_Product.setup_context)

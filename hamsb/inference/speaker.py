@@ -21,7 +21,7 @@ from hamsb.dataio.audio import check_audio, load_audio
 from hamsb.inference.folder import exports_near, is_hub_name, model_folder
 from hamsb.inference.inspection import HPARAMS, top_keys
 from hamsb.nnet.balls import Ball
-from hamsb.nnet.padding import skip_empty_padding
+from hamsb.nnet.lean import make_lean
 from hamsb.utils.files import replacing
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import (
@@ -80,7 +80,7 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
 
     def __init__(self, *args: Any, decision: dict | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        skip_empty_padding(self.mods)
+        make_lean(self.mods, self.device)
         self.decision = decision
 
     @classmethod
@@ -525,7 +525,7 @@ def load_encoder(model: str | os.PathLike, run_opts: Any = None) -> EncoderClass
         encoder = EncoderClassifier.from_hparams(
             source=str(folder), run_opts=run_opts, overrides=own_weights(folder)
         )
-    skip_empty_padding(encoder.mods)
+    make_lean(encoder.mods, encoder.device)
     return encoder
 
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from hamsb.dataio.draws import place
 from hamsb.dataio.packing import PackedBatch
-from hamsb.nnet.padding import skip_empty_padding
+from hamsb.nnet.lean import make_lean
 from hamsb.training.branches import loss_text
 from hamsb.training.export import ENCODER, FEATURES
 from hamsb.training.kept import (
@@ -125,7 +125,7 @@ class EmbeddingBrain(sb.Brain):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        skip_empty_padding(self.modules)
+        make_lean(self.modules, self.device)
         if self.debug and self.checkpointer is not None:  # a new folder of each process
             folders = gathered(lambda: self.checkpointer.checkpoints_dir)
             self.checkpointer.checkpoints_dir = folders[0]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What `skip_empty_padding` saves: time with it over time without, round after round.
 
-    python tests/benchmarks/bench_padding.py [--device cuda] [--rounds 7]
+    python tests/benchmarks/bench_lean.py [--device cuda] [--rounds 7]
 
 ECAPA-TDNN of several widths, in float32 and under autocast to bfloat16: a forward and
 backward pass of crops of 2 s, and a forward pass without gradients.
@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
-from hamsb.nnet.padding import skip_empty_padding
+from hamsb.nnet.lean import skip_empty_padding
 
 
 def training_step(network, x):

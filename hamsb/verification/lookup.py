@@ -82,7 +82,12 @@ def read_lists(
     names = [trials.name for trials in lists]
     for trials in lists:
         if names.count(trials.name) > 1:
-            raise ValueError(f"verification_file: two lists are named {trials.name!r}.")
+            paths = [str(each.path) for each in lists if each.name == trials.name]
+            raise ValueError(
+                f"verification_file: two lists are named {trials.name!r}, and results go "
+                f"by that name: {', '.join(paths)}. Give a copy of one, or a link to it, "
+                "under another name."
+            )
         if len(set(trials.labels.tolist())) < 2:
             raise ValueError(
                 f"{trials.path}: all {len(trials)} trials have the label "

@@ -88,6 +88,7 @@ OTHERS = {
     "verification_ecapa": "SpeechBrain's speaker_verification_cosine.py: test_upstream.py",
     **{f"studies/{path.stem}": "compare.py: below" for path in STUDIES},
     "studies/corpora": "corpora.py: test_corpora_study.py",
+    "studies/corpora_both": "corpora.py: test_corpora_study.py",
     "studies/losses": "the studies' losses: below, in each of them",
 }
 SCRIPTS = {"train": train, "ssl": train_ssl, "verify": verify, "cluster": cluster}
@@ -217,7 +218,7 @@ def test_every_key_is_used(path):
     name = str(path.relative_to(HPARAMS).with_suffix(""))
     scripts = {**TRAINED, **ANALYSED}
     script = scripts[name][0] if name in scripts else compare
-    script = corpora if name == "studies/corpora" else script
+    script = corpora if name.startswith("studies/corpora") else script
     text = path.read_text(encoding="utf-8")
     used = set(re.findall(r"<(\w+)[\[>]", text)) | set(RunOptions().keys())
     anchors = {re.sub(r".*&(\w+).*", r"\1", line): line for line in text.splitlines()}

@@ -7,11 +7,13 @@ import pytest
 import soundfile
 import torch
 from huggingface_hub.errors import EntryNotFoundError
+from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils import fetching
 
 from hamsb import EmbeddingExtractor
 from hamsb.inference import SpeakerRecognition, cli
 from hamsb.inference.speaker import load_encoder
+from hamsb.nnet.lean import skip_empty_padding
 from hamsb.verification.decision import fingerprint
 from runs import same
 
@@ -27,7 +29,7 @@ def test_files_batches_and_arrays_have_the_models_embeddings(extractor, model, s
     assert found.utterances == tuple(map(str, files))
     named = extractor.embed_files({"x": files[1]}, progress=False)
     assert named.utterances == ("x",) and torch.equal(named.matrix[0], found.matrix[1])
-    plain = load_encoder(model, {"device": "cpu"})
+    plain = EncoderClassifier.from_hparams(str(model), run_opts={"device": "cpu"})
     for path, row in zip(files, found.matrix):
         wav = plain.load_audio(str(path))
         assert torch.equal(row, plain.encode_batch(wav[None]).flatten())
@@ -40,6 +42,9 @@ def test_files_batches_and_arrays_have_the_models_embeddings(extractor, model, s
     loaded = SpeakerRecognition.from_hparams(model, run_opts={"device": "cpu"})
     again = EmbeddingExtractor(loaded)
     assert (again.folder, again.fingerprint) == (model, extractor.fingerprint)
+    assert skip_empty_padding(plain.mods) > 0  # of what is below nothing is left to skip
+    assert skip_empty_padding(loaded.mods) == 0
+    assert skip_empty_padding(load_encoder(model).mods) == 0
 
 
 def test_an_array_at_another_rate_is_a_files(extractor, speech, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import speechbrain
 import torch
 from speechbrain import Stage
+from speechbrain.nnet.CNN import Conv1d
 
 from hamsb import CosineClassifier, LinearMargin
 from hamsb.training.brain import EmbeddingBrain, unwrapped
@@ -49,6 +50,13 @@ def test_the_module_inside_torch_compile_is_found():
     module = torch.nn.Linear(2, 2)
     assert unwrapped(torch.compile(module)) is module
     assert unwrapped(module) is module
+
+
+def test_its_modules_pad_nothing_for_nothing():
+    convolution = Conv1d(out_channels=4, kernel_size=1, in_channels=2)
+    modules = {"embedding_model": torch.nn.Sequential(convolution)}
+    EmbeddingBrain(modules, hparams={}, run_opts={"device": "cpu"})
+    assert convolution.padding == "valid"
 
 
 def test_features_with_parameters_are_exported_whether_or_not_they_changed(brain):

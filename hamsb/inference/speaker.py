@@ -21,8 +21,8 @@ from hamsb.dataio.audio import check_audio, load_audio
 from hamsb.inference.folder import exports_near, is_hub_name, model_folder
 from hamsb.inference.inspection import HPARAMS, top_keys
 from hamsb.nnet.balls import Ball
-from hamsb.nnet.lean import make_lean
 from hamsb.utils.files import replacing
+from hamsb.utils.lean import make_lean
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import (
     DECISION,

@@ -27,7 +27,6 @@ from torch.utils.data import DataLoader
 
 from hamsb.dataio.draws import place
 from hamsb.dataio.packing import PackedBatch
-from hamsb.nnet.lean import make_lean
 from hamsb.training.branches import loss_text
 from hamsb.training.export import ENCODER, FEATURES
 from hamsb.training.kept import (
@@ -60,6 +59,7 @@ from hamsb.training.step import (
 from hamsb.training.stopping import Stopping
 from hamsb.utils.command_line import Terminated
 from hamsb.utils.files import read_json, replacing
+from hamsb.utils.lean import make_lean
 from hamsb.utils.sharing import gathered, share
 from hamsb.utils.workers import outlive_sigterm, start_server
 from hamsb.verification.lookup import Enrolment

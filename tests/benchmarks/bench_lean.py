@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
-from hamsb.nnet.lean import skip_empty_padding
+from hamsb.utils.lean import skip_empty_padding
 
 
 def training_step(network, x):

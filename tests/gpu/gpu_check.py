@@ -40,7 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 import hamsb  # noqa: E402
 from hamsb.augment.corpora import prepare_audio_csv  # noqa: E402
 from hamsb.nnet import _closed_forms  # noqa: E402
-from hamsb.nnet.lean import skip_empty_padding  # noqa: E402
+from hamsb.utils.lean import skip_empty_padding  # noqa: E402
 from hamsb.verification.embeddings import embed_utterances  # noqa: E402
 
 COMPILED = ["--compile", "--compile_module_keys=embedding_model"]

@@ -13,7 +13,7 @@ from speechbrain.utils import fetching
 from hamsb import EmbeddingExtractor
 from hamsb.inference import SpeakerRecognition, cli
 from hamsb.inference.speaker import load_encoder
-from hamsb.nnet.lean import skip_empty_padding
+from hamsb.utils.lean import skip_empty_padding
 from hamsb.verification.decision import fingerprint
 from runs import same
 

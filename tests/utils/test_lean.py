@@ -11,7 +11,7 @@ from speechbrain.nnet.CNN import Conv2d
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hamsb.nnet.lean import make_lean, place_constants, skip_empty_padding
+from hamsb.utils.lean import make_lean, place_constants, skip_empty_padding
 
 
 class Pads(TorchDispatchMode):

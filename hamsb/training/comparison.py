@@ -65,7 +65,7 @@ class Comparison:
         self.finalists = hparams.get("finalists")
         self.options = merged(hparams["options"], given or {})
         self.search_options = hparams.get("search_options") or {}
-        self.experiments = hparams["experiments"]
+        self.experiments = _those_of(hparams["experiments"], hparams.get("only"))
         file = hparams.get("loss_file")
         self.losses = {} if file is None else read_yaml(self._find(str(file)))
         self._check(hparams_file)
@@ -242,6 +242,24 @@ class Comparison:
         """An experiment's yaml: beside the study's, or in the folder of the yamls."""
         beside = self.beside / hparams_file
         return beside if beside.is_file() else self.yamls / hparams_file
+
+
+def _those_of(experiments: Mapping, only: Sequence[str] | None) -> Mapping:
+    """The experiments that ``only`` names, or all; one whose baseline is not among them
+    has none."""
+    if only is None:
+        return experiments
+    unknown = [str(name) for name in only if name not in [*experiments]]
+    if unknown or not only:
+        raise ValueError(
+            f"only={only}: must be some of the experiments, which are "
+            f"{', '.join(map(str, experiments))}."
+        )
+    kept = {name: each for name, each in experiments.items() if name in only}
+    for name, each in kept.items():
+        if isinstance(each, Mapping) and each.get("baseline") in {*experiments} - {*only}:
+            kept[name] = {k: v for k, v in each.items() if k != "baseline"}
+    return kept
 
 
 def check_seeds(seeds: object, where: str | Path) -> None:

@@ -598,6 +598,21 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
         )
 
 
+def test_only_some_of_the_experiments(comparison, stand_in, out):
+    """Of which one whose baseline is left out is compared with none; and the others later,
+    where these are not repeated."""
+    path = comparison()
+    compare.main([path, "--only=[ham]"])
+    assert {name.split("/")[0] for name in stand_in.names()} == {"ham"}
+    report = (out / "report.md").read_text()
+    assert "| am |" not in report and "Missing" not in report
+    assert {line["baseline"] for line in rows(out / "results.csv")} == {""}
+    trained = len(stand_in.names())
+    compare.main([path])
+    assert {name.split("/")[0] for name in stand_in.names()[trained:]} == {"am"}
+    assert "am" in {line["baseline"] for line in rows(out / "results.csv")}
+
+
 # --------------------------------------------------------------------- bad input
 
 
@@ -606,6 +621,10 @@ def test_yamls_are_looked_for_beside_the_study_first(comparison, stand_in, tmp_p
     [
         ({"seeds": [1, 1]}, r"seeds=\[1, 1\]"),
         ({"seeds": []}, r"seeds=\[\]"),
+        ({"only": ["h"]}, r"only=\['h'\]: must be some of the experiments, which are am"),
+        ({"only": []}, r"only=\[\]: must be some of the experiments"),
+        ({"only": [["am"]]}, r"only=\[\['am'\]\]: must be some of the experiments"),
+        ({"only": "am"}, "only=am: must be a list"),
         ({"experiments": {"am": {"hparams": SMALL, "seeds": 3}}}, r"am.: seeds=3: a list"),
         ({"seeds": [True]}, r"seeds=\[True\]: must be a list of numbers"),
         ({"seeds": "1"}, "seeds=1: must be a list of numbers, each experiment is"),

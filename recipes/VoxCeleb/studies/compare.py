@@ -29,7 +29,8 @@ of the test lists, on speakers of the training data, and, unlike the lowest EER 
 all epochs, is not itself chosen among noisy numbers. The test lists choose nothing.
 With ``finalists: 4`` only four of the searched experiments are trained with the seeds,
 the best by that figure, once all searches are finished. ``--finalists=0`` searches, and
-no more.
+no more. ``--only="[am, ham]"`` trains and tells of these experiments alone; one whose
+baseline is left out has none.
 
 Run by run it goes on where it was: what is finished is not repeated, what was
 interrupted continues. Each folder remembers its settings in ``starts.json``, and a run
@@ -51,6 +52,7 @@ KEYS = [
     Key("seeds", "list of numbers", "each experiment is trained with each of them"),
     Key("options", "mapping", "options of every run"),
     Key("experiments", "mapping", "name: hparams, and what is its own"),
+    Key("only", "list", "of experiments: the others are left out", optional=True),
     Key("loss_file", "file", "of the losses that experiments name", optional=True),
     Key("finalists", "whole number", "so many of those searched get seeds", optional=True),
     Key("search_options", "mapping", "options of the runs of a search", optional=True),

@@ -77,6 +77,10 @@ def product(left: Tensor, right: Tensor) -> Tensor:
         return torch.ops.hamsb.ieee_product(left, right)
     if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
         return _Product.apply(left, right)
+    return _full_product(left, right)
+
+
+def _full_product(left: Tensor, right: Tensor) -> Tensor:
     with full_matmul():
         return left @ right
 
@@ -94,10 +98,7 @@ class _Product(torch.autograd.Function):
     """The backward pass of torch's own product asks the switch again, when the block of
     `full_matmul` has long been left."""
 
-    @staticmethod
-    def forward(left: Tensor, right: Tensor) -> Tensor:
-        with full_matmul():
-            return left @ right
+    forward = staticmethod(_full_product)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -108,8 +109,7 @@ class _Product(torch.autograd.Function):
 
 @torch.library.custom_op("hamsb::ieee_product", mutates_args=())
 def _ieee_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    with full_matmul():
-        return left @ right
+    return _full_product(left, right)
 
 
 @_ieee_product.register_fake

@@ -256,8 +256,9 @@ def _those_of(experiments: Mapping, only: Sequence[str] | None) -> Mapping:
             f"{', '.join(map(str, experiments))}."
         )
     kept = {name: each for name, each in experiments.items() if name in only}
+    left_out = [name for name in experiments if name not in kept]
     for name, each in kept.items():
-        if isinstance(each, Mapping) and each.get("baseline") in {*experiments} - {*only}:
+        if isinstance(each, Mapping) and each.get("baseline") in left_out:
             kept[name] = {k: v for k, v in each.items() if k != "baseline"}
     return kept
 

@@ -625,6 +625,10 @@ def test_only_some_of_the_experiments(comparison, stand_in, out):
         ({"only": []}, r"only=\[\]: must be some of the experiments"),
         ({"only": [["am"]]}, r"only=\[\['am'\]\]: must be some of the experiments"),
         ({"only": "am"}, "only=am: must be a list"),
+        (
+            {"only": ["am"], "experiments": {"am": {"hparams": SMALL, "baseline": ["x"]}}},
+            r"baseline=\['x'\]: one of the other experiments",
+        ),
         ({"experiments": {"am": {"hparams": SMALL, "seeds": 3}}}, r"am.: seeds=3: a list"),
         ({"seeds": [True]}, r"seeds=\[True\]: must be a list of numbers"),
         ({"seeds": "1"}, "seeds=1: must be a list of numbers, each experiment is"),

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from hamsb.dataio.annotations import is_whole, read_rows
+from hamsb.utils.checks import some
 from hamsb.utils.files import replacing
 
 _ADVICE = "make it with recipes/VoxCeleb/cluster.py"
@@ -48,10 +49,10 @@ class Clusters:
         speakers = list(speakers)
         missing = sorted({s for s in speakers if s not in self.of_speaker})
         if missing:
-            named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise ValueError(
-                f"{self.path or 'the clusters'}: no cluster for {named}: {len(missing)} "
-                "speaker(s) to be trained on are missing; cluster this training set."
+                f"{self.path or 'the clusters'}: no cluster for {some(missing, 5)}: "
+                f"{len(missing)} speaker(s) to be trained on are missing; cluster this "
+                "training set."
             )
         return np.array([self.of_speaker[s] for s in speakers], dtype=np.int64)
 

@@ -21,6 +21,7 @@ from hamsb.dataio.utterances import (
     size_and_time,
     without_extension,
 )
+from hamsb.utils.checks import some
 
 logger = get_logger(__name__)
 
@@ -142,7 +143,7 @@ class Folders(Source):
         for row in rows:
             if row.reason != "misplaced":
                 sessions[row.folder].add(row.session or row.path)
-        named = ", ".join([*sorted(sessions)[:3], *["..."] * (len(sessions) > 3)])
+        named = some(sorted(sessions))
         if all(map(names_part, sessions)):
             raise ValueError(
                 f"data_folder={root}: its speakers would be {named}: "

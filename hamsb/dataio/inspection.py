@@ -1,14 +1,21 @@
 """What is wrong with an utterance for a training, as its header and its end tell."""
 
+import functools
+import multiprocessing
 import os
 import struct
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import soundfile
 
 from hamsb.dataio.audio import SILENCE
 from hamsb.dataio.utterances import stretch_end
+from hamsb.utils.progress import progress_bar
 
+_FILES_PER_TASK = 256  # handed to a worker process at a time
 _END = 1024  # samples read of every utterance
 _BLOCK = 65536  # samples read at a time of one that ends in silence
 _UNKNOWN_BYTES = 0x7FFFF000  # data sizes from here on mean "until the end"
@@ -58,6 +65,33 @@ def look(
             return _judge(audio, path, size, start, stop, sample_rate, min_duration)
     except Exception as error:  # one bad file of a million must not end the run
         return "unreadable", str(error), 0
+
+
+def look_at_all(
+    tasks: Sequence[tuple[str, int, int, int]],
+    sample_rate: int,
+    min_duration: float,
+    workers: int,
+) -> list[tuple[str, str, int]]:
+    """`look` for every utterance, in order, on up to ``workers`` processes.
+
+    Processes, because a file takes some 0.1 ms, mostly in Python: two threads were slower
+    than one, two processes nearly twice as fast.
+    """
+    judge = functools.partial(look, sample_rate=sample_rate, min_duration=min_duration)
+    bar = functools.partial(
+        progress_bar, total=len(tasks), desc="Reading audio headers", unit="file"
+    )
+    workers = min(workers, -(-len(tasks) // _FILES_PER_TASK))
+    if workers <= 1:
+        return list(bar(map(judge, tasks)))
+    # fork, as PyTorch's DataLoader does: a fresh interpreter a worker would
+    # spend longer on imports than most corpora take.
+    method = "fork" if sys.platform == "linux" else None
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context(method)
+    ) as pool:
+        return list(bar(pool.map(judge, tasks, chunksize=_FILES_PER_TASK)))
 
 
 def _judge(audio, path, size, start, stop, sample_rate, min_duration):

@@ -1,7 +1,7 @@
 """Checks of arguments: a ValueError that names the argument and the rule."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -103,3 +103,14 @@ def check_whole(name: str, value: Any, least: int) -> None:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(f"{name}={value!r}: must be a whole number, at least {least}.")
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, separated by commas.
+
+    Example
+    -------
+    >>> some(["anna", "ben", "cleo"], most=2)
+    'anna, ben, ...'
+    """
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)

@@ -73,33 +73,31 @@ header says 0xFFFFFFFF, "until the end") has the length it has. Measured on
 cost of the header alone.
 """
 
-import csv
-import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import random
-import sys
-from bisect import bisect_right
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from hamsb.dataio.annotations import read_columns
 from hamsb.dataio.folders import Folders
-from hamsb.dataio.inspection import look
+from hamsb.dataio.held_out import draw_trials, hold_out
+from hamsb.dataio.inspection import look_at_all
 from hamsb.dataio.layouts import explain_layout, names_part
+from hamsb.dataio.prepared import (
+    DEV,
+    LEFT_OUT,
+    TRAIN,
+    TRIALS,
+    check_expected,
+    read_prepared,
+    write_prepared,
+)
 from hamsb.dataio.sources import open_source
 from hamsb.dataio.utterances import AUDIO, OTHER_AUDIO, Row, Source, is_plain
-from hamsb.utils.files import digest, read_json, replacing
-from hamsb.utils.progress import progress_bar
+from hamsb.utils.checks import check_flag, check_not_negative, check_whole, some
 from hamsb.verification.lookup import listed_speakers
 
-import numpy as np
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -118,46 +116,7 @@ REASONS = {
     "stereo": "several channels: used, to be averaged when loaded",
 }
 
-_WRITTEN = ("train.csv", "dev.csv", "veri_dev.txt", "left_out.csv")
 _FORMAT_VERSION = 2  # of prepare.json and of the files' meaning
-_FILES_PER_TASK = 256  # handed to a worker process at a time
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What `prepare_voxceleb` made.
-
-    Attributes
-    ----------
-    train_csv : pathlib.Path
-        The training files.
-    dev_csv : pathlib.Path or None
-        The development speakers' files; None without development speakers.
-    dev_trials : pathlib.Path or None
-        The trials between them; None without development speakers.
-    speakers : int
-        Number of training speakers.
-    utterances : int
-        Number of training files.
-    hours : float
-        Their duration, in hours.
-    counts : dict
-        Number of files left out or treated, by reason (see `REASONS`).
-    reused : bool
-        True if an earlier preparation was found good and no file was opened.
-    prefixes : list of str
-        What speakers' names begin with, of ``prefix_speakers``.
-    """
-
-    train_csv: Path
-    dev_csv: Path | None
-    dev_trials: Path | None
-    speakers: int
-    utterances: int
-    hours: float
-    counts: dict
-    reused: bool
-    prefixes: list
 
 
 class _Utterance(NamedTuple):
@@ -239,7 +198,7 @@ def prepare_voxceleb(
 
     Returns
     -------
-    Preparation
+    hamsb.dataio.prepared.Prepared
 
     Raises
     ------
@@ -266,15 +225,26 @@ def prepare_voxceleb(
     >>> prepared.speakers, prepared.utterances
     (3, 6)
     """
+    if num_workers is None:
+        num_workers = os.cpu_count() or 1
+    check_whole("dev_speakers", dev_speakers, 0)
+    check_whole("dev_trials", dev_trials, 1)
+    check_not_negative("min_duration", min_duration)
+    check_whole("sample_rate", sample_rate, 1)
+    check_whole("seed", seed, 0)
+    check_whole("num_workers", num_workers, 1)
+    check_whole("least_utterances", least_utterances, 0)
+    check_flag("merge_speakers", merge_speakers)
+    check_flag("prefix_speakers", prefix_speakers)
     options = {
         "roots": _check_roots(data_folder),
-        "dev_speakers": _integer("dev_speakers", dev_speakers, 0),
-        "dev_trials": _integer("dev_trials", dev_trials, 1),
-        "min_duration": _seconds("min_duration", min_duration),
-        "sample_rate": _integer("sample_rate", sample_rate, 1),
-        "seed": _integer("seed", seed, None),
-        "merge_speakers": _boolean("merge_speakers", merge_speakers),
-        "prefix_speakers": _boolean("prefix_speakers", prefix_speakers),
+        "dev_speakers": int(dev_speakers),
+        "dev_trials": int(dev_trials),
+        "min_duration": float(min_duration),
+        "sample_rate": int(sample_rate),
+        "seed": int(seed),
+        "merge_speakers": merge_speakers,
+        "prefix_speakers": prefix_speakers,
     }
     if merge_speakers and prefix_speakers:
         raise ValueError(
@@ -283,14 +253,10 @@ def prepare_voxceleb(
         )
     if dev_speakers == 1:
         raise ValueError(
-            "dev_speakers is 1, but impostor trials need two speakers: "
-            "give 0 (no development list) or at least 2"
+            "dev_speakers=1: impostor trials need two speakers; give 0 (no development "
+            "list) or at least 2."
         )
-    if num_workers is None:
-        num_workers = os.cpu_count() or 1
-    workers = _integer("num_workers", num_workers, 1)
     lists = _check_lists(verification_file)
-    least = _integer("least_utterances", least_utterances, 0)
     save_folder = Path(save_folder)
 
     sources = _open(options["roots"], prefix_speakers)
@@ -303,11 +269,12 @@ def prepare_voxceleb(
         "trial_speakers": _digest_of(sorted(excluded)),
     }
     expected = expected or {}
-    earlier, digests = _earlier(save_folder, made_from)
-    if earlier is None:
-        checks = expected, least
-        return _prepare_anew(save_folder, found, excluded, made_from, workers, checks)
-    _check_expected(save_folder, digests, expected, {})
+    before = read_prepared(save_folder, made_from)
+    if before is None:
+        checks = expected, least_utterances
+        return _prepare_anew(save_folder, found, excluded, made_from, num_workers, checks)
+    earlier, digests = before
+    check_expected(save_folder, digests, expected, {})
     logger.info(
         "%s: same data and options, reusing its csv files (%d speakers, %d utterances)",
         save_folder,
@@ -327,16 +294,18 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
     usable, left_out, counts = _sort_out(found, excluded, options, workers)
     why = _why_left_out(usable, left_out, counts, options["min_duration"])
     _check_size(usable, options, least, why)
-    held_out = _hold_out(usable, options["dev_speakers"], options["seed"])
+    speakers = (utterance.row.speaker for utterance in usable)
+    held_out = hold_out(speakers, options["dev_speakers"], options["seed"])
     development = [u for u in usable if u.row.speaker in held_out]
     training = [u for u in usable if u.row.speaker not in held_out]
 
-    trials = _draw_trials(development, options)
-    rows = {"train.csv": _csv_rows(training, rate)}
+    rows = (utterance.row for utterance in development)
+    trials = draw_trials(rows, options["dev_trials"], options["seed"])
+    files = {TRAIN: _csv_rows(training, rate)}
     if held_out:
-        rows["dev.csv"] = _csv_rows(development, rate)
-        rows["veri_dev.txt"] = trials
-    rows["left_out.csv"] = [_LeftOut._fields, *left_out]
+        files[DEV] = _csv_rows(development, rate)
+        files[TRIALS] = trials
+    files[LEFT_OUT] = [_LeftOut._fields, *left_out]
     numbers = {
         "speakers": len({u.row.speaker for u in training}),
         "utterances": len(training),
@@ -344,8 +313,7 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
         "counts": counts,
         "prefixes": _all_prefixes({row.source for row in found}),
     }
-    _write(save_folder, rows, made_from, numbers, expected)
-    prepared = _preparation(save_folder, numbers, bool(held_out), False)
+    prepared = write_prepared(save_folder, files, made_from, numbers, expected)
     _log_summary(prepared, found, held_out, development, trials, excluded)
     return prepared
 
@@ -368,29 +336,6 @@ def _paths(value):
     if isinstance(value, (str, os.PathLike)):
         value = [value]
     return [os.path.abspath(path) for path in value]
-
-
-def _integer(name, value, least):
-    """An int option; bools and floats with a fraction are refused."""
-    good = not isinstance(value, bool) and isinstance(value, (int, float, np.integer))
-    if not good or value != value // 1 or (least is not None and value < least):
-        wanted = "an integer" if least is None else f"an integer >= {least}"
-        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
-    return int(value)
-
-
-def _boolean(name, value):
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be True or False")
-    return value
-
-
-def _seconds(name, value):
-    """A duration option, finite and not negative."""
-    good = not isinstance(value, bool) and isinstance(value, (int, float, np.number))
-    if not good or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is {value!r}; it must be seconds, 0 or more")
-    return float(value)
 
 
 def _check_roots(data_folder):
@@ -485,7 +430,7 @@ def _prefixes(roots):
             break
     if not all(map(is_plain, names)):
         raise ValueError(
-            f"prefix_speakers: white space in a folder's name ({_some(names)}) would be "
+            f"prefix_speakers: white space in a folder's name ({some(names)}) would be "
             "in the names of its speakers; give a link with another name as data_folder"
         )
     return [f"{name}-" for name in names]
@@ -561,7 +506,7 @@ def _check_shared(found, excluded, options):
         )
         raise ValueError(
             f"data_folder: {len(shared):,} speakers occur both in {one} and in {other} "
-            f"({_some(shared)}). Give merge_speakers=True if they are the same persons, "
+            f"({some(shared)}). Give merge_speakers=True if they are the same persons, "
             f"or prefix_speakers=True if they are others of the same name."
             + copy
             * bool(twice)
@@ -600,7 +545,8 @@ def _sort_out(found, excluded, options, workers):
             left_out.append(_LeftOut(row.path, row.reason, ""))
         else:
             candidates.append(row)
-    looks = _look_at_all(candidates, options, workers)
+    tasks = [(row.path, row.size, row.start, row.stop) for row in candidates]
+    looks = look_at_all(tasks, options["sample_rate"], options["min_duration"], workers)
     for row, (reason, detail, stop) in zip(candidates, looks):
         if reason not in ("", "stereo"):
             stretch = f"{row.id}: " if row.start or row.stop else ""
@@ -632,33 +578,6 @@ def _why_left_out(usable, left_out, counts, shortest):
     return (f" {why}", "") if 2 * len(left_out) >= number else ("", f" {why}")
 
 
-def _look_at_all(rows, options, workers):
-    """`look` for every utterance, in order, on up to ``workers`` processes.
-
-    Processes, because a file takes some 0.1 ms, mostly in Python: two threads
-    were slower than one, two processes nearly twice as fast.
-    """
-    judge = functools.partial(
-        look,
-        sample_rate=options["sample_rate"],
-        min_duration=options["min_duration"],
-    )
-    tasks = [(row.path, row.size, row.start, row.stop) for row in rows]
-    bar = functools.partial(
-        progress_bar, total=len(tasks), desc="Reading audio headers", unit="file"
-    )
-    workers = min(workers, -(-len(tasks) // _FILES_PER_TASK))
-    if workers <= 1:
-        return list(bar(map(judge, tasks)))
-    # fork, as PyTorch's DataLoader does: a fresh interpreter a worker would
-    # spend longer on imports than most corpora take.
-    method = "fork" if sys.platform == "linux" else None
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context(method)
-    ) as pool:
-        return list(bar(pool.map(judge, tasks, chunksize=_FILES_PER_TASK)))
-
-
 # ---------------------------------------------------------------- speakers
 
 
@@ -679,8 +598,9 @@ def _check_size(usable, options, least_utterances, why):
             f"have two usable files, and 2 speakers must be left to train; give {held_out}"
             f"{' or fewer' if held_out else ' (then there are no development trials)'}."
         )
-    held_out = _hold_out(usable, held_out, options["seed"])
-    left = sum(utterance.row.speaker not in held_out for utterance in usable)
+    speakers = [utterance.row.speaker for utterance in usable]
+    drawn = hold_out(speakers, held_out, options["seed"])
+    left = sum(speaker not in drawn for speaker in speakers)
     if left < least_utterances and len(files) >= 2:
         faults.append(
             f"batch_size: a batch of all processes takes {least_utterances:,} utterances, "
@@ -690,100 +610,6 @@ def _check_size(usable, options, least_utterances, why):
         cause, rest = why
         cause = cause or " too few data."
         raise ValueError(f"data_folder:{cause} {' '.join(faults)}{rest}")
-
-
-def _hold_out(usable, number, seed):
-    """The development speakers: a set of names."""
-    files = Counter(utterance.row.speaker for utterance in usable)
-    able = [speaker for speaker, count in files.items() if count >= 2]
-
-    def lot(speaker):
-        return hashlib.sha256(f"{seed} {speaker}".encode()).digest()
-
-    return set(sorted(able, key=lot)[:number])
-
-
-def _draw_trials(development, options):
-    """Target and impostor trials: a list of (label, enrol, test), sorted."""
-    generator = random.Random(options["seed"])
-    most = options["dev_trials"]
-    groups = defaultdict(list)
-    for utterance in development:  # sorted by ID
-        groups[utterance.row.speaker].append(utterance.row)
-    groups = [groups[speaker] for speaker in sorted(groups)]
-    targets = _draw_targets(groups, most, generator)
-    impostors = _draw_impostors(groups, most, generator)
-    return sorted(
-        (label, enrol.name, test.name)
-        for label, pairs in ((1, targets), (0, impostors))
-        for enrol, test in pairs
-    )
-
-
-def _draw_targets(groups, most, generator):
-    """Up to ``most`` pairs of one speaker, shared out evenly."""
-    pools = [_draw_pairs(files, most, generator) for files in groups]
-    drawn = []
-    while pools and len(drawn) < most:  # a pair from each speaker in turn
-        generator.shuffle(pools)
-        drawn.extend(pool.pop() for pool in pools)
-        pools = [pool for pool in pools if pool]
-    return drawn[:most]
-
-
-def _draw_pairs(files, most, generator):
-    """Up to ``most`` pairs of a speaker's files, of two sessions where there are two,
-    uniformly and without repeats.
-
-    All pairs are numbered: a file makes a pair with each later one, of another session.
-    """
-    sessions = [_session(file) for file in files]
-    if len({*sessions}) < 2:
-        sessions = list(range(len(files)))  # each pair counts
-    own = defaultdict(list)  # the places of a session
-    for place, session in enumerate(sessions):
-        own[session].append(place)
-    later = Counter(sessions)  # of a session, behind a place
-    partners = []
-    for place, session in enumerate(sessions):
-        later[session] -= 1
-        partners.append(len(files) - 1 - place - later[session])
-    before = [0, *accumulate(partners)]
-    pairs = []
-    for number in generator.sample(range(before[-1]), min(most, before[-1])):
-        first = bisect_right(before, number) - 1
-        second = first + 1 + number - before[first]
-        same = own[sessions[first]]
-        for place in same[bisect_right(same, first) :]:  # which it skips
-            if place > second:
-                break
-            second += 1
-        pairs.append((files[first], files[second]))
-    return pairs
-
-
-def _session(row):
-    return row.session or row.path
-
-
-def _draw_impostors(groups, most, generator):
-    """Up to ``most`` pairs of two speakers, uniformly and without repeats.
-
-    All pairs are numbered: with the files in a row, speaker by speaker, a file
-    makes a pair with each file after its own speaker's.
-    """
-    files = [file for group in groups for file in group]
-    ends = list(accumulate(len(group) for group in groups))
-    partners = [len(files) - end for end, group in zip(ends, groups) for _ in group]
-    before = [0, *accumulate(partners)]
-    numbers = generator.sample(range(before[-1]), min(most, before[-1]))
-    pairs = []
-    for number in numbers:
-        first = bisect_right(before, number) - 1
-        offset = number - before[first]
-        second = len(files) - partners[first] + offset
-        pairs.append((files[first], files[second]))
-    return pairs
 
 
 # ---------------------------------------------------------------- writing
@@ -796,122 +622,6 @@ def _csv_rows(utterances, sample_rate):
         duration = (stop - row.start) / sample_rate
         rows.append((row.id, duration, row.path, row.start, stop, row.speaker))
     return rows
-
-
-def _write(save_folder, rows, made_from, numbers, expected):
-    """Replaces the files of an earlier preparation; prepare.json comes last.
-
-    ``rows`` are the rows of each file, by its name.
-    """
-    save_folder.mkdir(parents=True, exist_ok=True)
-    partial = {name: save_folder / f"{name}.tmp" for name in rows}
-    try:
-        for name, path in partial.items():
-            _write_rows(path, rows[name])
-        digests = {name: digest(path) for name, path in partial.items()}
-        _check_expected(save_folder, digests, expected, partial)
-        stale = ["prepare.json"]
-        stale += [n for n in ("dev.csv", "veri_dev.txt") if n not in rows]
-        for name in stale:
-            if (save_folder / name).exists():
-                logger.info("Deleting %s, which is stale", save_folder / name)
-                (save_folder / name).unlink()
-        for name, path in partial.items():
-            os.replace(path, save_folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
-    record = {**made_from, "files": digests, "numbers": numbers}
-    with replacing(save_folder / "prepare.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_expected(save_folder, digests, expected, partial):
-    """Refuses other files than those that a run began with.
-
-    ``digests`` are those of the files that come out, by name; ``partial`` says
-    where these are, unless they are in ``save_folder`` already.
-    """
-    others = [name for name in expected if digests.get(name) != expected[name]]
-    if others:
-        after = {name: partial.get(name, save_folder / name) for name in digests}
-        raise ValueError(
-            f"data_folder: {_what_changed(save_folder, expected, after)} since the run "
-            f"in {save_folder} began ({', '.join(others)}). Restore the data, or give "
-            "another output_folder."
-        )
-
-
-def _what_changed(save_folder, expected, after):
-    """What became of the utterances: "3 are new and 1 is gone, for example x"."""
-    before = {name: save_folder / name for name in _WRITTEN}
-    before = {name: path for name, path in before.items() if path.is_file()}
-    if any(
-        name not in before or digest(before[name]) != expected[name] for name in expected
-    ):
-        return "the utterances or their division into training and development changed"
-    old, new = _rows_by_id(before), _rows_by_id(after)
-    both = old.keys() & new.keys()
-    groups = {
-        "new": sorted(new.keys() - old.keys()),
-        "gone": sorted(old.keys() - new.keys()),
-        "of another place or length": sorted(i for i in both if old[i][1] != new[i][1]),
-        "held out or no longer": sorted(i for i in both if old[i][0] != new[i][0]),
-    }
-    parts = [f"{len(ids):,} {what} ({_some(ids)})" for what, ids in groups.items() if ids]
-    if not parts:
-        return "the utterances are the same, but their trials changed"
-    return f"of {len(old):,} utterances: {', '.join(parts)}"
-
-
-def _some(names, most=3):
-    """The first of some names, separated by commas."""
-    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
-
-
-def _rows_by_id(files):
-    """File and row of each utterance in train.csv and dev.csv, as far as named."""
-    return {
-        row[0]: (name, row)
-        for name in ("train.csv", "dev.csv")
-        if name in files
-        for _, row in read_columns(files[name], ("ID", "wav", "stop", "spk_id"))
-    }
-
-
-def _write_rows(path, rows):
-    """Writes x.csv.tmp with commas, x.txt.tmp with spaces and no quotes."""
-    # Names that are not UTF-8 occur in left_out.csv only.
-    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        if path.stem.endswith(".csv"):
-            csv.writer(stream, lineterminator="\n").writerows(rows)
-        else:
-            stream.writelines(" ".join(map(str, row)) + "\n" for row in rows)
-
-
-def _earlier(save_folder, made_from):
-    """The preparation in ``save_folder`` and its files' digests, if it is whole and
-    the same; else None twice."""
-    try:
-        record = read_json(save_folder / "prepare.json")
-        files = record["files"]
-        if any(record[key] != value for key, value in made_from.items()):
-            return None, None
-        if any(digest(save_folder / n) != d for n, d in files.items()):
-            return None, None
-        return _preparation(save_folder, record["numbers"], "dev.csv" in files, True), files
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None, None  # missing, or not what this function writes
-
-
-def _preparation(save_folder, numbers, has_dev, reused):
-    return Preparation(
-        train_csv=save_folder / "train.csv",
-        dev_csv=save_folder / "dev.csv" if has_dev else None,
-        dev_trials=save_folder / "veri_dev.txt" if has_dev else None,
-        reused=reused,
-        **numbers,
-    )
 
 
 def _log_summary(prepared, found, held_out, development, trials, excluded):

@@ -5,8 +5,7 @@ import dataclasses
 import json
 import logging
 import os
-import random
-from collections import Counter, namedtuple
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 import voxceleb_prepare
+from hamsb.dataio import inspection
 from hamsb.utils.files import digest
 from hamsb.verification.lookup import find_utterances, read_lists
 from hamsb.verification.trials import read_trials
@@ -88,7 +88,7 @@ def no_audio(monkeypatch):
     def arm():
         for name in ("SoundFile", "info", "read", "open"):
             monkeypatch.setattr(soundfile, name, refuse, raising=False)
-        monkeypatch.setattr(voxceleb_prepare, "look", refuse)
+        monkeypatch.setattr(voxceleb_prepare, "look_at_all", refuse)
 
     return arm
 
@@ -670,28 +670,6 @@ def test_fewer_target_trials_than_speakers_take_any_of_them(tmp_path):
     assert len(drawn) >= 2
 
 
-@pytest.mark.parametrize("sessions", [1, 2, 9])
-def test_target_pairs_are_numbered_as_they_would_be_listed(sessions):
-    """The same draws as of the list of all pairs, which grows with the square."""
-    Row, numbers = namedtuple("Row", "session path"), random.Random(sessions)
-    for seed in range(20):
-        files = [Row(str(numbers.randrange(sessions)), str(i)) for i in range(seed)]
-        pairs = list(combinations(files, 2))
-        across = [(a, b) for a, b in pairs if a.session != b.session]
-        listed = random.Random(seed).sample(across or pairs, min(len(across or pairs), 25))
-        drawn = voxceleb_prepare._draw_pairs(files, 25, random.Random(seed))
-        assert drawn == listed
-
-
-def test_impostor_pairs_are_numbered_completely():
-    groups = [["a1"], ["b1", "b2", "b3"], ["c1", "c2"]]
-    expected = {(x, y) for x, y in combinations(sum(groups, []), 2) if x[0] != y[0]}
-    draw = voxceleb_prepare._draw_impostors
-    assert set(draw(groups, 100, voxceleb_prepare.random.Random(0))) == expected
-    drawn = draw(groups, 5, voxceleb_prepare.random.Random(0))
-    assert len(set(drawn)) == 5 and set(drawn) <= expected
-
-
 def test_hamsb_reads_and_finds_the_trials(tmp_path):
     one, two = tree(tmp_path / "one", 3), tree(tmp_path / "two", 3, first=3)
     prepared = prepare([one, two], dev_speakers=4, dev_trials=5)
@@ -771,11 +749,11 @@ def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
 
 
 def test_processes_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(voxceleb_prepare, "_FILES_PER_TASK", 3)
+    monkeypatch.setattr(inspection, "_FILES_PER_TASK", 3)
     pools = []
-    pool = voxceleb_prepare.ProcessPoolExecutor
+    pool = inspection.ProcessPoolExecutor
     monkeypatch.setattr(
-        voxceleb_prepare,
+        inspection,
         "ProcessPoolExecutor",
         lambda *a, **k: pools.append(a) or pool(*a, **k),
     )
@@ -1208,19 +1186,19 @@ def test_missing_trial_list(tmp_path):
 def test_wrong_option(tmp_path):
     for number, (option, message) in enumerate(
         [
-            ({"dev_speakers": -1}, "dev_speakers is -1; it must be an integer >= 0"),
-            ({"dev_speakers": 1}, "dev_speakers is 1, but impostor trials need two"),
-            ({"dev_speakers": True}, "dev_speakers is True"),
-            ({"dev_trials": 0}, "dev_trials is 0"),
-            ({"dev_trials": 2.5}, "dev_trials is 2.5"),
-            ({"min_duration": -1}, "min_duration is -1"),
-            ({"min_duration": float("nan")}, "min_duration is nan"),
-            ({"min_duration": "1 s"}, "min_duration is '1 s'"),
-            ({"sample_rate": 0}, "sample_rate is 0"),
-            ({"seed": None}, "seed is None"),
-            ({"merge_speakers": "yes"}, "merge_speakers is 'yes'; it must be True or"),
+            ({"dev_speakers": -1}, "dev_speakers=-1: must be a whole number, at least 0"),
+            ({"dev_speakers": 1}, "dev_speakers=1: impostor trials need two"),
+            ({"dev_speakers": True}, "dev_speakers=True"),
+            ({"dev_trials": 0}, "dev_trials=0"),
+            ({"dev_trials": 2.5}, "dev_trials=2.5"),
+            ({"min_duration": -1}, "min_duration=-1"),
+            ({"min_duration": float("nan")}, "min_duration=nan"),
+            ({"min_duration": "1 s"}, "min_duration='1 s'"),
+            ({"sample_rate": 0}, "sample_rate=0"),
+            ({"seed": None}, "seed=None"),
+            ({"merge_speakers": "yes"}, "merge_speakers='yes': must be True or"),
             ({"merge_speakers": True, "prefix_speakers": True}, "give one of the two"),
-            ({"num_workers": 0}, "num_workers is 0"),
+            ({"num_workers": 0}, "num_workers=0"),
         ]
     ):
         root = tmp_path / str(number)

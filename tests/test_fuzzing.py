@@ -30,7 +30,7 @@ from hamsb.inference import SpeakerRecognition, Speakers
 from hamsb.training.brain import EmbeddingBrain
 from hamsb.training.identity import begun, check_data, identity
 from hamsb.utils.command_line import parse_arguments
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 from hamsb.verification.cache import EmbeddingCache
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import read_decision

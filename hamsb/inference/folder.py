@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hamsb.inference.inspection import HPARAMS, top_keys
-from hamsb.utils.hparams import did_you_mean
+from hamsb.utils.yaml_tree import did_you_mean
 
 _MODEL_KEYS = ("modules", "pretrainer")
 

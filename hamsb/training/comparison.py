@@ -19,7 +19,7 @@ from hamsb.training.study import (
     train_all,
 )
 from hamsb.utils.checks import check_list, check_mapping, check_whole
-from hamsb.utils.hparams import merged, option_text, read_yaml
+from hamsb.utils.yaml_tree import merged, option_text, read_yaml
 from hamsb.verification.bootstrap import bootstrap_eer, relative_change
 from hamsb.verification.metrics import eer, min_dcf
 from hamsb.verification.trials import speaker_of

@@ -29,7 +29,6 @@ from hamsb.training.card import check_card
 from hamsb.training.schedules import next_rate
 from hamsb.utils.checks import check_not_negative, check_whole
 from hamsb.utils.hparams import (
-    bracketed,
     build,
     check_arguments,
     check_names,
@@ -38,6 +37,7 @@ from hamsb.utils.hparams import (
     objects,
     read_resolved,
 )
+from hamsb.utils.yaml_tree import bracketed
 
 #: The modules that every training script passes a batch through, in this order.
 CHAIN = ("compute_features", "mean_var_norm", "embedding_model")

@@ -48,7 +48,8 @@ from hamsb.training.kept import (
     lacks_statistics,
 )
 from hamsb.utils.checks import check_whole, is_number
-from hamsb.utils.hparams import build, option_text, read_resolved
+from hamsb.utils.hparams import build, read_resolved
+from hamsb.utils.yaml_tree import option_text
 from hamsb.verification.data import VerificationData
 from hamsb.verification.overlaps import (
     ModelSpeakers,

@@ -18,8 +18,9 @@ from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.run_opts import RunOptions
 
 from hamsb.utils.conditions import versions
-from hamsb.utils.hparams import bracketed, option_text, plain_keys, read_yaml, resolve
+from hamsb.utils.hparams import plain_keys, resolve
 from hamsb.utils.run_folder import RUN, check_script, read_run
+from hamsb.utils.yaml_tree import bracketed, option_text, read_yaml
 
 #: Keys of a yaml that may change from one start to the next, and what must hold.
 MAY_CHANGE = {

@@ -14,7 +14,7 @@ import torch
 from speechbrain.utils.checkpoints import DEFAULT_SAVE_HOOKS, get_default_hook
 from torch import nn
 
-from hamsb.utils.hparams import bracketed
+from hamsb.utils.yaml_tree import bracketed
 
 
 def check_kept(

@@ -3,7 +3,7 @@
 A script's ``--help`` lists them before anything heavy is imported.
 """
 
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 
 #: What every training script reads.
 KEYS = [

@@ -47,7 +47,8 @@ from hamsb.training.report import Preparation
 from hamsb.utils.checks import check_whole
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.files import digest, only_run, replacing
-from hamsb.utils.hparams import Key, load_hparams, plain_keys, resolve
+from hamsb.utils.hparams import load_hparams, plain_keys, resolve
+from hamsb.utils.keys import Key
 from hamsb.utils.progress import OFF
 from hamsb.utils.run_folder import write_run
 from hamsb.utils.sharing import share

@@ -27,7 +27,8 @@ import yaml
 from hamsb.utils.command_line import parse_arguments
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json, replacing
-from hamsb.utils.hparams import Key, resolve
+from hamsb.utils.hparams import resolve
+from hamsb.utils.keys import Key
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import read_scores
 

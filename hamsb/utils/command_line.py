@@ -11,7 +11,7 @@ the same three things. An option is ``--key=value`` or ``--key value``; its key 
 one of the yaml's or a run option of SpeechBrain's, in full. A value that starts
 with one of ``[ { ! ' "`` is yaml; any other is one number, boolean, null or text
 as it stands, whatever ``=``, ``#`` or ``:`` is in it. How a value changes the yaml is
-told in `hamsb.utils.hparams.override`.
+told in `hamsb.utils.yaml_tree.override`.
 
 Whatever a user can put right is a ValueError or FileNotFoundError, before any
 data are read; `main_or_exit` prints it as one message, without a traceback.
@@ -48,18 +48,10 @@ from hamsb.utils.checks import (
     is_number,
 )
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import (
-    Key,
-    as_option,
-    check_owner,
-    did_you_mean,
-    error_text,
-    is_tagged,
-    key_paths,
-    read_resolved,
-    read_yaml,
-)
+from hamsb.utils.hparams import error_text, read_resolved
+from hamsb.utils.keys import Key, check_owner
 from hamsb.utils.run_options import LEAST, NEEDS, REFUSED, TRAINING
+from hamsb.utils.yaml_tree import as_option, did_you_mean, key_paths, read_yaml, tag
 
 EXPECTED_ERROR = 2  # the exit status; Python's own for an unexpected error is 1
 INTERRUPTED = 130
@@ -174,11 +166,11 @@ def _check_kinds(keys, resolved):
             check_flag(key.name, bool(value) if isinstance(value, ScalarBoolean) else value)
         elif key.kind in NUMBERS and not is_number(value) and not hasattr(value, "tag"):
             raise ValueError(f"{key.name}={value}: must be a number, {key.help}.")
-        elif key.kind in WHOLE and not is_tagged(value):
+        elif key.kind in WHOLE and tag(value) is None:
             check_whole(key.name, value, WHOLE[key.kind])
-        elif key.kind == "mapping" and not is_tagged(value):
+        elif key.kind == "mapping" and tag(value) is None:
             check_mapping(key.name, value, f"{key.kind}, {key.help}")
-        elif key.kind.startswith("list") and not is_tagged(value):
+        elif key.kind.startswith("list") and tag(value) is None:
             check_list(key.name, value, f"{key.kind}, {key.help}")
 
 

@@ -18,15 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hamsb.utils.hparams import (
-    Key,
-    check_owner,
-    header,
-    option_text,
-    read_yaml,
-    remarks,
-)
+from hamsb.utils.keys import Key, check_owner, header, remarks
 from hamsb.utils.run_options import TRAINING
+from hamsb.utils.yaml_tree import option_text, read_yaml
 
 INDENT = 28  # columns of an option's name
 LONGEST = 60  # characters of a value

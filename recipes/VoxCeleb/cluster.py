@@ -20,7 +20,7 @@ complete:
 """
 
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [

@@ -26,7 +26,7 @@ first model of each, and, where the reports of their trainings lie beside the ex
 """
 
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [

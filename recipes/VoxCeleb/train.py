@@ -13,7 +13,7 @@ clusters of the training speakers in the course of the training.
 
 from hamsb.training import keys
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 
 KEYS = [
     *keys.KEYS,

@@ -22,7 +22,7 @@ beyond loss and EER, the means of ``hamsb.nnet.contrastive.diagnostics`` over an
 
 from hamsb.training import keys
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 
 KEYS = [
     *keys.KEYS,

@@ -19,7 +19,7 @@ of it is complete:
 """
 
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [

@@ -25,7 +25,7 @@ from speechbrain.inference.speaker import EncoderClassifier
 
 from conftest import REPOSITORY
 from hamsb.training.export import export_model
-from hamsb.utils.hparams import override, read_yaml
+from hamsb.utils.yaml_tree import override, read_yaml
 
 # Key -> kind of its value; None: called, or handed to Brain.
 TRAINING = {

@@ -24,7 +24,8 @@ from conftest import REPOSITORY
 from hamsb.training.comparison import Comparison
 from hamsb.training.study import declared_keys
 from hamsb.utils.command_line import parse_arguments
-from hamsb.utils.hparams import header, load_hparams, read_resolved
+from hamsb.utils.hparams import load_hparams, read_resolved
+from hamsb.utils.keys import header
 from runs import EXPERIMENT, export_untrained, quick  # noqa: F401
 
 HPARAMS = REPOSITORY / "hparams"

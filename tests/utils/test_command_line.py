@@ -13,7 +13,8 @@ from torch._utils import ExceptionWrapper
 import hamsb
 from hamsb.utils import command_line
 from hamsb.utils.command_line import main_or_exit, parse_arguments
-from hamsb.utils.hparams import Key, load_hparams
+from hamsb.utils.hparams import load_hparams
+from hamsb.utils.keys import Key
 from hamsb.utils.run_options import ANALYSIS
 from runs import fork, status_of
 

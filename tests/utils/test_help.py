@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hamsb.utils.help import help_if_asked, help_text
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 from hamsb.utils.run_options import ANALYSIS
 
 DOCUMENT = """Train a model.

@@ -1,4 +1,5 @@
-"""Yamls: what an override changes and replaces, what is built, which key an error names."""
+"""Yamls and their trees: what an override changes and replaces, what is built, which key an
+error names."""
 
 import pytest
 import yaml
@@ -6,15 +7,8 @@ from hyperpyyaml import load_hyperpyyaml
 
 import hamsb
 from hamsb.utils.command_line import parse_arguments
-from hamsb.utils.hparams import (
-    load_hparams,
-    merged,
-    option_text,
-    plain_keys,
-    read_resolved,
-    read_yaml,
-    resolve,
-)
+from hamsb.utils.hparams import load_hparams, plain_keys, read_resolved, resolve
+from hamsb.utils.yaml_tree import merged, option_text, read_yaml
 
 YAML = """
 seed: 1

@@ -17,8 +17,9 @@ on the command line (``--device=cuda:0``) goes to every run.
 
 An experiment's yaml is looked for beside the study's and in ``hparams/``, and so is the
 ``loss_file``, of which an experiment may name a ``loss``: a head and a loss in the place of
-its yaml's. Options are merged as on a command line (`hamsb.utils.hparams.override`): those
-of all, of the loss, of the experiment. What has a tag is not built here; a text that begins
+its yaml's. Options are merged as on a command line
+(`hamsb.utils.yaml_tree.override`): those of all, of the loss, of the experiment. What has
+a tag is not built here; a text that begins
 with ``!`` is yaml, whose ``!ref`` is to the run's keys.
 
 An experiment with a ``search`` is first trained once for each of its points
@@ -43,7 +44,7 @@ the epochs), ``det_<list>.png``.
 """
 
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 
 KEYS = [
     Key("output_folder", "folder", "tables, plots and the runs' folders"),
@@ -83,9 +84,10 @@ from hamsb.training.comparison import (
 from hamsb.training.study import Run, minutes, read_curves
 from hamsb.utils.command_line import main_or_exit, parse_arguments
 from hamsb.utils.files import only_run, replacing
-from hamsb.utils.hparams import merged, option_text, read_resolved
+from hamsb.utils.hparams import read_resolved
 from hamsb.utils.run_folder import check_script, write_run
 from hamsb.utils.tables import markdown_table, write_csv
+from hamsb.utils.yaml_tree import merged, option_text
 from hamsb.verification.plots import plot_det
 
 SCRIPT = "compare.py"

@@ -11,7 +11,7 @@ speakers and other seeds would add. In ``output_folder``: ``report.md``, ``corpo
 """
 
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 
 KEYS = [
     Key("output_folder", "folder", "the table"),

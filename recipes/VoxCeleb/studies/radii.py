@@ -20,7 +20,7 @@ one of a Euclidean head, has lengths only. What comes out, in ``output_folder``:
 """
 
 from hamsb.utils.help import help_if_asked
-from hamsb.utils.hparams import Key
+from hamsb.utils.keys import Key
 from hamsb.utils.run_options import ANALYSIS
 
 KEYS = [

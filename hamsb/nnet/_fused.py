@@ -24,7 +24,7 @@ from hamsb.nnet._closed_forms import (
     blocks,
     refuse_second_derivative,
 )
-from hamsb.nnet.precision import no_autocast
+from hamsb.nnet.precision import no_autocast, widened
 
 # Entries of a block on a GPU, of which some three are there at once. A block is computed
 # in some hundred kernel launches, in both passes together.
@@ -240,8 +240,8 @@ class LazySimilarities:
         return self.tensor()
 
     def numbers(self) -> Tensor:
-        """The same as [B, C]."""
-        return self.all().squeeze(1)
+        """The same as [B, C], float32 or wider, as every loss of hamsb computes on."""
+        return widened(self.all()).squeeze(1)
 
     @classmethod
     def __torch_function__(
@@ -258,6 +258,8 @@ class LazySimilarities:
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.all()[index]
+
+    __hash__ = object.__hash__  # which a class with == of its own would lose
 
     # ------------------------------------------------------------ the loss
 
@@ -288,9 +290,8 @@ class LazySimilarities:
             Whether logits below the target's become 0.
         """
         if torch.compiler.is_compiling() and self.fraction == 1:
-            similarities = self.tensor().squeeze(1)
             return MarginCrossEntropy.apply(
-                similarities, targets, value, slope, scale, zero
+                self.numbers(), targets, value, slope, scale, zero
             )
         return self._by_blocks(targets, value, slope, scale, zero)
 
@@ -304,6 +305,23 @@ class LazySimilarities:
             self.x, centers, self.c, targets, value, slope, form, *self.learned
         )
         return losses
+
+
+def _operator(name: str) -> Callable[..., Tensor]:
+    """An operator of the tensor. Python looks for it in the class alone."""
+
+    def act(self: LazySimilarities, *others: Any) -> Tensor:
+        return getattr(self.all(), name)(*others)
+
+    return act
+
+
+for _name in (
+    *("neg", "abs", "pos", "lt", "le", "gt", "ge", "eq", "ne"),
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
+    *("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "rpow", "rmatmul"),
+):
+    setattr(LazySimilarities, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def maximum(similarities: Tensor, sub_centers: int) -> Tensor:

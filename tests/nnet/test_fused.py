@@ -22,6 +22,7 @@ from hamsb import (
     PoincareBall,
     RAMSoftmax,
     Softmax,
+    SphereFace2,
 )
 from hamsb.nnet import _closed_forms, _fused
 
@@ -316,6 +317,59 @@ def test_autocast_has_the_products_of_cosines_alone():
         plain.backward()
         for ours, theirs in zip(heads[1].parameters(), heads[0].parameters(), strict=True):
             assert gap(ours.grad, theirs.grad.double()) < 0.02
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [AMSoftmax(top_k=5), AAMSoftmax(top_k=5), RAMSoftmax(top_k=5), SphereFace2()],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_losses_of_all_similarities_are_float32_under_autocast(loss):
+    x, targets = batch(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, fused = (
+            loss(head_of("cosine", fused, torch.float32)(x), targets)
+            for fused in (False, True)
+        )
+    assert fused.dtype == torch.float32
+    torch.testing.assert_close(fused, plain)
+
+
+@pytest.mark.parametrize("name", ["cosine", "cosine of 3"])
+def test_autocast_under_torch_compile(name):
+    x, targets = batch(torch.float32)
+    for make in (AMSoftmax, lambda: AAMSoftmax(top_k=5)):
+        head, loss = head_of(name, True, torch.float32), make()
+        compiled = torch.compile(loss, backend="eager")
+        with torch.autocast("cpu", torch.bfloat16):
+            value = compiled(head(x), targets)
+            eager = loss(head(x), targets)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, eager, rtol=2e-3, atol=0)
+        value.backward()
+        assert head.weight.grad.isfinite().all()
+
+
+def test_operators_act_on_the_tensor():
+    """Python looks for these in the class: a loss of one's own would work on few speakers
+    and fail on many."""
+    x, targets = batch()
+    lazy, plain = (
+        head_of("cosine", True, torch.float64)(x),
+        head_of("cosine", False, torch.float64)(x),
+    )
+    for use in (
+        lambda p: 30 * p - 1,
+        lambda p: (1 - p) / 2 + p * p,
+        lambda p: abs(-p) ** 2,
+        lambda p: (p > 0) | (p <= -0.1),
+        lambda p: (p == p) & (p != 0),
+        lambda p: p @ torch.ones(C, 1, dtype=p.dtype),
+    ):
+        assert torch.equal(use(lazy), use(plain))
+    scaled = 30 * lazy
+    cross_entropy(scaled.squeeze(1), targets.squeeze(1)).backward()
+    assert hash(lazy) is not None and lazy in {lazy}
 
 
 # ------------------------------------------------------------------ mistakes

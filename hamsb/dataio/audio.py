@@ -167,7 +167,7 @@ def check_audio(wav: torch.Tensor, name: object, sample_rate: int) -> None:
     Arguments
     ---------
     wav : torch.Tensor
-        [T], or [T, C], at full scale 1.
+        [T], or [T, C], of floats whose full scale is 1.
     name : str or Path
         What the message begins with: the file, or the row of a batch.
     sample_rate : int
@@ -176,8 +176,9 @@ def check_audio(wav: torch.Tensor, name: object, sample_rate: int) -> None:
     Raises
     ------
     ValueError
-        No samples; samples that are not finite; no sample above -80 dBFS, which is
-        silence for the preparation of training data too; nothing but a constant.
+        Whole numbers, of which the full scale is not known; no samples; samples that are
+        not finite; no sample above -80 dBFS, which is silence for the preparation of
+        training data too; nothing but a constant.
 
     Example
     -------
@@ -186,6 +187,11 @@ def check_audio(wav: torch.Tensor, name: object, sample_rate: int) -> None:
     ValueError: a.wav: silent, no sample above -80 dBFS in 0.500 s; give a recording of \
 speech.
     """
+    if not wav.is_floating_point():
+        raise ValueError(
+            f"{name}: {wav.dtype}, but floats are needed whose full scale is 1; "
+            "divide by that of your numbers, 32768 for 16 bit."
+        )
     if wav.numel() == 0:
         raise ValueError(f"{name}: no samples; give a recording of speech.")
     low, high = torch.stack(wav.detach().float().aminmax()).tolist()  # nan is passed on

@@ -75,13 +75,20 @@ class EmbeddingExtractor:
         if isinstance(model, SpeakerRecognition):
             self.recognition = model
             self.source = str(model.source)
+            self._keep_place()
             return
         self.source = os.fspath(model)
+        self._keep_place()
         if (there := named_device(device)).type != "cpu":
             check_accelerator(there)
         self.recognition = SpeakerRecognition.from_hparams(
             self.source, savedir=savedir, decision=decision, run_opts={"device": device}
         )
+
+    def _keep_place(self) -> None:
+        """A relative path means the folder that it means now."""
+        if Path(self.source).is_dir():
+            self.folder = Path(self.source).absolute()
 
     @property
     def sample_rate(self) -> int:
@@ -244,15 +251,9 @@ class EmbeddingExtractor:
         """
         check_whole("sample_rate", sample_rate, least=1)
         audio = torch.as_tensor(wav)
-        if not audio.is_floating_point():
-            raise ValueError(
-                f"{name}: {audio.dtype}, but floats are needed whose full scale is 1; "
-                "divide by that of your numbers, 32768 for 16 bit."
-            )
         if audio.ndim not in (1, 2):
             raise ValueError(f"{name}: must be [T] or [T, C], got {tuple(audio.shape)}.")
-        if audio.numel() == 0:
-            raise ValueError(f"{name}: no samples; give a recording of speech.")
+        check_audio(audio, name, sample_rate)
         audio = audio.float().reshape(len(audio), -1)
         mono = self.recognition.audio_normalizer(audio, sample_rate)
         return self.embed_batch(mono.unsqueeze(0), [name])[0]

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from hamsb.utils.lean import make_lean
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import (
     DECISION,
+    check_own_decision,
     fingerprint,
     read_decision,
     read_own_decision,
@@ -127,12 +129,10 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         if not elsewhere:
             model_folder(place, "source", hparams_file)
             if decision is None:
-                decision = read_decision(place)
+                kwargs["decision"] = read_decision(place)
             kwargs.setdefault("overrides", own_weights(place, hparams_file))
             if not kwargs.get("download_only"):
                 savedir = None
-        if isinstance(decision, dict):
-            kwargs["decision"] = decision
         load = functools.partial(
             super().from_hparams,
             source,
@@ -154,17 +154,24 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
             # with all that a fingerprint is of, whatever was asked for before
             names = DECISION, TRAINING, "embedding.yaml"
             beside = _fetch_beside(str(source), names, savedir=savedir, **options)
-            if model is not None and "decision" not in kwargs and DECISION in beside:
+            if model is not None and decision is None and DECISION in beside:
                 model.decision = read_decision(beside[DECISION].parent)
         if savedir is not None:
             with replacing(Path(savedir, _SOURCE)) as partial:
                 partial.write_text(f"{place}\n", encoding="utf-8")
         if model is not None:
-            model.source = place
-            if isinstance(decision, (str, os.PathLike)):
-                model.decision = read_own_decision(
-                    decision, fingerprint(source_folder(place, hparams_file))
-                )
+            model.source = place if elsewhere else os.path.abspath(place)
+            if decision is not None:
+                folder = Path(place)
+                if elsewhere:
+                    options["savedir"] = savedir
+                    folder = _fetch_first(str(source), hparams_file, **options).parent
+                own = fingerprint(folder)
+                if isinstance(decision, (str, os.PathLike)):
+                    decision = read_own_decision(decision, own)
+                else:
+                    check_own_decision(decision, own)
+                model.decision = decision
         return model
 
     def threshold(self, name: str = "eer") -> float:
@@ -328,9 +335,12 @@ class SpeakerRecognition(speechbrain.inference.speaker.SpeakerRecognition):
         return score, score >= limit
 
     def limit(self, threshold: str | float | None = None) -> float:
-        """The cosine that a name of a threshold, a cosine, or None ("eer") stands for."""
+        """The cosine that a name of a threshold, a cosine, or None ("eer") stands for; a
+        ValueError where it is no finite number, which would decide nothing."""
         if threshold is None or isinstance(threshold, str):
             return self.threshold(threshold or "eer")
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold={threshold}: must be a finite number.")
         return threshold
 
     def verify_files(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from hamsb.dataio.annotations import Utterance
 from hamsb.inference.extraction import EmbeddingExtractor
 from hamsb.inference.tracking import NONE
+from hamsb.utils.checks import check_whole
 from hamsb.utils.files import digest, fcntl, lock, read_json, replacing
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.decision import false_alarm_threshold
@@ -23,6 +25,7 @@ _KIND = "speakers enrolled with hamsb"
 FALSE_ALARMS = 0.1  # of strangers' recordings, where nothing is asked for
 _LARGEST = 1e18  # whose square float32 holds
 _PATIENCE = 60.0  # seconds that another process may have the file
+_ONE_THREAD = threading.Lock()  # changes a store; the file's lock keeps out processes
 
 
 class EnrolledUtterance(NamedTuple):
@@ -99,33 +102,34 @@ class Speakers:
     def __init__(
         self, path: str | os.PathLike, extractor: EmbeddingExtractor | None = None
     ):
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # also after a change of the working folder
         self.extractor = extractor
         self._read()
 
     def _read(self) -> None:
         """What the file holds now."""
-        self.model: dict[str, Any] = {}
-        self._speakers: dict[str, list[EnrolledUtterance]] = {}
+        model: dict[str, Any] = {}
+        speakers: dict[str, list[EnrolledUtterance]] = {}
         if self.path.is_dir():
             raise ValueError(f"store={self.path}: a folder; give a file, speakers.json.")
         if self.path.exists():
             try:
-                self.model, self._speakers = _parse(read_json(self.path))
+                model, speakers = _parse(read_json(self.path))
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ValueError(
                     f"store={self.path}: no store of speakers, or damaged "
                     f"({type(error).__name__}: {error}); restore it, or give another path."
                 ) from error
-        if self.extractor is not None and self.model:
-            theirs, ours = self.model["fingerprint"], self.extractor.fingerprint
+        if self.extractor is not None and model:
+            theirs, ours = model["fingerprint"], self.extractor.fingerprint
             if theirs != ours:
                 raise ValueError(
-                    f"store={self.path}: made with the model {self.model['source']} "
+                    f"store={self.path}: made with the model {model['source']} "
                     f"({theirs[:12]}), whose embeddings mean nothing to "
                     f"{self.extractor.source} ({ours[:12]}). Give that model, or another "
                     "store."
                 )
+        self.model, self._speakers = model, speakers
 
     def __len__(self) -> int:
         return len(self._speakers)
@@ -185,6 +189,8 @@ class Speakers:
         new: dict[str, tuple[str, str | Utterance]] = {}  # `_key` -> name, recording
         for name, files in speakers.items():
             _check_name(name)
+            if isinstance(files, (str, os.PathLike)):
+                raise ValueError(f"files={files}: one path; give a list of recordings.")
             if name == NONE:
                 raise ValueError(
                     f"name={NONE}: is what tables say where it is nobody enrolled; give "
@@ -249,7 +255,8 @@ class Speakers:
     def _changing(self) -> Iterator[None]:
         """A block that changes what the file holds by now, and then the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as file:
+        lock_file = self.path.with_name(f".{self.path.name}.lock")
+        with _ONE_THREAD, open(lock_file, "w") as file:
             until = time.monotonic() + _PATIENCE
             while fcntl is not None and not lock(file):
                 if time.monotonic() > until:
@@ -412,6 +419,7 @@ class Speakers:
             not accepted is of none of the speakers.
         """
         recognition = self._needed().recognition
+        check_whole("best", best, 1)
         limit = None
         if not (
             threshold is None and false_alarms is None and recognition.decision is None

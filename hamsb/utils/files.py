@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -232,8 +232,8 @@ def lock(file: IO, shared: bool = False) -> bool:
 
     A lock is its process's: the system frees it when the process ends, however it
     does, and also when the process closes the file, in any place where it had opened
-    it. Child processes do not have it. (One of ``flock`` would live on in the data
-    loader's workers of a killed run.)
+    it. It does not keep out other threads, and child processes do not have it. (One of
+    ``flock`` would live on in the data loader's workers of a killed run.)
 
     Arguments
     ---------

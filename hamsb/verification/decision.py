@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -210,13 +211,39 @@ def read_own_decision(path: str | os.PathLike, model: str) -> dict:
             f"decision={path}: does not say of which model it is; make one with hamsb "
             "threshold."
         )
+    _check_model(f"decision={path}", theirs, model)
+    return decision
+
+
+def check_own_decision(decision: Any, model: str) -> None:
+    """ValueError where what is in memory is no decision, or another model's.
+
+    Arguments
+    ---------
+    decision : dict
+        What `read_own_decision` returns, or, where it does not say whose it is, this
+        model's.
+    model : str
+        The `fingerprint` of the model that is to decide with it.
+
+    Example
+    -------
+    >>> check_own_decision({"thresholds": {"eer": 0.31}}, "0a")
+    """
+    try:
+        _check_decision(decision)
+    except ValueError as error:
+        raise ValueError(f"decision={decision}: no decision ({error}).") from error
+    _check_model("decision", decision.get("model", model), model)
+
+
+def _check_model(name: str, theirs: object, model: str) -> None:
     if theirs != model:
         raise ValueError(
-            f"decision={path}: of another model ({theirs[:12]}), and thresholds mean "
+            f"{name}: of another model ({str(theirs)[:12]}), and thresholds mean "
             f"nothing to this one ({model[:12]}). Give that model, or make a decision for "
             "this one with hamsb threshold."
         )
-    return decision
 
 
 def _write(path: Path, decision: Mapping) -> None:

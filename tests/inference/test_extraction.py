@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils import fetching
 
-from hamsb import EmbeddingExtractor
+from hamsb import EmbeddingExtractor, Speakers
 from hamsb.inference import SpeakerRecognition, cli
 from hamsb.inference.speaker import load_encoder
 from hamsb.utils.lean import skip_empty_padding
@@ -45,6 +45,16 @@ def test_files_batches_and_arrays_have_the_models_embeddings(extractor, model, s
     assert skip_empty_padding(plain.mods) > 0  # of what is below nothing is left to skip
     assert skip_empty_padding(loaded.mods) == 0
     assert skip_empty_padding(load_encoder(model).mods) == 0
+
+
+def test_a_relative_path_means_the_folder_that_it_meant(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    found = EmbeddingExtractor(model.name)
+    again = EmbeddingExtractor(SpeakerRecognition.from_hparams(model.name))
+    store = Speakers("speakers.json", found)
+    monkeypatch.chdir(tmp_path)
+    assert found.fingerprint == again.fingerprint == fingerprint(model)
+    assert store.path.parent == model.parent
 
 
 def test_an_array_at_another_rate_is_a_files(extractor, speech, tmp_path):

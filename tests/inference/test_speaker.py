@@ -1,5 +1,6 @@
 """SpeakerRecognition: the model's threshold, and files told apart by their paths."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hamsb.inference import SpeakerRecognition, speaker
 from hamsb.inference.speaker import load_encoder, trained_ball
 from hamsb.training.export import export_model
 from hamsb.verification.calibration import Calibration
-from hamsb.verification.decision import read_decision, write_decision
+from hamsb.verification.decision import fingerprint, read_decision, write_decision
 from runs import EXPERIMENT
 
 THRESHOLDS = {"eer": 0.5, "min_dcf_0.01": 0.75}
@@ -129,6 +130,9 @@ def test_thresholds_by_name_and_by_number(folder, files):
         ValueError, match=r"threshold='dcf': the model has \['eer', 'min_dcf_0.01'\]"
     ):
         model.verify_files(*files[:2], threshold="dcf")
+    for threshold in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="threshold=.*: must be a finite number"):
+            model.verify_batch(wavs[:1].expand(2, -1), wavs, threshold=threshold)
     model.decision = {"thresholds": {"eer": 2.0}}
     assert not model.verify_files(files[0], files[0])[1].item()
     assert model.verify_files(files[0], files[0], threshold=0.0)[1].item()
@@ -147,7 +151,15 @@ def test_without_a_stored_threshold_one_must_be_given(folder, files, tmp_path):
         model.log_likelihood_ratio(torch.tensor([0.5]))
     assert model.verify_files(*files[:2], threshold=-1.0)[1].item()
     given = {"thresholds": {"eer": -1.0}}
-    assert load(copy, decision=given).verify_files(*files[:2])[1].item()
+    for own in (given, {**given, "model": fingerprint(copy)}):
+        assert load(copy, decision=own).verify_files(*files[:2])[1].item()
+    for wrong, said in (
+        ({**given, "model": "0a" * 32}, "decision: of another model .0a0a0a0a0a0a"),
+        ({}, "no decision .no thresholds"),
+        ({"thresholds": {"eer": "high"}}, "no decision .threshold 'eer'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load(copy, decision=wrong)
 
 
 def test_log_likelihood_ratios(folder):
@@ -345,6 +357,9 @@ def test_no_decision_about_recordings_without_a_voice(folder, files, tmp_path):
             with pytest.raises(ValueError) as told:
                 method(*arguments)
             assert str(told.value).startswith(f"{named}: ")
+    quiet = torch.randint(-1, 2, (1, 16000), dtype=torch.int16)  # 2 of 32768
+    with pytest.raises(ValueError, match=r"^wavs\[0\]: torch.int16, but floats"):
+        model.encode_batch(quiet)
     with pytest.raises(ValueError, match=r"^wavs2\[1\]: silent"):
         speech = torch.randn(2, 16000)
         model.verify_batch(speech, torch.stack([speech[0], torch.zeros(16000)]))

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,27 @@ def test_two_processes_write_to_one_store(tmp_path):
     store = Speakers(path, stub)
     found = [u.embedding[0] for name in store.names for u in store.utterances(name)]
     assert sorted(found) == list(range(60))
+
+
+def test_so_do_threads(tmp_path):
+    """Whom the file's lock, a process's, does not keep apart; with a store for all, or
+    one each."""
+    stub = Stub()
+    for count in (1, 4):
+        path = tmp_path / f"{count}.json"
+        stores = [Speakers(path, stub) for _ in range(count)]
+
+        def enroll(number, stores=stores):
+            file = tmp_path / f"{number}"
+            file.write_text(str(number))
+            return stores[number % len(stores)].enroll(f"id{number % 7}", [file])
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(enroll, range(60))) == [1] * 60
+        store = Speakers(path, stub)
+        found = [u.embedding[0] for name in store.names for u in store.utterances(name)]
+        assert sorted(found) == list(range(60))
+        assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_process_that_is_killed_while_it_writes_changes_nothing(

@@ -125,7 +125,10 @@ class AddNoise(ReadsFiles):
         path = _pick(self.open()[kind], draws[1])
         low, high = self.ranges[kind]
         ratio = 10 ** ((low + (high - low) * draws[3]) / 10)
-        return {"noise": crop_at(path, length, draws[2]), "ratio": torch.tensor([ratio])}
+        noise = crop_at(path, length, draws[2])
+        if not noise.isfinite().all():
+            raise ValueError(f"{path}: a noise with samples that are no finite numbers.")
+        return {"noise": noise, "ratio": torch.tensor([ratio])}
 
     def open(self) -> dict[str, list[str]]:
         """The files by kind, from the csv file."""
@@ -211,8 +214,15 @@ class AddReverb(ReadsFiles):
         """A response from its loudest sample on, and what precedes that, backwards; of
         each as much as reaches an utterance of that length."""
         draw = torch.rand(1, dtype=torch.float64, generator=random).item()
-        response = _read(_pick(self.open(), draw))
-        direct = int(response.abs().argmax())
+        path = _pick(self.open(), draw)
+        response = _read(path)
+        loudest = response.abs().max(0)
+        if not 0 < loudest.values.item() < math.inf:
+            raise ValueError(
+                f"{path}: a room response that is silent, or whose samples are no finite "
+                "numbers."
+            )
+        direct = int(loudest.indices)
         early = response[max(direct - length, 0) : direct].flip(0)
         return {"late": response[direct : direct + length], "early": early}
 

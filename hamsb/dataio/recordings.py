@@ -55,7 +55,7 @@ def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Recording
     for source in sources:
         own = list(_of(os.fspath(source)))
         for name, place in own:
-            if found.setdefault(name, place) != place:
+            if not _same(found.setdefault(name, place), place):
                 raise ValueError(
                     f"{source}: two recordings are called {name}, {found[name]} and "
                     f"{place}; take one source at a time."
@@ -66,6 +66,13 @@ def find_recordings(sources: Iterable[str | os.PathLike]) -> dict[str, Recording
     if not found:
         raise ValueError("no recordings: name audio files, folders or lists.")
     return found
+
+
+def _same(one: Recording, other: Recording) -> bool:
+    """Whether two are one recording, which a table may name by another path."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return one == other
 
 
 def find_speakers(

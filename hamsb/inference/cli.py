@@ -256,7 +256,9 @@ def _enroll(options):
 
     if options.speakers:
         found = find_speakers([options.name, *options.audio], _note)
-    elif os.path.exists(options.name):
+    elif os.path.exists(options.name) and (
+        not options.audio or _is_recordings(options.name)
+    ):
         raise ValueError(
             f"name={options.name}: a file or folder; the speaker's name comes before the "
             "recordings."
@@ -270,6 +272,14 @@ def _enroll(options):
     if not options.speakers:
         there = f"{options.name} has {len(speakers.utterances(options.name))}"
     print(f"{options.store}: {added} recordings added, {there}")
+
+
+def _is_recordings(name):
+    """Whether a name is a path, or an audio file's or a list's, and so no speaker's."""
+    from hamsb.dataio.recordings import LISTS
+    from hamsb.dataio.utterances import AUDIO, OTHER_AUDIO
+
+    return "/" in name or name.lower().endswith((*AUDIO, *OTHER_AUDIO, *LISTS))
 
 
 def _declare_speakers(commands):
@@ -449,6 +459,7 @@ def _track(options):
         options.pause_level,
         options.batch_size,
         not options.no_progress,
+        extractor.recognition.encoder.check_length,
     )
     recognition = extractor.recognition
     calibrated = (recognition.decision or {}).get("calibration") is not None

@@ -195,6 +195,7 @@ def track(
     pause_level: float = PAUSE_LEVEL,
     batch_size: int = 16,
     progress: bool = True,
+    check_length: Callable[[object, int], None] | None = None,
 ) -> Track:
     """Find who of some enrolled speakers speaks when.
 
@@ -235,6 +236,10 @@ def track(
         B, windows at a time; they have one length, so that it changes nothing.
     progress : bool
         Show a progress bar.
+    check_length : callable, optional
+        (path, samples) -> a ValueError where so few are too short for the model, as
+        `hamsb.verification.encoding.Encoder.check_length`. Without it a recording of less
+        than 0.1 s has no speech.
 
     Raises
     ------
@@ -249,6 +254,8 @@ def track(
     normalizer = AudioNormalizer(sample_rate)
     frame = round(_FRAME * sample_rate)
     samples, levels = _levels(path, normalizer, frame)
+    if check_length is not None:
+        check_length(path, samples)
     speech = find_speech(levels, pause_level, frame / sample_rate)
     length = min(round(window * sample_rate), samples)
     starts = _starts(samples, length, max(1, round(hop * sample_rate)))

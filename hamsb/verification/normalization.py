@@ -151,6 +151,10 @@ def cohort_statistics(
     """
     similarity = CosineSimilarity() if similarity is None else similarity
     k = len(cohort) if k is None else k
+    if len(cohort) < 2:
+        raise ValueError(
+            f"cohort: {len(cohort)} in it, of which there is no deviation; give at least 2."
+        )
     if not 2 <= k <= len(cohort):
         raise ValueError(
             f"cohort_size={k}: at least 2, and at most the {len(cohort)} of the cohort"

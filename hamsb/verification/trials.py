@@ -220,11 +220,14 @@ def _read_lines(path: Path) -> tuple[int, Iterator[tuple[int, str, str]]]:
     """How many lines precede the trials; and label, enrol and test of each."""
     with open(path, encoding="utf-8-sig") as lines:  # some editors add a mark
         first = next(lines, "")
-    columns = [name.strip() for name in first.replace("\t", ",").split(",")]
+    columns = [name.strip(' "\r\n') for name in first.replace("\t", ",").split(",")]
     if {"label", "enrol", "test"} <= set(columns):
         return 1, _read_csv(path)
     words = first.split()
-    last = len(words) == 3 and words[0] not in _LABELS and words[2] in _LABELS
+    places = [place for place, word in enumerate(words) if word in _LABELS]
+    if {0, 2} <= {*places}:  # a label and an utterance that is called 1, say
+        places = [place for place in (0, 2) if not words[place].isdecimal()]
+    last = len(words) == 3 and 0 not in places and 2 in places
     return 0, _read_text(path, "enrol test label" if last else "label enrol test")
 
 

@@ -218,6 +218,22 @@ def test_convolution_with_the_direct_sound_in_place(tmp_path):
     torch.testing.assert_close(power(output), power(wavs))
 
 
+def test_files_that_hold_nothing_are_named(tmp_path):
+    """Where utterances would become zeros, or no numbers, and train with their labels."""
+    broken = tone(100)
+    broken[5000] = np.nan
+    for name, samples, kind in (
+        ("silent", 0 * tone(100), AddReverb),
+        ("broken", broken, AddReverb),
+        ("broken", broken, lambda made: AddNoise(made, [0, 15])),
+    ):
+        folder = tmp_path / name
+        write(folder / "a.wav", samples, subtype="FLOAT")
+        made = prepare_audio_csv(folder, tmp_path / f"{name}.csv", key="k")
+        with pytest.raises(ValueError, match=f"{folder}/a.wav: a .* no finite numbers"):
+            kind(made).read(16000)
+
+
 # ------------------------------------------------------------------ speed
 
 

@@ -86,6 +86,8 @@ def test_tables_and_kaldi_directories(tree):
         ValueError, match="u.csv:1: no column wav, .* JSON lines with wav.$"
     ):
         find_recordings(["u.csv"])
+    (tree / "u.csv").write_text(f"ID,wav\nc.wav,{other}\n")
+    assert [*find_recordings(["c.wav", "u.csv"]).values()] == [Path("c.wav")]
     (tree / "u.csv").write_text(f"ID,wav,spk_id\nx,{other},anna\n")
     with pytest.raises(ValueError, match="^u.csv: two recordings are called x, .* one sou"):
         find_recordings(["t.csv", "u.csv"])

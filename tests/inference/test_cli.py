@@ -265,6 +265,18 @@ def test_nothing_is_written_over_what_is_read(hamsb, model, speech, tmp_path, mo
     assert status == 2 and "name=none: is what tables say" in messages
 
 
+def test_a_speaker_may_be_called_as_a_folder_here(
+    hamsb, model, speech, tmp_path, monkeypatch
+):
+    shutil.copytree(speech / "a", tmp_path / "anna")
+    monkeypatch.chdir(tmp_path)
+    status, said, _ = hamsb("enroll", model, "s.json", "anna", "anna")
+    assert status == 0 and "anna has " in said
+    for forgotten in (["anna/1.wav", "anna"], ["anna"], ["anna/"], [f"{tmp_path}/anna"]):
+        status, _, messages = hamsb("enroll", model, "s.json", *forgotten)
+        assert status == 2 and "the speaker's name comes before" in messages, forgotten
+
+
 def test_a_killed_embed_goes_on_where_it_was(hamsb, model, speech, tmp_path, monkeypatch):
     """Nothing is lost, and nothing done twice."""
     whole, out = tmp_path / "whole.npz", tmp_path / "e.npz"

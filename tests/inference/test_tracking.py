@@ -257,6 +257,7 @@ def test_the_command(model, tmp_path, monkeypatch, capsys):
         soundfile.write(tmp_path / f"{name}.wav", tone(name, 3.0, 16000), 16000)
         given = ["enroll", str(model), "speakers.json", name, f"{name}.wav"]
         assert cli.main(given) == 0
+    soundfile.write(tmp_path / "short.wav", tone(ENROLLED[0], 0.005, 16000), 16000)
     segments = write_turns(tmp_path / "long.wav", TURNS[:4], 16000)
     write_rttm(tmp_path / "true.rttm", segments, "long")
     capsys.readouterr()
@@ -271,6 +272,7 @@ def test_the_command(model, tmp_path, monkeypatch, capsys):
     for changed, why in (
         (["track", str(model), "none.json", "long.wav"], "store=none.json: no such file"),
         ([*given[:3], "none.wav"], "none.wav: no such audio file"),
+        ([*given[:3], "short.wav"], "short.wav: lasts 0.0050 s, and the model needs"),
         ([*given, "--reference=none.rttm"], "none.rttm: no such RTTM file"),
         ([*given, f"--output={tmp_path}"], "output=.*: a folder"),
         ([*given, "--hop=5"], "hop=5: must be at most"),

@@ -236,6 +236,18 @@ def kaldi(folder, rows):
     return folder
 
 
+def test_an_utterance_may_be_called_as_a_label(tmp_path):
+    for text, labels, enrol in (
+        ("1 utt7 target\n1 utt9 nontarget\n", [1, 0], ("1", "1")),
+        ("target 0 1\nnontarget 0 2\n", [1, 0], ("0", "0")),
+        ("1 0 2\n0 0 1\n", [1, 0], ("0", "0")),
+        ("0 7 1\n1 7 8\n", [0, 1], ("7", "7")),
+    ):
+        (tmp_path / "list").write_text(text)
+        trials = read_trials(tmp_path / "list")
+        assert (trials.labels.tolist(), trials.enrol) == (labels, enrol)
+
+
 def test_lists_of_each_form_are_one(four_trials, tmp_path):
     rows = [line.split() for line in FOUR_TRIALS.splitlines()]
     words = {"0": "nontarget", "1": "target"}
@@ -244,6 +256,7 @@ def test_lists_of_each_form_are_one(four_trials, tmp_path):
             "".join(f"{a} {b} {words[label]}\n" for label, a, b in rows),
             "".join(f"{a}\t{b}\t{label}\n" for label, a, b in rows),
             "test,label, enrol\n" + "".join(f"{b},{label},{a}\n" for label, a, b in rows),
+            '"enrol","test","label"\n' + "".join(f'"{a}","{b}",{x}\n' for x, a, b in rows),
             "enrol\tlabel\ttest\n" + "".join(f"{a}\t{words[x]}\t{b}\n" for x, a, b in rows),
         ]
     ):

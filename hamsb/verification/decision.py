@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hamsb.utils.files import read_json, replacing
+from hamsb.utils.files import digest, read_json, replacing
 from hamsb.verification.arrays import finite_array
 from hamsb.verification.calibration import Calibration
 from hamsb.verification.evaluation import P_TARGETS, evaluate_trials
@@ -19,6 +19,7 @@ from hamsb.verification.metrics import det_curve
 from hamsb.verification.trials import Trials
 
 DECISION = "decision.json"
+_WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 FALSE_ALARM = "false_alarm_"  # and a share of the impostor trials, in a threshold's name
 FALSE_ALARM_RATES = 0.1, 0.01, 0.001
 LEAST_FALSE_ALARMS = 2  # among the trials, of a threshold that is stored
@@ -312,7 +313,9 @@ def fingerprint(folder: str | os.PathLike) -> str:
     Arguments
     ---------
     folder : str or Path
-        Holds ``*.yaml`` and ``*.ckpt``; other files do not count, nor does where it is.
+        Its ``*.yaml`` count, and all parameters in it and below: ``*.ckpt``, and the
+        endings of other libraries that a yaml's ``paths`` may name. Other files do not,
+        nor does where it is.
 
     Returns
     -------
@@ -329,9 +332,10 @@ def fingerprint(folder: str | os.PathLike) -> str:
     ...     fingerprint(folder) == before
     False
     """
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix in (".yaml", ".ckpt"):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
+    found = [*Path(folder).glob("*.yaml")]
+    found += [path for path in Path(folder).rglob("*") if path.suffix in _WEIGHTS]
+    names = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+    whole = hashlib.sha256()
+    for name, path in sorted(names.items()):
+        whole.update(f"{name} {digest(path)}\n".encode())
+    return whole.hexdigest()

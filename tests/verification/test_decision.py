@@ -1,6 +1,8 @@
 """Where a model decides: made, stored, read, and told from another model's."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -137,15 +139,31 @@ def test_a_fingerprint_tells_models_apart(tmp_path):
     assert len(first) == 64
     (tmp_path / "decision.json").write_text(json.dumps({}))
     assert fingerprint(tmp_path) == first  # where it decides is no part of a model
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in list(tmp_path.glob("*.*")):
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = tmp_path.with_name("copy")
+    shutil.copytree(tmp_path, copy)
     assert fingerprint(copy) == first
     (copy / "embedding_model.ckpt").rename(copy / "embedding_net.ckpt")
     assert fingerprint(copy) != first
     (tmp_path / "embedding_model.ckpt").write_bytes(b"1")
     assert fingerprint(tmp_path) != first
+    seen = {first, fingerprint(tmp_path)}
+    (tmp_path / "below").mkdir()
+    for name in ("weights.pt", "below/weights.safetensors"):  # as ``paths`` may name them
+        for content in (b"0", b"1"):
+            (tmp_path / name).write_bytes(content)
+            seen.add(fingerprint(tmp_path))
+    assert len(seen) == 6
+
+
+def test_the_fingerprint_of_an_export_stays(tmp_path):
+    """By which stores of speakers and decisions of one's own know their model."""
+    for name in ("b.yaml", "a.ckpt"):
+        (tmp_path / name).write_text(name)
+    expected = "".join(
+        f"{name} {hashlib.sha256(name.encode()).hexdigest()}\n"
+        for name in ("a.ckpt", "b.yaml")
+    )
+    assert fingerprint(tmp_path) == hashlib.sha256(expected.encode()).hexdigest()
 
 
 def test_a_decision_of_ones_own(tmp_path):

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json, replacing
 from hamsb.utils.hparams import resolve
 from hamsb.utils.keys import Key
+from hamsb.utils.yaml_tree import bracketed
 from hamsb.verification.metrics import eer
 from hamsb.verification.scoring import read_scores
 
@@ -91,6 +92,7 @@ class Run:
     def changed(self) -> list[str]:
         """How the settings differ from those of an earlier start in the folder: texts.
 
+        What follows from another setting, in the resolved yaml, is not told.
         Errors as those of `settings`.
         """
         new = self.settings()
@@ -99,11 +101,14 @@ class Run:
                 return [f"they are not known (no {STARTS})"]
             return []
         old = self._memory()["settings"]
-        return [
-            f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}"
-            for key in sorted(old | new)
-            if _meaning(old.get(key)) != _meaning(new.get(key))
-        ]
+        told: list[str] = []
+        known: set[tuple] = set()
+        for path, was, now in sorted(_differences(old, new), key=lambda each: len(each[0])):
+            if len(path) > 1 and {(was, now), (path[-1], was, now)} & known:
+                continue
+            known |= {(was, now)} if len(path) == 1 else {(path[-1], was, now)}
+            told.append(f"{bracketed(path)} was {_short(was)}, is {_short(now)}")
+        return sorted(told)
 
     def remember(self, threads: int) -> None:
         """Write settings and software of a start to ``starts.json``."""
@@ -141,17 +146,50 @@ def _text_of(node: yaml.Node) -> str:
     return yaml.serialize(node).removesuffix("...\n").strip()
 
 
-def _meaning(text: str | None) -> object:
-    """What a yaml text says; style and order of keys are none of it."""
+def _differences(
+    old: Mapping[str, str], new: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], str | None, str | None]]:
+    """The path of each value that differs, and both, None where there is none; style and
+    order of keys are no difference."""
+    for key in {**old, **new}:
+        sides = [
+            {} if text is None else dict(_values(_tree_of(text), (key,)))
+            for text in (old.get(key), new.get(key))
+        ]
+        if not all(sides):  # a key that is new, or gone
+            yield (key,), old.get(key), new.get(key)
+            continue
+        for path in sides[0] | sides[1]:
+            was, now = (side.get(path) for side in sides)
+            if was != now:
+                yield path, was, now
 
-    def content(node):
-        if isinstance(node, yaml.MappingNode):
-            return node.tag, {key.value: content(value) for key, value in node.value}
-        if isinstance(node, yaml.SequenceNode):
-            return node.tag, [content(value) for value in node.value]
-        return node.tag, node.value
 
-    return None if text is None else content(yaml.compose(text or "null"))
+def _tree_of(text: str) -> yaml.Node:
+    tree = yaml.compose(text or "null")
+    assert tree is not None
+    return tree
+
+
+def _values(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[tuple, str]]:
+    """The path of each value of a yaml, lists of plain values whole, and its text; of
+    what has a tag of its own also that."""
+    if node.tag.startswith("!") and not isinstance(node, yaml.ScalarNode):
+        yield path, node.tag
+    if isinstance(node, yaml.MappingNode):
+        if not node.value:
+            yield (*path, "{}"), "{}"
+        for key, value in node.value:
+            yield from _values(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode) and not all(
+        isinstance(value, yaml.ScalarNode) for value in node.value
+    ):
+        for index, value in enumerate(node.value):
+            yield from _values(value, (*path, str(index)))
+    elif isinstance(node, yaml.SequenceNode):
+        yield path, f"[{', '.join(_text_of(value) for value in node.value)}]"
+    else:
+        yield path, _text_of(node)
 
 
 def _short(text: str | None) -> str:

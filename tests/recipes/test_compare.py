@@ -184,7 +184,7 @@ def test_real_runs(comparison, out, capsys, monkeypatch):
     # The same command trains nothing; other settings are refused, before anything runs.
     compare.main([file])
     assert "started" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"out/am/1 .* batch_size was 4, is 5;"):
+    with pytest.raises(ValueError, match=r"out/am/1 .* batch_size was 4, is 5. Give"):
         compare.main([comparison(options={"batch_size": 5})])
     assert "started" not in capsys.readouterr().out
 
@@ -388,6 +388,44 @@ def test_a_single_point_is_no_search(comparison, stand_in):
     assert stand_in.calls()[1]["compute_cost"] == "{scale: 20.0}"
 
 
+def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
+    """Each once: not what follows from another key, nor what a tag's group has besides."""
+    old = {
+        "epochs": "24",
+        "seed": "1",
+        "model": "!new:a.B {channels: [8, 8], size: 192, name: x}",
+        "counter": "!new:a.Counter {limit: 24}",
+        "modules": "{net: !new:a.B {channels: [8, 8], size: 192, name: x}}",
+        "loss": "!new:a.AM {margin: 0.2}",
+        "steps": "[!new:a.C {p: 0.5}]",
+        "gone": "{one: 1}",
+        "same": "{a: 1, b: 2}",
+    }
+    new = {
+        "epochs": "30",
+        "seed": "24",
+        "model": "!new:a.B {channels: [16, 8], size: 192, name: x}",
+        "counter": "!new:a.Counter {limit: 30}",
+        "modules": "{net: !new:a.B {size: 192, channels: [16, 8], name: x}}",
+        "loss": "!new:a.HAM {margin: 0.2, scale: 30.0}",
+        "steps": "[!new:a.C {p: 1.0}]",
+        "same": "{b: 2, a: 1}",
+        "more": "",
+    }
+    (tmp_path / "starts.json").write_text(json.dumps({"settings": old}))
+    monkeypatch.setattr(Run, "settings", lambda _: new)
+    assert Run("ham", "seed 1", tmp_path, tmp_path / "train.py", ()).changed() == [
+        "epochs was 24, is 30",
+        "gone was {one: 1}, is absent",
+        "loss was !new:a.AM, is !new:a.HAM",
+        "loss[scale] was absent, is 30.0",
+        "model[channels] was [8, 8], is [16, 8]",
+        "more was absent, is ",
+        "seed was 1, is 24",
+        "steps[0][p] was 0.5, is 1.0",
+    ]
+
+
 def test_another_choice_is_refused_where_seeds_were_trained(comparison, stand_in):
     stand_in.tell({"ham/search_1": {"dev": 3.0}})
     compare.main([comparison(**with_search(*POINTS[:2]))])
@@ -506,7 +544,7 @@ def test_no_processes_only_the_table(comparison, stand_in, out, capsys):
     compare.main([comparison()])
     compare.main([comparison(options={"batch_size": 5}), "--processes=0"])
     screen = capsys.readouterr().out
-    assert "With other settings: am, seed 1 (batch_size was 4, is 5; " in screen
+    assert "With other settings:\n\n- am, seed 1 (batch_size was 4, is 5)\n- ham" in screen
     assert "| ham | test | 1 | 10.00 |" in screen
 
 

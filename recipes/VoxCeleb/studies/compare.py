@@ -149,7 +149,8 @@ def write_results(comparison: Comparison, arguments: Sequence[str]) -> str:
     table = main_table(rows)
     missing = f"Missing: {'; '.join(results.missing)}.\n\n" if results.missing else ""
     if results.differing:
-        missing += f"With other settings: {'; '.join(results.differing)}.\n\n"
+        differing = "".join(f"- {each}\n" for each in results.differing)
+        missing += f"With other settings:\n\n{differing}\n"
     runs = [run for name in comparison.experiments for run in comparison.search(name)]
     searching = sum(minutes(run.folder) for run in runs if run.finished) / 60
     runs += [run for seeds in results.finished.values() for run in seeds.values()]

@@ -108,7 +108,8 @@ class SpeakerBatchSampler(Sampler):
         if speakers_per_batch > len(self.speakers):
             raise ValueError(
                 f"speakers_per_batch={speakers_per_batch}: only {len(self.speakers)} "
-                "speakers to draw from."
+                "speakers to draw from; give a smaller one, which in hamsb's yamls is half "
+                "of batch_size, or fewer dev_speakers."
             )
         self.clusters: Clusters | None = None
         if isinstance(clusters, (str, os.PathLike)):

@@ -360,7 +360,11 @@ def _identify(options):
             f"{len(speakers)} speakers, by the model's {by}"
         )
         if limit > 1:
-            _note("no recording can reach it: the model is not that sure of anyone.")
+            _note(
+                f"no recording can reach it: the model's {by} tell nothing of so few false "
+                "alarms. Give a larger --false-alarms, or find thresholds on more impostor "
+                "trials: hamsb threshold."
+            )
     elif options.threshold is not None or extractor.recognition.decision is not None:
         limit = speakers.threshold(**asked)
         _note(f"threshold {limit:.4f}{_named(options.threshold)}, of one comparison")

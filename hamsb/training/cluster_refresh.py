@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
 from torch import Tensor
 
 from hamsb.analysis.clustering import (
@@ -18,6 +19,8 @@ from hamsb.dataio.sampling import SpeakerBatchSampler
 from hamsb.nnet.balls import check_ball
 from hamsb.utils.checks import check_whole, is_number
 from hamsb.verification.batches import check_numbers
+
+logger = get_logger(__name__)
 
 _NEEDED = {"every", "hard_ratio", "k", "utterances", "seconds"}
 _OPTIONAL = {"batch_size", "ball"}
@@ -46,7 +49,7 @@ class ClusterRefresh:
     """Gives a batch sampler clusters of the training speakers, made anew after every so
     many epochs from the present embeddings.
 
-    They are in ``<folder>/clusters_<epochs passed>.csv``, so that a run that was
+    They are in ``<folder>/clusters_after_epoch_<epoch>.csv``, so that a run that was
     interrupted goes on with its own.
 
     Arguments
@@ -117,14 +120,14 @@ class ClusterRefresh:
 
     def file(self, passed: int) -> Path:
         """Where the clusters made after so many epochs are."""
-        return self.folder / f"clusters_{passed}.csv"
+        return self.folder / f"clusters_after_epoch_{passed}.csv"
 
     def remove_files(self) -> None:
         """Forget clusters of an earlier run in the same folder."""
         run_on_main(self._remove_files)
 
     def _remove_files(self):
-        for path in self.folder.glob("clusters_*.csv"):
+        for path in self.folder.glob("clusters_after_epoch_*.csv"):
             path.unlink()
 
     def before_epoch(
@@ -149,6 +152,10 @@ class ClusterRefresh:
         if not run_on_main(path.is_file):
             found = self._embed(encode, **options)
             run_on_main(self._cluster, (path, *found))
+            if if_main_process():
+                number, k = len(found[0]), self.options["k"]
+                told = "epoch %d begins with new clusters: %d of %d speakers, hard_ratio=%g"
+                logger.info(told, epoch, k, number, self.options["hard_ratio"])
         self.sampler.set_clusters(read_clusters(path))
         self.sampler.hard_ratio = self.options["hard_ratio"]
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
 
 from hamsb.dataio.annotations import read_columns
 from hamsb.dataio.utterances import own_name
@@ -26,7 +27,13 @@ from hamsb.training.report import (
 from hamsb.training.shards import parted, whole_state
 from hamsb.utils.conditions import versions
 from hamsb.utils.files import read_json
-from hamsb.verification.decision import make_decision
+from hamsb.verification.decision import (
+    DECISION,
+    fingerprint,
+    make_decision,
+    stored_elsewhere,
+    write_decision,
+)
 from hamsb.verification.embeddings import embed_sets
 from hamsb.verification.lookup import Enrolment
 from hamsb.verification.results import DRAWS, System, write_verification
@@ -34,6 +41,9 @@ from hamsb.verification.scoring import score_lists, score_trials
 from hamsb.verification.trials import Trials
 
 NOT_SCORED = "The trials were not scored yet.\n"
+
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,9 @@ def finish(
     decision = None
     if course.development is not None and held_out is not None:
         decision = make_decision(course.development[0], held_out)
+    folder = output_folder / "export"
+    stored = stored_elsewhere(folder)
+    earlier = None if stored is None else fingerprint(folder)
     training = training_facts(brain, course.preparation)
     table = run_table(brain.facts(dict(vars(brain.hparams))), training, epochs)
 
@@ -127,10 +140,10 @@ def finish(
 
     def card(results: str, numbers: Sequence[Mapping] = ()) -> str:
         text = report(results, None)
-        return model_card(brain, course.experiment, text, decision, numbers)
+        return model_card(brain, course.experiment, text, stored or decision, numbers)
 
     export = export_model(
-        output_folder / "export",
+        folder,
         course.settings,
         modules,
         labels if "classifier" in modules else None,
@@ -140,6 +153,22 @@ def finish(
         states,
     )
     states.clear()
+    if stored is not None and fingerprint(export) == earlier:
+        write_decision(export, stored)
+        logger.info(
+            "%s: keeps the thresholds of %s, which %s stored",
+            export / DECISION,
+            stored.get("list"),
+            stored["stored_by"],
+        )
+    elif stored is not None:
+        logger.warning(
+            "%s: the thresholds of %s, which %s stored, were for an earlier state of the "
+            "model and are gone; store them again",
+            export / DECISION,
+            stored.get("list"),
+            stored["stored_by"],
+        )
 
     scores = course.score(brain, brain.encode)
     systems = [

@@ -171,7 +171,13 @@ def _check_kinds(keys, resolved):
         elif key.kind == "mapping" and tag(value) is None:
             check_mapping(key.name, value, f"{key.kind}, {key.help}")
         elif key.kind.startswith("list") and tag(value) is None:
-            check_list(key.name, value, f"{key.kind}, {key.help}")
+            try:
+                check_list(key.name, value, f"{key.kind}, {key.help}")
+            except ValueError as error:
+                if isinstance(value, (Mapping, list)):
+                    raise
+                form = as_option((key.name,), f'"[{value}]"')
+                raise ValueError(f"{error} One is written --{form}.") from None
 
 
 def _run_option_parser() -> ArgumentParser:

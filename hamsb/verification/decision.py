@@ -19,6 +19,7 @@ from hamsb.verification.metrics import det_curve
 from hamsb.verification.trials import Trials
 
 DECISION = "decision.json"
+_BY = "stored_by"  # in a decision that is not the training's
 _WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 FALSE_ALARM = "false_alarm_"  # and a share of the impostor trials, in a threshold's name
 FALSE_ALARM_RATES = 0.1, 0.01, 0.001
@@ -85,6 +86,25 @@ def make_decision(
     }
 
 
+def stored_elsewhere(folder: str | os.PathLike) -> dict | None:
+    """The decision with an exported model that is not its training's: `write_decision` was
+    told by which script it is. None where there is none.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_decision(folder, {"thresholds": {"eer": 0.31}}, by="verify.py")
+    ...     stored_elsewhere(folder)["thresholds"]
+    {'eer': 0.31}
+    """
+    try:
+        decision = read_decision(folder)
+    except ValueError:  # damaged: to be written anew
+        return None
+    return decision if decision is not None and _BY in decision else None
+
+
 def false_alarm_threshold(decision: Mapping, rate: float) -> float | None:
     """The cosine that a share of the impostor trials reaches.
 
@@ -122,7 +142,9 @@ def false_alarm_threshold(decision: Mapping, rate: float) -> float | None:
     return cosines[right] + slope * (math.log(rate) - rates[right])
 
 
-def write_decision(folder: str | os.PathLike, decision: Mapping) -> None:
+def write_decision(
+    folder: str | os.PathLike, decision: Mapping, by: str | None = None
+) -> None:
     """Store with an exported model where to decide; an earlier one is replaced.
 
     Arguments
@@ -133,6 +155,8 @@ def write_decision(folder: str | os.PathLike, decision: Mapping) -> None:
         Ready for JSON. ``thresholds``: name -> the least cosine that is accepted, ``eer``
         among them; ``calibration``: `Calibration.to_dict` of the cosines, or None;
         whatever else tells where they come from.
+    by : str, optional
+        The script, where it is not the model's training: see `stored_elsewhere`.
 
     Raises
     ------
@@ -147,7 +171,7 @@ def write_decision(folder: str | os.PathLike, decision: Mapping) -> None:
     ...     read_decision(folder)
     {'thresholds': {'eer': 0.31}, 'list': 'veri_dev'}
     """
-    _write(Path(folder) / DECISION, decision)
+    _write(Path(folder) / DECISION, decision if by is None else {**decision, _BY: by})
 
 
 def write_own_decision(path: str | os.PathLike, decision: Mapping, model: str) -> None:

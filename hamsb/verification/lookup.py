@@ -258,7 +258,7 @@ def find_recordings(
     given: list[Trials] = []
     for trials in lists:
         parts = {name: models.get(name, (name,)) for name in trials.utterances}
-        _check_missing(trials, parts, everywhere)
+        _check_missing(trials, parts, everywhere, key)
         for name, utterances in parts.items():
             for utterance in utterances:
                 if utterance not in found:
@@ -276,7 +276,10 @@ _Everywhere = Sequence[tuple[Source, Mapping[str, list[Found]]]]
 
 
 def _check_missing(
-    trials: Trials, parts: Mapping[str, tuple[str, ...]], everywhere: _Everywhere
+    trials: Trials,
+    parts: Mapping[str, tuple[str, ...]],
+    everywhere: _Everywhere,
+    key: str,
 ) -> None:
     """FileNotFoundError where an utterance is in no source."""
     lost: dict[str, str] = {}
@@ -290,7 +293,7 @@ def _check_missing(
         of_model = f", an utterance of the model {name}" * (name != lost[name])
         raise FileNotFoundError(
             f"{trials.path}:{line}: no file for {lost[name]}{of_model}; {len(lost)} of "
-            f"{len(parts)} utterances of the list are missing; searched {places}"
+            f"{len(parts)} utterances of the list are missing; searched {key}: {places}"
         )
 
 

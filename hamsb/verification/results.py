@@ -354,6 +354,8 @@ def decisions_section(results: Sequence[Mapping], source: str | None = None) -> 
         for name, found in result.get("stored_thresholds", {}).items()
     ]
     where = f", chosen on the list `{source}`" if source else ""
+    if source in {result["list"] for result in results}:
+        where += ", which is a list below or another of that name"
     return DECISIONS.format(source=where, table=markdown_table(header, rows, left=2))
 
 

@@ -174,7 +174,8 @@ def with_cohort(data, hparams, folder, sample_rate):
             **{name: hparams[name] for name in names if name in hparams},
         )
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"cohort: {error}") from error
+        why = str(error).removeprefix("data_folder:").strip()
+        raise type(error)(f"cohort: {why}") from error
     cohort = find_cohort(prepared.train_csv, data.all_lists, hparams["cohort_per_speaker"])
     data = replace(data, cohort_files=cohort)
     means = hparams["cohort_speaker_means"]
@@ -314,10 +315,13 @@ def verify(arguments, hparams, encoder, similarities, data, folder, progress):
     write_run(folder, {"script": SCRIPT})
     print(f"{results}Report, scores and plots: {folder}")
     if hparams["store_decision"]:
-        write_decision(model, decision)
+        write_decision(model, decision, by=SCRIPT)
         print(f"Thresholds for SpeakerRecognition: {model / 'decision.json'}")
         if (model / "README.md").is_file():
-            print(f"{model / 'README.md'} still tells of those that it was exported with.")
+            print(
+                f"{model / 'README.md'}, the model card, still has the threshold that the "
+                "model was exported with: change that line."
+            )
 
 
 if __name__ == "__main__":

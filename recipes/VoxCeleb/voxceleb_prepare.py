@@ -291,6 +291,7 @@ def _prepare_anew(save_folder, found, excluded, made_from, workers, checks):
     expected, least = checks
     _check_shared(found, excluded, options)
     _check_ids(found)
+    _check_repeated(found)
     usable, left_out, counts = _sort_out(found, excluded, options, workers)
     why = _why_left_out(usable, left_out, counts, options["min_duration"])
     _check_size(usable, options, least, why)
@@ -526,6 +527,22 @@ def _check_ids(found):
         )
 
 
+def _check_repeated(found):
+    """Refuses a recording that two roots have under two names: it would train twice, and
+    be compared with itself."""
+    known = {}  # what copies of one path share -> an utterance
+    for row in found:
+        own = row.size, row.mtime, row.start, row.stop
+        other = known.setdefault(own, row)
+        if other.source is row.source or row.reason or other.reason:
+            continue
+        if os.path.realpath(other.path) == os.path.realpath(row.path):
+            raise ValueError(
+                f"data_folder: {row.path} is in both {other.source.path} and "
+                f"{row.source.path}, as {other.id} and {row.id}; leave one of the two out."
+            )
+
+
 # ---------------------------------------------------------------- audio files
 
 
@@ -587,9 +604,10 @@ def _check_size(usable, options, least_utterances, why):
     files = Counter(utterance.row.speaker for utterance in usable)
     able = sum(count >= 2 for count in files.values())
     most = min(able, len(files) - 2)
-    faults, held_out, after = [], wanted, ""
+    faults, held_out = [], wanted
+    after = f" (dev_speakers={wanted}: of {len(files)})" if wanted else ""
     if len(files) < 2:
-        faults.append(f"Speakers that may train: {len(files)}, at least 2 are needed.")
+        faults.append(f"Speakers left: {len(files)}, at least 2 are needed.")
     elif wanted > most:
         held_out = most if most >= 2 else 0
         after = f" with dev_speakers={held_out}"
@@ -632,17 +650,22 @@ def _log_summary(prepared, found, held_out, development, trials, excluded):
     lines = [
         f"Prepared {prepared.train_csv.parent}",
         f"{len(found):>9,} audio files found",
-        f"{prepared.utterances:>9,} for training: {prepared.speakers:,} "
-        f"speakers, {prepared.hours:.2f} hours",
-        f"{len(development):>9,} for development: {len(held_out):,} speakers, "
-        f"{targets:,} target and {len(trials) - targets:,} impostor trials",
+        f"{prepared.utterances:>9,} {'for training' if held_out else 'used'}: "
+        f"{prepared.speakers:,} speakers, {prepared.hours:.2f} hours",
         f"{unused:>9,} left out, listed in left_out.csv",
     ]
+    if held_out:
+        lines.insert(
+            3,
+            f"{len(development):>9,} for development: {len(held_out):,} speakers, "
+            f"{targets:,} target and {len(trials) - targets:,} impostor trials",
+        )
     for reason, text in REASONS.items():
         if prepared.counts[reason]:
             lines.append(f"{prepared.counts[reason]:>9,} {text}")
     if excluded:
         lines.append(
-            f"{present:,} of the trial lists' {len(excluded):,} speakers are in the data"
+            f"{present or 'none'} of the {len(excluded):,} speakers of the trial lists "
+            f"{'are in these data, and left out' if present else 'is in these data'}"
         )
     logger.info("%s", "\n".join(lines))

@@ -147,7 +147,11 @@ def test_the_evaluation_of_cn_celeb_does_not_train(layouts, tmp_path):
 
 def test_namesakes_of_two_tables(layouts, tmp_path):
     """Refused, told apart, or merged, as those of two folders."""
-    kaldi, table = (layouts[name][0] for name in ("kaldi", "list.csv"))
+    kaldi, same = (layouts[name][0] for name in ("kaldi", "list.csv"))
+    write_speakers(tmp_path / "tree", 8, first=0)
+    table = write_layouts(tmp_path / "tree", tmp_path)["list.csv"][0]
+    with pytest.raises(ValueError, match="00000.wav is in both .*kaldi and .*list.csv, as"):
+        prepare([kaldi, same], tmp_path / "save", prefix_speakers=True)
     with pytest.raises(ValueError, match="8 speakers occur both .* 32 utterances have one"):
         prepare([kaldi, table], tmp_path / "save")
     with pytest.raises(ValueError, match="two files have the ID 'id00-x-00000'"):

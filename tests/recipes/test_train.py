@@ -27,6 +27,7 @@ import train_ssl
 import verify
 from hamsb.augment.time_domain import SpeedPerturb
 from hamsb.training import outcome
+from hamsb.verification.decision import read_decision, write_decision
 from runs import (  # noqa: F401
     EXPERIMENT,
     HAM,
@@ -496,6 +497,22 @@ def test_without_a_trial_list(run, tmp_path, capsys):
     assert (out / "export" / "decision.json").is_file()
     again = run(verification_file="[]", dev_speakers=0, output_folder=tmp_path / "none")
     assert (again / "export" / "hyperparams.yaml").is_file()
+
+
+def test_thresholds_stored_with_a_finished_model_stay(run):
+    """The same command again, as for another card, trains nothing and keeps them; where
+    it trains on, they are another model's."""
+    out = run(verification_file="null", number_of_epochs=1)
+    own = read_decision(out / "export")
+    given = {**own, "list": "calls", "thresholds": {"eer": 0.123}}
+    write_decision(out / "export", given, by="verify.py")
+    run(verification_file="null", number_of_epochs=1, card="{language: en}")
+    assert read_decision(out / "export") == {**given, "stored_by": "verify.py"}
+    log = out / "log.txt"
+    assert "keeps the thresholds of calls, which verify.py stored" in log.read_text()
+    run(verification_file="null", number_of_epochs=2)
+    assert read_decision(out / "export")["list"] == "veri_dev"
+    assert "were for an earlier state of the model" in log.read_text()
 
 
 def test_the_export_is_there_when_scoring_fails(run, tiny_corpus, tmp_path, monkeypatch):

@@ -103,9 +103,9 @@ def test_clusters_are_refreshed_and_outlive_an_interruption(run, speaker_of, tmp
     options = {"number_of_epochs": 3, "cluster_refresh": REFRESH}
     whole, batches = run(MINI, output_folder=tmp_path / "whole", **options)
     files = sorted(path.name for path in (whole / "save").glob("clusters*"))
-    assert files == ["clusters_1.csv", "clusters_2.csv"]
+    assert files == ["clusters_after_epoch_1.csv", "clusters_after_epoch_2.csv"]
     for epoch in (1, 2):
-        clusters = read_clusters(whole / "save" / f"clusters_{epoch}.csv")
+        clusters = read_clusters(whole / "save" / f"clusters_after_epoch_{epoch}.csv")
         for batch in batches[6 * epoch : 6 * epoch + 6]:
             pair = [speaker_of(batch[i], whole) for i in (0, 2)]
             one, other = clusters.labels(pair)
@@ -113,8 +113,9 @@ def test_clusters_are_refreshed_and_outlive_an_interruption(run, speaker_of, tmp
             assert one == other or 1 in (alone(one), alone(other))
 
     (tmp_path / "run" / "save").mkdir(parents=True)
-    stale = tmp_path / "run" / "save" / "clusters_1.csv"  # of a run that is no more
-    stale.write_bytes((whole / "save" / "clusters_2.csv").read_bytes())
+    # of a run that is no more
+    stale = tmp_path / "run" / "save" / "clusters_after_epoch_1.csv"
+    stale.write_bytes((whole / "save" / "clusters_after_epoch_2.csv").read_bytes())
     with pytest.raises(KeyboardInterrupt):
         run(MINI, stop_at=15, **options)
     out, further = run(MINI, **options)

@@ -591,7 +591,7 @@ def test_speakers_elsewhere_exclude_nobody(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         prepared = prepare(tree(tmp_path), verification_file=trial_list)
     assert prepared.speakers == 4 and prepared.counts["trial_speaker"] == 0
-    assert "0 of the trial lists' 2 speakers are in the data" in caplog.text
+    assert "none of the 2 speakers of the trial lists is in these data" in caplog.text
 
 
 def test_development_speakers_do_not_train(tmp_path):
@@ -1057,7 +1057,8 @@ def test_all_that_a_small_corpus_cannot_meet_is_told_at_once(tmp_path):
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path, dev_speakers=9, least_utterances=9)
     with pytest.raises(
-        ValueError, match=r"few data. batch_size: .* 8 are left to train; m"
+        ValueError,
+        match=r"few data. batch_size: .* 8 are left to train .dev_speakers=3: of 5.; m",
     ):
         prepare(tmp_path, dev_speakers=3, least_utterances=9)
     with pytest.raises(ValueError, match=r"few data. dev_speakers=4: .*fewer. No file"):
@@ -1083,7 +1084,7 @@ def test_too_few_speakers_says_why_files_are_left_out(tmp_path):
     for number in range(5, 8):
         put(tmp_path, f"id0{number}/s0/0.wav", rate=8000)
     message = (
-        "data_folder: too few data. Speakers that may train: 1, at least 2 are needed. "
+        "data_folder: too few data. Speakers left: 1, at least 2 are needed. "
         "3 of 7 files are left out: 3 at another sampling rate; for example .*8000 Hz"
     )
     with pytest.raises(ValueError, match=message):

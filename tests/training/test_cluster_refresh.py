@@ -33,8 +33,9 @@ def annotation(tmp_path):
 
 
 def test_clusters_come_when_they_are_due_and_stay_in_their_files(
-    sampler, annotation, tmp_path
+    sampler, annotation, tmp_path, caplog
 ):
+    caplog.set_level("INFO")
     calls = []
 
     def encode(wavs):
@@ -44,19 +45,23 @@ def test_clusters_come_when_they_are_due_and_stay_in_their_files(
     given = {**GIVEN, "every": 2, "batch_size": 3}
     refresh = ClusterRefresh(given, sampler, tmp_path, annotation, 16000, seed=1, epochs=9)
     for epoch in (1, 2, 3, 4):
-        files = ["clusters_2.csv"] if epoch > 2 else []
+        files = ["clusters_after_epoch_2.csv"] if epoch > 2 else []
         refresh.before_epoch(epoch, encode, progress=False)
         assert sorted(path.name for path in tmp_path.glob("clusters*")) == files
         assert sampler.num_hard == (2 if files else 0)
     assert sum(calls) == 8 and max(calls) == 3  # once
-    found = read_clusters(tmp_path / "clusters_2.csv").of_speaker
+    (told,) = (each for each in caplog.messages if "new clusters" in each)
+    assert told.startswith("epoch 3 begins with new clusters: 2 of 4 speakers, hard_ratio")
+    found = read_clusters(tmp_path / "clusters_after_epoch_2.csv").of_speaker
     assert found["id0"] == found["id1"] != found["id2"] == found["id3"]
     assert sampler.clusters.of_speaker == found
     (tmp_path / "other.csv").touch()
     refresh.remove_files()
     assert not list(tmp_path.glob("clusters*")) and (tmp_path / "other.csv").exists()
     refresh.before_epoch(5, encode, progress=False)
-    assert refresh.file(4).name == "clusters_4.csv" and refresh.file(4).is_file()
+    assert (
+        refresh.file(4).name == "clusters_after_epoch_4.csv" and refresh.file(4).is_file()
+    )
 
 
 def test_senseless_options_are_refused(sampler):

@@ -140,7 +140,7 @@ def test_missing_utterances(four_trials, corpus, tmp_path):
     assert f"{four_trials.path}:1: no file for id1/x/1.wav; 3 of 4 utterances" in str(
         error.value
     )
-    assert f"searched {corpus}/wav, {tmp_path}" in str(error.value)
+    assert f"searched roots: {corpus}/wav, {tmp_path}" in str(error.value)
     with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder; data"):
         find_utterances(four_trials, [corpus, tmp_path / "nowhere"])
 

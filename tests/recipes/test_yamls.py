@@ -393,6 +393,26 @@ def test_yamls_differ_only_in_what_they_are_about():
         assert changed == about, (one, other)
 
 
+NUMBERS = (
+    "number_of_epochs", "batch_size", "sentence_len", "max_lr", "lr_decay", "dev_speakers",
+    "dev_trials", "min_duration", "lin_neurons", "n_mels",
+)  # fmt: skip
+
+
+def test_the_readme_has_every_number_in_which_a_yaml_differs():
+    rows = re.findall(
+        r"^\| `([\w/]+)\.yaml` \| .* \| `([\w/]+)\.yaml` \| (.*) \|$",
+        (HPARAMS / "README.md").read_text(encoding="utf-8"),
+        re.M,
+    )
+    assert len(rows) > 15
+    for name, base, by in rows:
+        one, other = (top_level(HPARAMS / f"{each}.yaml") for each in (name, base))
+        for key in (key for key in NUMBERS if key in one and one[key] != other.get(key)):
+            value = yaml.safe_load(one[key])
+            assert re.search(rf"\b{key} {value}(?![\d.]\d)", by), (name, key, value)
+
+
 def test_a_blend_is_the_same_in_both_sizes():
     published, small = (
         HPARAMS / f"{name}.yaml" for name in ("train_ecapa_blend", "small/blend")

@@ -176,8 +176,8 @@ def _check_kinds(keys, resolved):
             except ValueError as error:
                 if isinstance(value, (Mapping, list)):
                     raise
-                form = as_option((key.name,), f'"[{value}]"')
-                raise ValueError(f"{error} One is written --{form}.") from None
+                form = f'--{key.name}="[{value}]"'
+                raise ValueError(f"{error} A list of one is {form}.") from None
 
 
 def _run_option_parser() -> ArgumentParser:

@@ -306,7 +306,7 @@ def test_modules_that_a_key_names_are_there():
     with pytest.raises(ValueError, match="^no_weight_decay=tail: no such module; the yaml"):
         parse_arguments(["x.yaml", "--no_weight_decay=[head, tail]"], keys)
     with pytest.raises(
-        ValueError, match="=head: must be a list, modules.*A list of one is"
+        ValueError, match="=head: must be a list, modul.*A list of one is"
     ):
         parse_arguments(["x.yaml", "--no_weight_decay=head"], keys)
 

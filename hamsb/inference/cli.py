@@ -361,7 +361,7 @@ def _identify(options):
         )
         if limit > 1:
             _note(
-                f"no recording can reach it: the model's {by} tell nothing of so few false "
+                f"no recording can reach it: the model's {by} cannot tell of so few false "
                 "alarms. Give a larger --false-alarms, or find thresholds on more impostor "
                 "trials: hamsb threshold."
             )

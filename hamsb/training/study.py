@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,9 +188,20 @@ def _values(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[tuple, str
         for index, value in enumerate(node.value):
             yield from _values(value, (*path, str(index)))
     elif isinstance(node, yaml.SequenceNode):
-        yield path, f"[{', '.join(_text_of(value) for value in node.value)}]"
+        yield path, f"[{', '.join(map(_plain, node.value))}]"
     else:
-        yield path, _text_of(node)
+        yield path, _plain(node)
+
+
+def _plain(node: Any) -> str:
+    """A value, however it is quoted; null in one spelling."""
+    kind = node.tag.rpartition(":")[2]
+    if node.tag.startswith("!"):
+        return f"{node.tag} {node.value}".strip()
+    bare = yaml.SafeLoader("").resolve(yaml.ScalarNode, node.value, (True, False))
+    if kind == "str" and bare != node.tag:
+        return repr(node.value)  # a text that would be a number, or null
+    return "null" if kind == "null" else node.value
 
 
 def _short(text: str | None) -> str:

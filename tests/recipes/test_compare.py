@@ -399,7 +399,8 @@ def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
         "loss": "!new:a.AM {margin: 0.2}",
         "steps": "[!new:a.C {p: 0.5}]",
         "gone": "{one: 1}",
-        "same": "{a: 1, b: 2}",
+        "same": "{a: 1, b: x, c: null, d: ['[:', 2]}",
+        "text": "1",
     }
     new = {
         "epochs": "30",
@@ -409,7 +410,8 @@ def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
         "modules": "{net: !new:a.B {size: 192, channels: [16, 8], name: x}}",
         "loss": "!new:a.HAM {margin: 0.2, scale: 30.0}",
         "steps": "[!new:a.C {p: 1.0}]",
-        "same": "{b: 2, a: 1}",
+        "same": "{b: 'x', a: 1, c: , d: [\"[:\", 2]}",
+        "text": "'1'",
         "more": "",
     }
     (tmp_path / "starts.json").write_text(json.dumps({"settings": old}))
@@ -423,6 +425,7 @@ def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
         "more was absent, is ",
         "seed was 1, is 24",
         "steps[0][p] was 0.5, is 1.0",
+        "text was 1, is '1'",
     ]
 
 

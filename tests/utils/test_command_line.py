@@ -305,9 +305,7 @@ def test_modules_that_a_key_names_are_there():
     parse_arguments(["x.yaml", "--no_weight_decay=[head]"], keys)
     with pytest.raises(ValueError, match="^no_weight_decay=tail: no such module; the yaml"):
         parse_arguments(["x.yaml", "--no_weight_decay=[head, tail]"], keys)
-    with pytest.raises(
-        ValueError, match="=head: must be a list, modul.*A list of one is"
-    ):
+    with pytest.raises(ValueError, match="=head: must be a list, modul.*A list of one is"):
         parse_arguments(["x.yaml", "--no_weight_decay=head"], keys)
 
 

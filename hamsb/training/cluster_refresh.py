@@ -154,7 +154,7 @@ class ClusterRefresh:
             run_on_main(self._cluster, (path, *found))
             if if_main_process():
                 number, k = len(found[0]), self.options["k"]
-                told = "epoch %d begins with new clusters: %d of %d speakers, hard_ratio=%g"
+                told = "epoch %d begins with %d new clusters of %d speakers, hard_ratio=%g"
                 logger.info(told, epoch, k, number, self.options["hard_ratio"])
         self.sampler.set_clusters(read_clusters(path))
         self.sampler.hard_ratio = self.options["hard_ratio"]

@@ -50,8 +50,8 @@ def test_clusters_come_when_they_are_due_and_stay_in_their_files(
         assert sorted(path.name for path in tmp_path.glob("clusters*")) == files
         assert sampler.num_hard == (2 if files else 0)
     assert sum(calls) == 8 and max(calls) == 3  # once
-    (told,) = (each for each in caplog.messages if "new clusters" in each)
-    assert told.startswith("epoch 3 begins with new clusters: 2 of 4 speakers, hard_ratio")
+    (told,) = (each for each in caplog.messages if "new cluster" in each)
+    assert told.startswith("epoch 3 begins with 2 new clusters of 4 speakers, hard_ratio=")
     found = read_clusters(tmp_path / "clusters_after_epoch_2.csv").of_speaker
     assert found["id0"] == found["id1"] != found["id2"] == found["id3"]
     assert sampler.clusters.of_speaker == found

@@ -93,8 +93,8 @@ class Run:
     def changed(self) -> list[str]:
         """How the settings differ from those of an earlier start in the folder: texts.
 
-        What follows from another setting, in the resolved yaml, is not told.
-        Errors as those of `settings`.
+        What follows from another setting, in the resolved yaml, is not told, nor that the
+        folder has moved. Errors as those of `settings`.
         """
         new = self.settings()
         if not (self.folder / STARTS).is_file():
@@ -102,6 +102,9 @@ class Run:
                 return [f"they are not known (no {STARTS})"]
             return []
         old = self._memory()["settings"]
+        if before := old.get("output_folder"):
+            here = new["output_folder"]
+            old = {key: text.replace(before, here) for key, text in old.items()}
         told: list[str] = []
         known: set[tuple] = set()
         for path, was, now in sorted(_differences(old, new), key=lambda each: len(each[0])):

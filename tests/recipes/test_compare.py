@@ -389,7 +389,8 @@ def test_a_single_point_is_no_search(comparison, stand_in):
 
 
 def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
-    """Each once: not what follows from another key, nor what a tag's group has besides."""
+    """Each once: not what follows from another key, nor what a tag's group has besides,
+    nor that the folder has moved."""
     old = {
         "epochs": "24",
         "seed": "1",
@@ -401,6 +402,8 @@ def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
         "gone": "{one: 1}",
         "same": "{a: 1, b: x, c: null, d: ['[:', 2]}",
         "text": "1",
+        "output_folder": "/one/ham/1",
+        "log": "{file: /one/ham/1/log.txt}",
     }
     new = {
         "epochs": "30",
@@ -412,6 +415,8 @@ def test_other_settings_are_told_key_by_key(tmp_path, monkeypatch):
         "steps": "[!new:a.C {p: 1.0}]",
         "same": "{b: 'x', a: 1, c: , d: [\"[:\", 2]}",
         "text": "'1'",
+        "output_folder": "/other/ham/1",
+        "log": "{file: /other/ham/1/log.txt}",
         "more": "",
     }
     (tmp_path / "starts.json").write_text(json.dumps({"settings": old}))

@@ -605,7 +605,7 @@ def _check_size(usable, options, least_utterances, why):
     able = sum(count >= 2 for count in files.values())
     most = min(able, len(files) - 2)
     faults, held_out = [], wanted
-    after = f" (dev_speakers={wanted}: of {len(files)})" if wanted else ""
+    after = f", with dev_speakers={wanted} of {len(files)} speakers" if wanted else ""
     if len(files) < 2:
         faults.append(f"Speakers left: {len(files)}, at least 2 are needed.")
     elif wanted > most:

@@ -208,9 +208,9 @@ def prepare_voxceleb(
     ValueError
         If an option or a trial line is wrong, the speakers of a root are parts
         of a corpus by name (``wav/train/``), two roots have speakers of one
-        name, two files have one ID, too few speakers or utterances remain, or
-        other files than the ``expected`` ones would come out. ``save_folder``
-        then keeps what it held.
+        name, two files have one ID, two roots have one recording, too few speakers
+        or utterances remain, or other files than the ``expected`` ones would come
+        out. ``save_folder`` then keeps what it held.
 
     Example
     -------

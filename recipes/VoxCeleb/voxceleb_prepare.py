@@ -530,13 +530,15 @@ def _check_ids(found):
 def _check_repeated(found):
     """Refuses a recording that two roots have under two names: it would train twice, and
     be compared with itself."""
-    known = {}  # what copies of one path share -> an utterance
-    for row in found:
-        own = row.size, row.mtime, row.start, row.stop
+    rows = [row for row in found if not row.reason]
+    shared = Counter((row.size, row.mtime, row.start, row.stop) for row in rows)
+    known = {}
+    for row in rows:
+        if shared[row.size, row.mtime, row.start, row.stop] == 1:
+            continue  # so that few paths are followed
+        own = os.path.realpath(row.path), row.start, row.stop
         other = known.setdefault(own, row)
-        if other.source is row.source or row.reason or other.reason:
-            continue
-        if os.path.realpath(other.path) == os.path.realpath(row.path):
+        if other.source is not row.source:
             raise ValueError(
                 f"data_folder: {row.path} is in both {other.source.path} and "
                 f"{row.source.path}, as {other.id} and {row.id}; leave one of the two out."

@@ -1,6 +1,7 @@
 """The same speech in each layout: the same training, the same scores."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,12 @@ def test_namesakes_of_two_tables(layouts, tmp_path):
     table = write_layouts(tmp_path / "tree", tmp_path)["list.csv"][0]
     with pytest.raises(ValueError, match="00000.wav is in both .*kaldi and .*list.csv, as"):
         prepare([kaldi, same], tmp_path / "save", prefix_speakers=True)
+    one = sorted((tmp_path / "tree").rglob("*.wav"))[-1]  # others share its size
+    for path in (tmp_path / "tree").rglob("*.wav"):
+        os.utime(path, ns=(0, 0))
+    (tmp_path / "again.csv").write_text(f"ID,wav,spk_id\nlast,{one},zoe\n")
+    with pytest.raises(ValueError, match=f"{one} is in both"):
+        prepare([tmp_path / "tree", tmp_path / "again.csv"], tmp_path / "save")
     with pytest.raises(ValueError, match="8 speakers occur both .* 32 utterances have one"):
         prepare([kaldi, table], tmp_path / "save")
     with pytest.raises(ValueError, match="two files have the ID 'id00-x-00000'"):
